@@ -1,0 +1,12 @@
+"""Backbones: one definition each, ordinary and elastic. Importing the package registers them."""
+
+from poa_plugin.backbones.base import ElasticBackbone, Features, Stream
+from poa_plugin.backbones.vit import ElasticVisionTransformer, VisionTransformer
+
+__all__ = [
+    "ElasticBackbone",
+    "ElasticVisionTransformer",
+    "Features",
+    "Stream",
+    "VisionTransformer",
+]

@@ -1,0 +1,146 @@
+"""What every elastic backbone offers to the rest of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from poa_plugin.elastic.layers import sliced_parameters
+from poa_plugin.elastic.subnet import SearchSpace, Subnet
+from poa_plugin.errors import UserError
+
+Features = dict[str, Tensor | None]
+"""A backbone's outputs under DINOv2's names: `x_norm_clstoken` (B, D), `x_norm_patchtokens`
+(B, N, D), `x_prenorm` (B, 1 + N, D), `masks` (B, N) or None."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stream:
+    """Images that one sub-network looks at within a step.
+
+    Streams that hold the same `images` and `masks` tensors share one run of the stem.
+
+    Args:
+        images: (B, C, H, W).
+        subnet: the member of the search space that runs.
+        masks: (B, N) bool, True where the mask token replaces a patch.
+        generator: a CPU generator for stochastic depth; None uses torch's global one.
+    """
+
+    images: Tensor
+    subnet: Subnet
+    masks: Tensor | None = None
+    generator: torch.Generator | None = None
+
+
+class ElasticBackbone(nn.Module):
+    """Base class of elastic backbones.
+
+    A backbone is called either with a list of streams, which walk its blocks together, or with
+    images and a sub-network, which is the one-stream case. No module remembers a sub-network.
+    """
+
+    Options: ClassVar[type]
+    space: SearchSpace
+
+    @classmethod
+    def from_options(cls, options: Any, image_size: int) -> ElasticBackbone:
+        """Build the backbone from its section of the configuration.
+
+        Args:
+            options: an instance of `Options`.
+            image_size: the side of the global crops in pixels.
+
+        Raises:
+            UserError: the options contradict one another.
+        """
+        raise NotImplementedError
+
+    def walk(self, streams: Sequence[Stream]) -> list[Features]:
+        """Run all streams through the blocks together and return the features of each."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        images: Tensor | Sequence[Stream],
+        subnet: Subnet | None = None,
+        masks: Tensor | None = None,
+    ) -> Any:
+        """Return the features of one sub-network, or a list of them for a list of streams.
+
+        Args:
+            images: (B, C, H, W), or streams (then nothing else is given).
+            subnet: a member of `space`; the intact network if None.
+            masks: (B, N) bool, True where the mask token replaces a patch.
+        """
+        if isinstance(images, Tensor):
+            return self.walk([Stream(images, subnet or self.space.intact, masks)])[0]
+        return self.walk(images)
+
+    def feature_width(self, subnet: Subnet) -> int:
+        """Return the number of channels of a member's features."""
+        raise NotImplementedError
+
+    def mask_grid(self, image_size: int) -> tuple[int, int]:
+        """Return the rows and columns of patches that can be masked in a square image."""
+        raise NotImplementedError
+
+    def plain(self, subnet: Subnet) -> nn.Module:
+        """Build the ordinary network of a member, with weights that are not yet its own."""
+        return self.build_plain(self.plain_options(subnet))
+
+    @staticmethod
+    def build_plain(options: Mapping[str, Any]) -> nn.Module:
+        """Build an ordinary network from the values of `plain_options`."""
+        raise NotImplementedError
+
+    def plain_names(self, subnet: Subnet) -> Mapping[str, str]:
+        """Map the name of every module a member uses to its name in the ordinary network."""
+        raise NotImplementedError
+
+    def plain_options(self, subnet: Subnet) -> dict[str, Any]:
+        """Return the constructor arguments of a member's ordinary network, as plain values."""
+        raise NotImplementedError
+
+    def timm_description(self, subnet: Subnet) -> dict[str, Any]:
+        """Return the `config.json` entries with which stock timm builds the same network."""
+        raise NotImplementedError
+
+    def sliced_mask_token(self, subnet: Subnet) -> Tensor:
+        """Return the mask token of a member, which its ordinary network does not carry."""
+        raise NotImplementedError
+
+    def layer_id(self, parameter: str) -> int:
+        """Return the depth at which a parameter stands: 0 is the stem, `num_layers` the end."""
+        raise NotImplementedError
+
+    @property
+    def num_layers(self) -> int:
+        """The `layer_id` of what comes after the last block."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def sliced_state_dict(self, subnet: Subnet) -> dict[str, Tensor]:
+        """Return the state dict of a member's ordinary network, alpha folded into the weights.
+
+        Each elastic module cuts its own parameters with the slicer that its forward pass uses; what
+        is not elastic is carried over whole. Tensors own their storage.
+        """
+        share = self.space.share(subnet)
+        state = {}
+        for name, plain_name in self.plain_names(subnet).items():
+            own = sliced_parameters(self.get_submodule(name), share)
+            prefix = f"{plain_name}." if plain_name else ""
+            state.update({prefix + key: tensor.detach().clone() for key, tensor in own.items()})
+        return state
+
+
+def check_member(space: SearchSpace, subnet: Subnet) -> None:
+    """Raise a `UserError` if `subnet` is not in `space`."""
+    if subnet not in space:
+        space[subnet.name]
+        raise UserError(f"{subnet} is not a member of this search space.")

@@ -1,0 +1,74 @@
+"""Stochastic depth, drawn before the forward pass so that a block is a pure function of its inputs.
+
+A draw is a function of its generator alone: recomputation under activation checkpointing, other
+streams in the same walk, and other ranks do not disturb it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+SUBSET_ABOVE = 0.1
+"""Rates above this use the batch-subset form (DINOv2 `layers/block.py`)."""
+
+
+def draw_drop_path(
+    rates: Sequence[float],
+    batch: int,
+    device: torch.device,
+    generator: torch.Generator | None = None,
+    subset_above: float = SUBSET_ABOVE,
+) -> list[Tensor | None]:
+    """Draw what each block's two residual branches keep.
+
+    Args:
+        rates: the drop rate of each block.
+        batch: images in the stream.
+        device: where the draws are needed.
+        generator: a CPU generator; None uses torch's global one.
+        subset_above: from which rate on the batch-subset form is used.
+
+    Returns:
+        For each block None (nothing is dropped), a (2, n) tensor of image indices (batch-subset
+        form: these n images get the residual, scaled by batch / n), or a (2, batch) tensor of
+        factors, 0 or 1 / (1 - rate) (plain form).
+    """
+    return [_draw(rate, batch, device, generator, subset_above) for rate in rates]
+
+
+def add_residual(
+    x: Tensor, branch: Callable[[Tensor], Tensor], keep: Tensor | None = None
+) -> Tensor:
+    """Return `x + branch(x)` with a row of `draw_drop_path` applied.
+
+    Args:
+        x: (B, ...) tokens.
+        branch: maps (n, ...) to (n, ...).
+        keep: None, (n,) indices of images, or (B,) factors.
+    """
+    if keep is None:
+        return x + branch(x)
+    if keep.dtype == torch.long:
+        residual = branch(x[keep]).to(x.dtype)
+        return torch.index_add(x, 0, keep, residual, alpha=len(x) / len(keep))
+    return x + branch(x) * keep.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+
+
+def _draw(
+    rate: float,
+    batch: int,
+    device: torch.device,
+    generator: torch.Generator | None,
+    subset_above: float,
+) -> Tensor | None:
+    if rate == 0:
+        return None
+    if rate > subset_above:
+        size = max(int(batch * (1 - rate)), 1)
+        branches = [torch.randperm(batch, generator=generator)[:size] for _ in range(2)]
+        return torch.stack(branches).to(device)
+    kept = torch.rand(2, batch, generator=generator) >= rate
+    return (kept / (1 - rate)).to(device)

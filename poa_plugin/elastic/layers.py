@@ -1,0 +1,193 @@
+"""Elastic layers: ordinary torch layers that run at the width of their input.
+
+A layer reads its input width off its input and uses the leading slice of its weights. How wide its
+output is follows from how it was built: in proportion to the input, fixed, or told in the call. At
+full width it is the layer it inherits from, and nothing is cut or multiplied.
+"""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import Any, Protocol, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from poa_plugin.elastic import slicing
+
+
+class Elastic(Protocol):
+    """What an elastic module can do beside its forward pass."""
+
+    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+        """Return the module's own parameters as the ordinary module of that share holds them."""
+        ...
+
+
+def sliced_parameters(module: nn.Module, share: Fraction) -> dict[str, Tensor]:
+    """Return a module's own parameters at a share of the width; whole if it is not elastic."""
+    if hasattr(module, "sliced"):
+        return cast(Elastic, module).sliced(share)
+    return dict(module.named_parameters(recurse=False))
+
+
+class LayerScale(nn.Module):
+    """Learned factor for each channel of a residual branch (CaiT; DINOv2 `layer_scale.py`).
+
+    Args:
+        dim: channels.
+        init_value: the factor at the start.
+    """
+
+    def __init__(self, dim: int, init_value: float) -> None:
+        super().__init__()
+        self.gamma = nn.Parameter(torch.full((dim,), float(init_value)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale (..., D) tokens."""
+        return x * self.gamma
+
+
+class ElasticLayerScale(LayerScale):
+    """Layer scale of which a narrow input uses the leading factors."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Scale (..., d) tokens, d <= D."""
+        return x * slicing.leading(self.gamma, x.shape[-1])
+
+    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+        """See `Elastic.sliced`."""
+        return {"gamma": slicing.leading(self.gamma, slicing.active_size(len(self.gamma), share))}
+
+
+class ElasticLinear(nn.Linear):
+    """A linear layer whose input, and by default output, narrow together (POA eq. 2, 3).
+
+    Args:
+        in_features: inputs at full width.
+        out_features: outputs at full width.
+        bias: whether there is one; it is sliced but never scaled.
+        groups: equal groups of outputs, each of which keeps its own leading slice (3 for a fused
+            projection of queries, keys and values).
+        fixed_output: the output keeps its full width (the first layer of a projection head).
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        groups: int = 1,
+        fixed_output: bool = False,
+    ) -> None:
+        super().__init__(in_features, out_features, bias)
+        self.groups = groups
+        self.fixed_output = fixed_output
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (..., i) to (..., o) with i, o the active widths; inputs are scaled by alpha."""
+        fan_in = x.shape[-1]
+        if fan_in == self.in_features:
+            return F.linear(x, self.weight, self.bias)
+        weight, bias = self._active(fan_in)
+        alpha = slicing.input_scale(self.in_features, fan_in)
+        if bias is None:
+            return F.linear(x * alpha, weight)
+        out = torch.addmm(bias, x.reshape(-1, fan_in), weight.t(), alpha=alpha)
+        return out.view(*x.shape[:-1], out.shape[-1])
+
+    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+        """See `Elastic.sliced`; alpha is folded into the weight."""
+        fan_in = slicing.active_size(self.in_features, share)
+        weight, bias = self._active(fan_in)
+        if fan_in != self.in_features:
+            weight = weight * slicing.input_scale(self.in_features, fan_in)
+        return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+
+    def _active(self, fan_in: int) -> tuple[Tensor, Tensor | None]:
+        fan_out = self._fan_out(fan_in)
+        weight = slicing.matrix(self.weight, fan_out, fan_in, self.groups)
+        bias = None if self.bias is None else slicing.leading_rows(self.bias, fan_out, self.groups)
+        return weight, bias
+
+    def _fan_out(self, fan_in: int) -> int:
+        if self.fixed_output:
+            return self.out_features
+        return self.groups * (self.out_features // self.groups * fan_in // self.in_features)
+
+
+class ElasticLayerNorm(nn.LayerNorm):
+    """Layer normalisation over the channels that its input has."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (..., d) tokens, d <= D."""
+        width = x.shape[-1]
+        weight, bias = slicing.leading(self.weight, width), slicing.leading(self.bias, width)
+        return F.layer_norm(x, (width,), weight, bias, self.eps)
+
+    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+        """See `Elastic.sliced`."""
+        width = slicing.active_size(self.normalized_shape[0], share)
+        tensors = {"weight": self.weight, "bias": self.bias}
+        return {name: slicing.leading(tensor, width) for name, tensor in tensors.items()}
+
+
+class ElasticStemConv2d(nn.Conv2d):
+    """A convolution over images, whose number of output channels is told in the call."""
+
+    def forward(self, x: Tensor, out_channels: int | None = None) -> Tensor:
+        """Map (B, C, H, W) images to (B, out_channels, h, w)."""
+        weight, bias = self._active(out_channels or self.out_channels)
+        return self._conv_forward(x, weight, bias)
+
+    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+        """See `Elastic.sliced`."""
+        weight, bias = self._active(slicing.active_size(self.out_channels, share))
+        return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+
+    def _active(self, out_channels: int) -> tuple[Tensor, Tensor | None]:
+        bias = None if self.bias is None else slicing.leading_rows(self.bias, out_channels)
+        return slicing.leading_rows(self.weight, out_channels), bias
+
+
+class PlainLayers:
+    """The ordinary layers of which an extracted network is made."""
+
+    layer_norm: type[nn.LayerNorm] = nn.LayerNorm
+    layer_scale: type[LayerScale] = LayerScale
+    stem_conv: type[nn.Conv2d] = nn.Conv2d
+
+    @staticmethod
+    def linear(fan_in: int, fan_out: int, bias: bool = True, groups: int = 1) -> nn.Linear:
+        """Return a linear layer; `groups` matters to an elastic one only."""
+        return nn.Linear(fan_in, fan_out, bias)
+
+
+class ElasticLayers(PlainLayers):
+    """The elastic layers, under the same names."""
+
+    layer_norm = ElasticLayerNorm
+    layer_scale = ElasticLayerScale
+    stem_conv = ElasticStemConv2d
+
+    @staticmethod
+    def linear(fan_in: int, fan_out: int, bias: bool = True, groups: int = 1) -> nn.Linear:
+        """Return a linear layer whose output narrows in proportion to its input."""
+        return ElasticLinear(fan_in, fan_out, bias, groups)
+
+
+class Lockstep:
+    """Mixin that lets a block take all streams of a step in one call (design decision 4).
+
+    Parameters that live in shards are gathered once for the call, and ranks whose elastic students
+    skip different blocks still call the same blocks in the same order.
+    """
+
+    def forward(self, streams: list[Tensor | None], *extras: list[Any]) -> list[Tensor | None]:
+        """Run each stream that is not None, with its own entry of every list in `extras`."""
+        run = super().forward  # type: ignore[misc]
+        return [
+            None if x is None else run(x, *extra)
+            for x, *extra in zip(streams, *extras, strict=True)
+        ]

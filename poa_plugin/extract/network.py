@@ -1,0 +1,129 @@
+"""From an elastic backbone to ordinary networks, in memory and in folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import poa_plugin
+from poa_plugin.backbones.base import ElasticBackbone
+from poa_plugin.elastic.subnet import Subnet
+from poa_plugin.errors import UserError
+from poa_plugin.registry import BACKBONES
+from poa_plugin.ssl import MultiHead
+from poa_plugin.weights import check_weights, load_tensors, load_weights
+
+WEIGHTS, CONFIG, HEADS = "model.safetensors", "config.json", "heads.safetensors"
+
+
+def extract(backbone: ElasticBackbone, subnet: Subnet) -> nn.Module:
+    """Return a sub-network as an ordinary module of its own, in evaluation mode.
+
+    Its outputs equal `backbone(images, subnet)`; it shares no storage with the backbone.
+
+    Raises:
+        UserError: the sub-network is not a member of the backbone's space.
+    """
+    state = backbone.sliced_state_dict(subnet)
+    with torch.device("meta"):
+        network = backbone.plain(subnet)
+    network.load_state_dict(state, strict=True, assign=True)
+    return network.eval()
+
+
+def write_network(
+    folder: Path,
+    family: str,
+    backbone: ElasticBackbone,
+    subnet: Subnet,
+    origin: dict[str, Any],
+    heads: MultiHead | None = None,
+) -> Path:
+    """Write a sub-network as `model.safetensors` and `config.json`.
+
+    The weights have timm's names, and `config.json` is the one that timm's `local-dir:` reads, so
+    that stock timm loads the folder; under `poa` it carries what `load` needs.
+
+    Args:
+        folder: made if it is not there.
+        family: the backbone's registered name.
+        backbone: holds the weights.
+        subnet: the member to write.
+        origin: where the weights come from, JSON values for `config.json`.
+        heads: the projection heads; they and the mask token are written as `heads.safetensors`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    cost = backbone.space.cost(subnet)
+    description = {
+        **backbone.timm_description(subnet),
+        "poa": {
+            "version": poa_plugin.__version__,
+            "backbone": family,
+            "network": subnet.name,
+            "options": backbone.plain_options(subnet),
+            "params": cost.params,
+            "flops": cost.flops,
+            **origin,
+        },
+    }
+    save_file(backbone.sliced_state_dict(subnet), folder / WEIGHTS, metadata={"format": "pt"})
+    (folder / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
+    if heads is not None:
+        pretraining = heads.sliced_state_dict(backbone.space.share(subnet))
+        pretraining["mask_token"] = backbone.sliced_mask_token(subnet)
+        save_file(pretraining, folder / HEADS, metadata={"format": "pt"})
+    return folder
+
+
+def load(folder: str | Path) -> nn.Module:
+    """Return the ordinary network of a folder that `poa extract` wrote, in evaluation mode.
+
+    Called with (B, C, H, W) images it returns a dict with DINOv2's names (`x_norm_clstoken`, ...).
+
+    Raises:
+        UserError: the folder is no extracted network, or its weights do not fit its description.
+    """
+    import poa_plugin.builtin  # noqa: F401  (registers the backbones)
+
+    folder = Path(folder)
+    description = _description(folder)
+    with torch.device("meta"):
+        network = BACKBONES.get(description["backbone"]).build_plain(description["options"])
+    tensors = load_tensors(folder / WEIGHTS)
+    check_weights(network, tensors, folder)
+    network.load_state_dict(tensors, strict=True, assign=True)
+    return cast(nn.Module, network.eval())
+
+
+def load_heads(folder: str | Path) -> tuple[MultiHead, Tensor]:
+    """Return the projection heads and the mask token that `poa extract --with-heads` wrote.
+
+    Raises:
+        UserError: the folder was written without heads.
+    """
+    folder = Path(folder)
+    description = _description(folder)
+    if "heads" not in description:
+        raise UserError(f"'{folder}' was written without heads: extract it with --with-heads.")
+    tensors = load_tensors(folder / HEADS)
+    mask_token = tensors.pop("mask_token")
+    heads = MultiHead(tensors["0.mlp.0.weight"].shape[1], **description["heads"])
+    load_weights(heads, tensors, folder)
+    return heads.eval(), mask_token
+
+
+def _description(folder: Path) -> dict[str, Any]:
+    try:
+        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["poa"]
+    except FileNotFoundError as error:
+        raise UserError(f"'{folder}' is no extracted network: there is no {CONFIG}.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"'{folder / CONFIG}' was not written by 'poa extract': it has no 'poa' section."
+        ) from error
+    return cast(dict[str, Any], description)

@@ -1,0 +1,96 @@
+"""A run's folder, opened for what comes after training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from poa_plugin.backbones.base import ElasticBackbone
+from poa_plugin.config import Config, load_config
+from poa_plugin.elastic.subnet import Subnet
+from poa_plugin.errors import UserError
+from poa_plugin.extract.network import write_network
+from poa_plugin.ssl import MultiHead, build_backbone, head_options
+from poa_plugin.train import checkpoint
+from poa_plugin.weights import load_tensors, load_weights
+
+BRANCHES = ("teacher", "student")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run with at least one checkpoint: its configuration and the newest checkpoint's folder."""
+
+    folder: Path
+    config: Config
+    checkpoint: Path
+
+    @property
+    def step(self) -> int:
+        """The steps that the newest checkpoint has been trained for."""
+        return int(self.checkpoint.name)
+
+    def backbone(self, branch: str = "teacher") -> ElasticBackbone:
+        """Return the elastic backbone of a branch with its trained weights, in evaluation mode.
+
+        Raises:
+            UserError: the branch is unknown, or the checkpoint is of another architecture.
+        """
+        backbone = build_backbone(self.config)
+        load_weights(backbone, self._tensors(f"{branch}.backbone."), self.checkpoint)
+        return backbone.eval()
+
+    def untrained_backbone(self) -> ElasticBackbone:
+        """Return the elastic backbone as it was before the first step."""
+        return build_backbone(self.config).eval()
+
+    def heads(self, branch: str = "teacher") -> MultiHead:
+        """Return a branch's projection heads with their trained weights."""
+        space = build_backbone(self.config)
+        heads = MultiHead(space.feature_width(space.space.intact), **head_options(self.config))
+        load_weights(heads, self._tensors(f"{branch}.dino_head."), self.checkpoint)
+        return heads.eval()
+
+    def write(
+        self, subnets: Mapping[Path, Subnet], branch: str = "teacher", with_heads: bool = False
+    ) -> list[Path]:
+        """Write sub-networks of a branch, each to its folder; see `write_network`."""
+        backbone = self.backbone(branch)
+        heads = self.heads(branch) if with_heads else None
+        origin: dict[str, Any] = {"branch": branch, "step": self.step}
+        if heads is not None:
+            origin["heads"] = head_options(self.config)
+        family = self.config.student.arch
+        return [
+            write_network(folder, family, backbone, subnet, origin, heads)
+            for folder, subnet in subnets.items()
+        ]
+
+    def _tensors(self, prefix: str) -> dict[str, Tensor]:
+        if prefix.split(".")[0] not in BRANCHES:
+            raise UserError(f"The branch must be teacher or student, not '{prefix.split('.')[0]}'.")
+        tensors = load_tensors(self.checkpoint / checkpoint.MODEL)
+        return {
+            key.removeprefix(prefix): value
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
+
+
+def open_run(folder: str | Path) -> Run:
+    """Open a run's output folder.
+
+    Raises:
+        UserError: it is not the folder of a run, or there is no checkpoint in it yet.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"'{folder}' is not the output folder of a run: there is no config.yaml.")
+    newest = checkpoint.latest(folder / "ckpt")
+    if newest is None:
+        raise UserError(f"'{folder}' has no checkpoint yet under ckpt/.")
+    return Run(folder, load_config(folder / "config.yaml"), newest)

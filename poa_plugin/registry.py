@@ -1,0 +1,47 @@
+"""Registries: the names that a configuration may use, open to other packages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from fvcore.common.registry import Registry as FvcoreRegistry
+
+from poa_plugin.errors import UserError, did_you_mean
+
+T = TypeVar("T")
+
+
+class Registry(FvcoreRegistry):
+    """An fvcore registry whose unknown names end in a sentence that gives the nearest known one."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__(kind)
+
+    def register_as(self, name: str) -> Callable[[T], T]:
+        """Return a decorator that registers what it decorates under `name`."""
+
+        def register(item: T) -> T:
+            self._do_register(name, item)
+            return item
+
+        return register
+
+    def names(self) -> list[str]:
+        """Return the registered names in alphabetical order."""
+        return sorted(name for name, _ in self)
+
+    def get(self, name: str) -> Any:
+        """Return what is registered under `name`.
+
+        Raises:
+            UserError: the name is unknown.
+        """
+        if name not in self:
+            raise UserError(f"Unknown {self._name} '{name}': {did_you_mean(name, self.names())}.")
+        return super().get(name)
+
+
+BACKBONES = Registry("backbone")
+META_ARCHS = Registry("meta-architecture")
+DATASETS = Registry("data set")

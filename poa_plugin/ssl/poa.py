@@ -1,0 +1,383 @@
+"""The POA meta-architecture: a teacher, an intact student, and an elastic student sampled anew each step."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from poa_plugin.backbones.base import ElasticBackbone, Stream
+from poa_plugin.config import Config, backbone_options
+from poa_plugin.elastic.subnet import Subnet
+from poa_plugin.errors import UserError
+from poa_plugin.randomness import torch_generator
+from poa_plugin.registry import BACKBONES, META_ARCHS
+from poa_plugin.ssl import losses
+from poa_plugin.ssl.centering import Centering, SinkhornKnopp
+from poa_plugin.ssl.heads import MultiHead
+from poa_plugin.ssl.param_groups import params_groups
+
+Parts = dict[str, Tensor]
+"""Summands of the loss by term; each is a vector over heads, or a scalar for KoLeo."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One shard's crops within a step, on the device, with the iBOT masks that are active.
+
+    Shapes: `global_crops` (2 B, 3, g, g) and `local_crops` (V * B, 3, l, l), view-major; `masks`
+    (2 B, N) bool; `patch_ids` (M,) of the masked patches in the flattened (2 B * N);
+    `patch_weights` (M,), one over the number of masked patches in the patch's image.
+    """
+
+    index: int
+    subnet: Subnet
+    global_crops: Tensor
+    local_crops: Tensor | None
+    masks: Tensor | None
+    patch_ids: Tensor
+    patch_weights: Tensor
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The teacher's probabilities for one shard, by head: `cls` (2 B, K), `patches` (M, K)."""
+
+    cls: list[Tensor]
+    patches: list[Tensor]
+
+
+@dataclass(frozen=True)
+class Student:
+    """What one student put out for one shard.
+
+    `cls` (2 B, d) are its class tokens of the global crops; `logits` has, by head, the global class
+    tokens, the local class tokens and the masked patches, in this order.
+    """
+
+    cls: Tensor
+    logits: list[Tensor]
+    sizes: tuple[int, int, int]
+
+
+def build_backbone(config: Config) -> ElasticBackbone:
+    """Build the elastic backbone that a configuration names, with weights drawn from its seed.
+
+    Raises:
+        UserError: the name is unknown, or the options contradict one another.
+    """
+    options = backbone_options(config)
+    backbone = BACKBONES.get(config.student.arch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        return cast(ElasticBackbone, backbone.from_options(options, config.crops.global_crops_size))
+
+
+def head_options(config: Config) -> dict[str, Any]:
+    """Return `MultiHead`'s arguments, but for its features, as plain values."""
+    dino = config.dino
+    return {
+        "n_prototypes": list(dino.head_n_prototypes),
+        "hidden_dim": dino.head_hidden_dim,
+        "bottleneck_dim": dino.head_bottleneck_dim,
+        "nlayers": dino.head_nlayers,
+    }
+
+
+@META_ARCHS.register_as("poa")
+class POA(nn.Module):
+    """The whole method behind DINOv2's protocol for meta-architectures.
+
+    Every random choice is a function of (seed, step, shard); the step is a buffer that
+    `update_teacher` counts up, so that a loop which passes no step drives the model as well.
+    DINOv2 itself is this class with the elastic terms switched off and lambda_ie = 1.
+
+    Args:
+        config: a resolved configuration.
+    """
+
+    step: Tensor
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.config = config
+        backbone = build_backbone(config)
+        self.space = backbone.space
+        self.mask_grid = backbone.mask_grid(config.crops.global_crops_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.train.seed + 1)
+            head = MultiHead(backbone.feature_width(self.space.intact), **head_options(config))
+        self.student = nn.ModuleDict({"backbone": backbone, "dino_head": head})
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
+        sizes = config.dino.head_n_prototypes
+        centred = config.train.centering == "centering"
+        self.cls_targets = Centering(sizes) if centred else SinkhornKnopp()
+        self.patch_targets = Centering(sizes) if centred else SinkhornKnopp()
+        self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        scaled = config.train.precision == "fp16"
+        self.fp16_scaler = torch.amp.GradScaler(_device(config)) if scaled else None
+        terms = config.loss.terms
+        self.has_elastic_student = (
+            terms.cross_view_elastic
+            or terms.same_view
+            or terms.masked_patch_elastic
+            or terms.koleo_elastic
+        )
+
+    def train(self, mode: bool = True) -> POA:
+        """Set the students' mode; the teacher is always in evaluation mode."""
+        super().train(mode)
+        self.teacher.eval()
+        return self
+
+    def get_params_groups(self) -> list[dict[str, Any]]:
+        """Return the optimizer's groups (DINOv2's protocol); see `param_groups.params_groups`."""
+        optim = self.config.optim
+        return params_groups(self.student, optim.layerwise_decay, optim.patch_embed_lr_mult)
+
+    def prepare_for_distributed_training(self) -> None:
+        """Start the teacher from the student's weights (DINOv2's protocol).
+
+        Raises:
+            UserError: more than one process takes part, which this version cannot train.
+        """
+        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
+            raise UserError("Training runs in one process; set train.shards for several streams.")
+        self.teacher.load_state_dict(self.student.state_dict())
+
+    def forward_backward(
+        self,
+        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        teacher_temp: float,
+        subnets: Sequence[Subnet] | None = None,
+    ) -> dict[str, Tensor]:
+        """Compute the loss of one step and its gradients.
+
+        Args:
+            data: one shard's batch under DINOv2's names (`collated_global_crops`,
+                `collated_local_crops`, `collated_masks`), or a list of them, one for each shard.
+            teacher_temp: the teacher's temperature.
+            subnets: the elastic students, one for each shard; sampled if None.
+
+        Returns:
+            The summands of the loss by term, detached scalars: their sum is what was optimised.
+        """
+        parts = self.loss_parts(data, teacher_temp, subnets)
+        loss = torch.stack([part.sum() for part in parts.values()]).sum()
+        if self.fp16_scaler is not None:
+            loss = self.fp16_scaler.scale(loss)
+        loss.backward()
+        return {name: part.detach().sum() for name, part in parts.items()}
+
+    def loss_parts(
+        self,
+        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        teacher_temp: float,
+        subnets: Sequence[Subnet] | None = None,
+    ) -> Parts:
+        """Return the differentiable summands of the loss, by term and head.
+
+        See `forward_backward` for the arguments. The loss is the mean over shards, as averaged
+        gradients of ranks would make it; Sinkhorn-Knopp sees the teacher's outputs of all shards.
+        """
+        batches = [data] if isinstance(data, Mapping) else list(data)
+        if subnets is None:
+            subnets = self.sample_subnets(len(batches))
+        shards = [
+            self._shard(index, batch, subnet)
+            for index, (batch, subnet) in enumerate(zip(batches, subnets, strict=True))
+        ]
+        device = shards[0].global_crops.device
+        with self._autocast(device):
+            targets = self._teacher_targets(shards, teacher_temp)
+            students = self._run_students(shards)
+            every = [
+                self._shard_parts(target, shard, *outputs)
+                for target, shard, outputs in zip(targets, shards, students, strict=True)
+            ]
+        return {name: torch.stack([parts[name] for parts in every]).mean(0) for name in every[0]}
+
+    def sample_subnets(self, n_shards: int) -> list[Subnet]:
+        """Return this step's elastic students, one for each shard."""
+        seed, step = self.config.train.seed, int(self.step)
+        return [self.space.sample(seed, step, shard) for shard in range(n_shards)]
+
+    @torch.no_grad()
+    def update_teacher(self, momentum: float) -> None:
+        """Move the teacher: momentum * teacher + (1 - momentum) * student; then count the step.
+
+        The elastic student takes part through the weights it shares with the intact one.
+        """
+        teacher: list[Tensor] = list(self.teacher.parameters())
+        student: list[Tensor] = list(self.student.parameters())
+        torch._foreach_mul_(teacher, momentum)
+        torch._foreach_add_(teacher, student, alpha=1 - momentum)
+        self.step += 1
+
+    @property
+    def masks_active(self) -> bool:
+        """Whether students see masked global crops in this step (published code: from an epoch on)."""
+        ibot, terms = self.config.ibot, self.config.loss.terms
+        started = int(self.step) >= ibot.start_epoch * self.config.train.OFFICIAL_EPOCH_LENGTH
+        used = terms.masked_patch_intact or terms.masked_patch_elastic
+        return bool(started and used and ibot.loss_weight > 0)
+
+    def _shard(self, index: int, batch: Mapping[str, Any], subnet: Subnet) -> Shard:
+        device = self.step.device
+        local = batch.get("collated_local_crops")
+        if local is not None:
+            local = local.to(device, non_blocking=True) if len(local) else None
+        crops = batch["collated_global_crops"].to(device, non_blocking=True)
+        masks = batch["collated_masks"].to(device) if self.masks_active else None
+        patch_ids = torch.zeros(0, dtype=torch.long, device=device)
+        weights = torch.zeros(0, device=device)
+        if masks is not None:
+            patch_ids = masks.flatten().nonzero().flatten()
+            per_image = masks.sum(dim=-1, keepdim=True).clamp(min=1)
+            weights = (1 / per_image).expand_as(masks)[masks]
+        return Shard(
+            index=index,
+            subnet=subnet,
+            global_crops=crops,
+            local_crops=local,
+            masks=masks,
+            patch_ids=patch_ids,
+            patch_weights=weights,
+        )
+
+    @torch.no_grad()
+    def _teacher_targets(self, shards: Sequence[Shard], temperature: float) -> list[Targets]:
+        streams = [Stream(shard.global_crops, self.space.intact) for shard in shards]
+        features = self.teacher["backbone"](streams)
+        inputs, sizes = [], []
+        for shard, out in zip(shards, features, strict=True):
+            patches = out["x_norm_patchtokens"].flatten(0, 1)[shard.patch_ids]
+            inputs += [out["x_norm_clstoken"], patches]
+            sizes.append((len(inputs[-2]), len(patches)))
+        logits = self.teacher["dino_head"](inputs)
+        n_heads = len(logits[0])
+        cls = [torch.cat([x[h] for x in logits[0::2]]) for h in range(n_heads)]
+        patches = [torch.cat([x[h] for x in logits[1::2]]) for h in range(n_heads)]
+        cls_split = [x.split([n for n, _ in sizes]) for x in self.cls_targets(cls, temperature)]
+        masked = self.patch_targets(patches, temperature) if self.masks_active else patches
+        patch_split = [x.split([m for _, m in sizes]) for x in masked]
+        return [
+            Targets([x[i] for x in cls_split], [x[i] for x in patch_split])
+            for i in range(len(shards))
+        ]
+
+    def _run_students(self, shards: Sequence[Shard]) -> list[list[Student]]:
+        """Run all students on all crops in one walk: for each shard the intact, then the elastic."""
+        streams, owners = [], []
+        for shard in shards:
+            for role, subnet in enumerate(self._students(shard)):
+                for kind, crops in enumerate((shard.global_crops, shard.local_crops)):
+                    if crops is not None:
+                        masks = shard.masks if kind == 0 else None
+                        generator = self._generator(shard.index, role, kind)
+                        streams.append(Stream(crops, subnet, masks, generator))
+                owners.append(shard)
+        features = iter(self.student["backbone"](streams))
+        inputs, sizes = [], []
+        for shard in owners:
+            out = next(features)
+            cls = out["x_norm_clstoken"]
+            local = cls[:0]
+            if shard.local_crops is not None:
+                local = next(features)["x_norm_clstoken"]
+            patches = out["x_norm_patchtokens"].flatten(0, 1)[shard.patch_ids]
+            inputs.append((cls, torch.cat([cls, local, patches])))
+            sizes.append((len(cls), len(local), len(patches)))
+        logits = self.student["dino_head"]([x for _, x in inputs])
+        students = [
+            Student(cls, out, size)
+            for (cls, _), out, size in zip(inputs, logits, sizes, strict=True)
+        ]
+        per_shard = len(students) // len(shards)
+        return [students[i : i + per_shard] for i in range(0, len(students), per_shard)]
+
+    def _shard_parts(
+        self, targets: Targets, shard: Shard, intact: Student, elastic: Student | None = None
+    ) -> Parts:
+        """Return one shard's summands of the loss (POA eq. 10, weighted as the recipe says)."""
+        dino, ibot = self.config.dino, self.config.ibot
+        on = cast(Mapping[str, bool], self.config.loss.terms)
+        shares = {"intact": (intact, dino.lambda_ie)}
+        if elastic is not None:
+            shares["elastic"] = (elastic, 1 - dino.lambda_ie)
+        n_heads = len(targets.cls)
+        parts: Parts = {}
+        log_probs = {name: self._log_probs(student) for name, (student, _) in shares.items()}
+        for name, (student, share) in shares.items():
+            if on[f"cross_view_{name}"]:
+                weight = dino.loss_weight * share / n_heads
+                pairs = [
+                    losses.cross_view(target, *logp[:2], self.config.loss.normalisation)
+                    for target, logp in zip(targets.cls, log_probs[name], strict=True)
+                ]
+                parts[f"cross_view_{name}_global"] = weight * torch.stack([g for g, _ in pairs])
+                parts[f"cross_view_{name}_local"] = weight * torch.stack([x for _, x in pairs])
+            if on[f"masked_patch_{name}"] and shard.masks is not None:
+                weight = ibot.loss_weight * share / n_heads
+                values = [
+                    losses.masked_patch(target, logp[2], shard.patch_weights, len(shard.masks))
+                    for target, logp in zip(targets.patches, log_probs[name], strict=True)
+                ]
+                parts[f"masked_patch_{name}"] = weight * torch.stack(values)
+            if on[f"koleo_{name}"] and dino.koleo_loss_weight > 0:
+                spread = torch.stack([losses.koleo(view) for view in student.cls.chunk(2)]).sum()
+                parts[f"koleo_{name}"] = dino.koleo_loss_weight / len(shares) * spread
+        if elastic is not None and on["same_view"]:
+            parts |= self._same_view_parts(intact, log_probs["elastic"])
+        return parts
+
+    def _same_view_parts(
+        self, intact: Student, log_probs: list[tuple[Tensor, Tensor | None, Tensor]]
+    ) -> Parts:
+        weight = (1 - self.config.dino.lambda_ie) / len(log_probs)
+        values: dict[str, list[Tensor]] = {"same_view_global": [], "same_view_local": []}
+        for logits, (global_logp, local_logp, _) in zip(intact.logits, log_probs, strict=True):
+            views = [global_logp] if local_logp is None else [global_logp, local_logp]
+            chunks = logits.split(intact.sizes)[: len(views)]
+            found = losses.same_view(chunks, views, self.config.loss.student_temp)
+            for name, value in zip(values, found, strict=False):
+                values[name].append(value)
+        return {name: weight * torch.stack(found) for name, found in values.items() if found}
+
+    def _log_probs(self, student: Student) -> list[tuple[Tensor, Tensor | None, Tensor]]:
+        """Return, by head, the log probabilities of the global, local and masked-patch rows."""
+        every = []
+        for logits in student.logits:
+            log_probs = losses.log_probabilities(logits, self.config.loss.student_temp)
+            global_logp, local_logp, patch_logp = log_probs.split(student.sizes)
+            every.append((global_logp, local_logp if len(local_logp) else None, patch_logp))
+        return every
+
+    def _students(self, shard: Shard) -> list[Subnet]:
+        intact = self.space.intact
+        return [intact, shard.subnet] if self.has_elastic_student else [intact]
+
+    def _generator(self, shard: int, role: int, kind: int) -> torch.Generator:
+        key = (self.config.train.seed, int(self.step), shard, role, kind)
+        return torch_generator("drop_path", *key)
+
+    def _autocast(self, device: torch.device) -> torch.autocast:
+        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
+        dtype = dtypes.get(self.config.train.precision)
+        return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _device(config: Config) -> str:
+    return resolve_device(config.train.device).type
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device a configuration asks for; `auto` is a GPU where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device is 'cuda', but no GPU is available: use auto or cpu.")
+    chosen = "cuda" if name == "auto" and torch.cuda.is_available() else name
+    return torch.device("cpu" if chosen == "auto" else chosen)

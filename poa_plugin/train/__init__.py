@@ -1,0 +1,1 @@
+"""Training: the loop, schedules, the optimizer, checkpoints and metrics."""

@@ -1,0 +1,39 @@
+"""AdamW over the meta-architecture's groups, with scheduled rates and clipping by sub-module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from poa_plugin.config import Config
+from poa_plugin.train.schedules import Values
+
+
+def build_optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim.AdamW:
+    """Return AdamW over `groups` (see `POA.get_params_groups`)."""
+    optim = config.optim
+    return torch.optim.AdamW(
+        groups, lr=0.0, weight_decay=0.0, betas=(optim.adamw_beta1, optim.adamw_beta2), foreach=True
+    )
+
+
+def apply_schedule(optimizer: torch.optim.Optimizer, values: Values) -> None:
+    """Set every group's learning rate and weight decay for one step."""
+    for group in optimizer.param_groups:
+        lr = values.last_layer_lr if group["is_last_layer"] else values.lr
+        group["lr"] = lr * group["lr_multiplier"]
+        group["weight_decay"] = values.weight_decay * group["wd_multiplier"]
+
+
+def clip_gradients(student: nn.ModuleDict, max_norm: float) -> dict[str, torch.Tensor]:
+    """Clip each sub-module's gradient to `max_norm` by itself; return the norms before clipping.
+
+    0 or less clips nothing.
+    """
+    limit = max_norm if max_norm > 0 else float("inf")
+    return {
+        name: nn.utils.clip_grad_norm_(module.parameters(), limit, foreach=True)
+        for name, module in student.items()
+    }

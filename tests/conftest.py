@@ -1,0 +1,94 @@
+"""Small configurations and batches that tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from poa_plugin.backbones import ElasticBackbone
+from poa_plugin.config import Config, default_config
+from poa_plugin.ssl import build_backbone
+
+SMALL = [
+    "student.arch=vit",
+    "student.vit.min_width=24",
+    "student.vit.max_width=48",
+    "student.vit.width_step=8",
+    "student.vit.min_depth=2",
+    "student.vit.max_depth=4",
+    "student.vit.head_dim=8",
+    "student.vit.patch_size=8",
+    "student.vit.layerscale=0.1",
+    "student.vit.drop_path_rate=0",
+    "crops.global_crops_size=48",
+    "crops.local_crops_size=32",
+    "crops.local_crops_number=2",
+    "dino.head_n_prototypes=[16,24]",
+    "dino.head_hidden_dim=32",
+    "dino.head_bottleneck_dim=16",
+    "ibot.start_epoch=0",
+    "train.shards=1",
+    "train.batch_size_per_shard=3",
+    "train.device=cpu",
+    "data.num_workers=0",
+]
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def small_config() -> Callable[..., Config]:
+    """Return a function that builds a configuration of seconds, with words laid over it."""
+    return lambda *words: default_config([*SMALL, *words])
+
+
+@pytest.fixture
+def backbone(small_config: Callable[..., Config]) -> ElasticBackbone:
+    """A small elastic backbone in evaluation mode, its weights far from their small initial ones."""
+    return randomise(build_backbone(small_config())).eval()
+
+
+def randomise(module: ElasticBackbone, seed: int = 0) -> ElasticBackbone:
+    """Draw all parameters anew, so that no term is too small to be seen."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in module.named_parameters():
+            values = torch.randn(parameter.shape, generator=generator)
+            offset = 1.0 if name.endswith(("norm1.weight", "norm2.weight", "norm.weight")) else 0.0
+            scale = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.2
+            parameter.copy_(offset + scale * values)
+    return module
+
+
+def random_batch(config: Config, seed: int = 0) -> dict[str, torch.Tensor]:
+    """Return one shard's batch of noise, half of its global crops masked."""
+    generator = torch.Generator().manual_seed(seed)
+    crops, batch = config.crops, config.train.batch_size_per_shard
+    side = crops.global_crops_size // config.student.vit.patch_size
+    masks = torch.rand(2 * batch, side * side, generator=generator) < 0.4
+    masks[::2] = False
+    size = crops.local_crops_size
+    return {
+        "collated_global_crops": torch.randn(
+            2 * batch, 3, crops.global_crops_size, crops.global_crops_size, generator=generator
+        ),
+        "collated_local_crops": torch.randn(
+            crops.local_crops_number * batch, 3, size, size, generator=generator
+        ),
+        "collated_masks": masks,
+    }
+
+
+@pytest.fixture
+def golden_folder() -> Path:
+    """The folder of golden numbers; tests that need it are skipped where it is absent."""
+    folder = Path(__file__).resolve().parents[2] / "shared" / "golden"
+    if not folder.is_dir():
+        pytest.skip(f"no golden numbers at {folder}")
+    return folder

@@ -1,0 +1,122 @@
+"""Search spaces: counts, names, sampling and sizes."""
+
+from __future__ import annotations
+
+from collections import Counter
+from fractions import Fraction
+
+import pytest
+import torch
+
+from poa_plugin.backbones import ElasticBackbone
+from poa_plugin.config import default_config
+from poa_plugin.elastic import SearchSpace, Subnet
+from poa_plugin.elastic.subnet import select_blocks
+from poa_plugin.errors import UserError
+from poa_plugin.extract import extract
+from poa_plugin.ssl import build_backbone
+
+
+@pytest.fixture(scope="module")
+def paper() -> ElasticBackbone:
+    with torch.device("meta"):
+        return build_backbone(default_config(["student.arch=vit"]))
+
+
+def test_the_papers_space(paper: ElasticBackbone) -> None:
+    space = paper.space
+    assert len(space) == 143
+    assert space.widths == list(range(384, 1025, 64))
+    assert sum(space.multiplicities) == 573
+    assert space.multiplicities[0] == 9
+    assert space.multiplicities[-1] == 1
+    assert space["small"] == Subnet(384, 12) == space["w384_d12"] == space["smallest"]
+    assert space["base"] == Subnet(768, 12)
+    assert space["large"] == Subnet(1024, 24) == space.intact
+    assert space.share(space["base"]) == Fraction(3, 4)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "flops"),
+    [("small", 21.7e6, 4.6e9), ("base", 85.8e6, 17.6e9), ("large", 303e6, 61.6e9)],
+)
+def test_sizes_of_the_papers_networks(
+    paper: ElasticBackbone, name: str, params: float, flops: float
+) -> None:
+    cost = paper.space.cost(paper.space[name])
+    assert cost.params == pytest.approx(params, rel=5e-3)
+    assert cost.flops == pytest.approx(flops, rel=1e-2)
+
+
+def test_costs_from_one_trace_are_those_of_each_network(backbone: ElasticBackbone) -> None:
+    from poa_plugin.elastic.cost import count
+
+    for subnet in backbone.space:
+        params, flops = count(extract(backbone, subnet), 48)
+        assert backbone.space.cost(subnet) == (params[""], flops[""])
+
+
+@pytest.mark.parametrize(
+    ("full", "depth", "ids"),
+    [
+        (24, 12, [0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 23]),
+        (18, 6, [0, 3, 6, 10, 13, 17]),
+        (8, 4, [0, 2, 4, 7]),
+        (36, 6, [0, 7, 14, 21, 28, 35]),
+        (5, 1, [0]),
+        (1, 1, [0]),
+    ],
+)
+def test_block_selection(full: int, depth: int, ids: list[int]) -> None:
+    assert select_blocks(full, depth) == ids
+
+
+def test_block_selection_keeps_both_ends_and_never_repeats() -> None:
+    for full in range(2, 80):
+        for depth in range(2, full + 1):
+            ids = select_blocks(full, depth)
+            assert ids[0] == 0
+            assert ids[-1] == full - 1
+            assert len(set(ids)) == depth
+
+
+def test_sampling_without_replacement_within_a_cycle(paper: ElasticBackbone) -> None:
+    space = paper.space
+    wanted = Counter(
+        dict(zip(space, space.multiplicities, strict=True))
+    )
+    del wanted[space.intact]
+    for cycle in range(2):
+        steps = range(cycle * 572, (cycle + 1) * 572)
+        assert Counter(space.sample(3, step, 1) for step in steps) == wanted
+
+
+def test_sampling_is_a_function_of_seed_step_and_shard(paper: ElasticBackbone) -> None:
+    def draws(space: SearchSpace, seed: int, shard: int) -> list[Subnet]:
+        return [space.sample(seed, step, shard) for step in range(60)]
+
+    first = draws(paper.space, 0, 0)
+    assert draws(paper.space, 0, 0) == first
+    assert draws(paper.space, 1, 0) != first
+    assert draws(paper.space, 0, 1) != first
+    assert [paper.space.sample(0, 572 + step, 0) for step in range(60)] != first
+
+
+def test_a_space_of_one_network_draws_the_intact_one() -> None:
+    words = ["student.arch=vit", "student.vit.min_width=1024", "student.vit.min_depth=24"]
+    with torch.device("meta"):
+        space = build_backbone(default_config(words)).space
+    assert len(space) == 1
+    assert space.sample(0, 5, 0) == space.intact
+
+
+def test_unknown_names_say_what_is_near(paper: ElasticBackbone) -> None:
+    with pytest.raises(UserError, match=r"'smal'.*did you mean 'small'"):
+        paper.space["smal"]
+    with pytest.raises(UserError, match=r"'w384_d99'.*did you mean 'w384_d"):
+        paper.space["w384_d99"]
+
+
+def test_names_of_several_depths() -> None:
+    assert Subnet(64, depths=(3, 4, 6, 3)).name == "w64_d3-4-6-3"
+    assert Subnet(64, depths=(3, 4, 6, 3)).total_depth == 16

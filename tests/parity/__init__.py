@@ -1,0 +1,1 @@
+"""Parity with the published code: `python -m tests.parity FOLDER [--family vit]`."""

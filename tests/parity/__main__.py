@@ -1,0 +1,48 @@
+"""The command: one line for each case; exit status 1 if any exceeds its tolerance."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import sys as _s
+from collections.abc import Iterator
+from pathlib import Path
+
+_s.path.insert(0, "/tmp/w")
+import poa_plugin.builtin  # noqa: F401
+from poa_plugin.registry import BACKBONES
+
+from .backbones import backbone_cases
+from .golden import Case, Golden
+from .parts import part_cases
+from .steps import step_cases
+
+
+def cases(folder: Path, families: list[str]) -> Iterator[Case]:
+    """Yield every case of a folder."""
+    golden = Golden(folder)
+    for family in families:
+        yield from backbone_cases(golden, family)
+        yield from step_cases(golden, family)
+    yield from part_cases(golden)
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.parity", description=__doc__)
+    parser.add_argument("folder", type=Path, help="a folder of golden numbers")
+    parser.add_argument("--family", choices=BACKBONES.names(), help="only this backbone")
+    arguments = parser.parse_args(argv)
+    if not any(arguments.folder.glob("*_meta.json")):
+        parser.error(f"'{arguments.folder}' holds no golden numbers: no *_meta.json is there")
+    families = [arguments.family] if arguments.family else BACKBONES.names()
+    found = []
+    for case in cases(arguments.folder, families):
+        print(case.line, flush=True)
+        found.append(case)
+    failed, absent = sum(case.failed for case in found), sum(case.absent for case in found)
+    print(f"{len(found) - failed - absent} passed, {failed} failed, {absent} absent")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""What the published code calls things, and what we call them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from torch import Tensor
+
+OPTIONS = {
+    "vit": {
+        "min_embed_dim": "min_width",
+        "max_embed_dim": "max_width",
+        "width_interval": "width_step",
+        "depth_interval": "depth_step",
+        "init_values": "layerscale",
+        **{
+            name: name
+            for name in (
+                "min_depth", "max_depth", "head_dim", "patch_size", "in_chans", "mlp_ratio",
+                "qkv_bias", "proj_bias", "ffn_bias", "layerscale", "drop_path_rate",
+                "drop_path_uniform", "net_select_scale",
+            )
+        },
+    }
+}  # fmt: skip
+"""Names of backbone options, by family: published to ours."""
+
+
+def backbone_words(family: str, options: dict[str, Any]) -> list[str]:
+    """Return the words that set a family's options from the published names.
+
+    Raises:
+        KeyError: an option has no counterpart of ours.
+    """
+    names = OPTIONS[family]
+    if family == "vit":
+        options = {"width_interval": options.get("head_dim", 64), **options}
+    options = {key: value for key, value in options.items() if key != "img_size"}
+    return [
+        f"student.{family}.{names[key]}={'null' if value is None else value}"
+        for key, value in options.items()
+    ]
+
+
+def backbone_key(key: str) -> str:
+    """Return our name of a published backbone parameter (`attn.qkv.linear.weight` and the like)."""
+    key = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key)
+    return re.sub(r"\.(linear|norm)\.(weight|bias)$", r".\2", key)
+
+
+def head_key(key: str) -> str:
+    """Return our name of a published head parameter (`mlp1.0.linear.weight`, `last_layer1.weight_g`)."""
+    key = re.sub(r"^mlp(\d+)\.", r"\1.mlp.", key)
+    key = re.sub(r"^last_layer(\d+)\.", r"\1.last_layer.", key)
+    return key.replace(".linear.", ".")
+
+
+def student_key(key: str) -> str:
+    """Return our name of a published student parameter, `backbone.` or `dino_head.`."""
+    part, _, inner = key.partition(".")
+    return f"{part}.{backbone_key(inner) if part == 'backbone' else head_key(inner)}"
+
+
+def rename(state: dict[str, Tensor], prefix: str, rule: Any) -> dict[str, Tensor]:
+    """Return the entries of `state` under `prefix`, renamed by `rule`."""
+    return {
+        rule(key.removeprefix(prefix)): value
+        for key, value in state.items()
+        if key.startswith(prefix)
+    }
