@@ -82,9 +82,7 @@ def test_block_selection_keeps_both_ends_and_never_repeats() -> None:
 
 def test_sampling_without_replacement_within_a_cycle(paper: ElasticBackbone) -> None:
     space = paper.space
-    wanted = Counter(
-        dict(zip(space, space.multiplicities, strict=True))
-    )
+    wanted = Counter(dict(zip(space, space.multiplicities, strict=True)))
     del wanted[space.intact]
     for cycle in range(2):
         steps = range(cycle * 572, (cycle + 1) * 572)

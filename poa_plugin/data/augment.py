@@ -1,0 +1,156 @@
+"""Multi-crop augmentation: torchvision's operations, with parameters drawn from a given generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Generator, Tensor
+from torchvision.transforms import InterpolationMode
+
+from poa_plugin.config import CropsConfig
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+BLUR_KERNEL, BLUR_SIGMA = 9, (0.1, 2.0)
+SOLARIZE_THRESHOLD = 128
+ASPECT_RATIOS = (3 / 4, 4 / 3)
+
+
+@dataclass(frozen=True)
+class View:
+    """How one kind of crop is made: its size, share of the image, and further probabilities."""
+
+    size: int
+    scale: tuple[float, float]
+    blur: float
+    solarize: float = 0.0
+
+
+class MultiCropAugmentation:
+    """Two global and V local crops of an image (DINOv2 `data/augmentations.py`; POA section 3.3).
+
+    Blur probabilities are 1.0, 0.1 and 0.5 for the first and second global and the local crops.
+    With `crops.blur: published` they are 0.0, 0.9 and 0.5: the published code, like DINOv2's,
+    applies a blur that is asked for with probability p with 1 - p, and its results contain that.
+
+    Args:
+        crops: sizes, scales, numbers and probabilities.
+    """
+
+    def __init__(self, crops: CropsConfig) -> None:
+        asked = (1.0, 0.1, 0.5)
+        blur = asked if crops.blur == "paper" else tuple(1 - p for p in asked)
+        large, small = crops.global_crops_size, crops.local_crops_size
+        wide, narrow = tuple(crops.global_crops_scale), tuple(crops.local_crops_scale)
+        self.crops = crops
+        self.global_views = [
+            View(large, (wide[0], wide[1]), blur[0]),
+            View(large, (wide[0], wide[1]), blur[1], crops.solarize_probability),
+        ]
+        self.local_view = View(small, (narrow[0], narrow[1]), blur[2])
+
+    def __call__(self, image: Tensor, generator: Generator) -> tuple[list[Tensor], list[Tensor]]:
+        """Augment one image.
+
+        Args:
+            image: (1 or 3, H, W) uint8; a grey image is made three equal channels at the end.
+            generator: a CPU generator, from which every parameter is drawn.
+
+        Returns:
+            Two (3, g, g) global and V (3, l, l) local crops, normalised float32.
+        """
+        local_views = [self.local_view] * self.crops.local_crops_number
+        return (
+            [self._view(image, view, generator) for view in self.global_views],
+            [self._view(image, view, generator) for view in local_views],
+        )
+
+    def _view(self, image: Tensor, view: View, generator: Generator) -> Tensor:
+        crops = self.crops
+        box = draw_crop(*image.shape[-2:], view.scale, generator)
+        size = [view.size, view.size]
+        x = TF.resized_crop(image, *box, size, InterpolationMode.BICUBIC, antialias=True)
+        if crops.horizontal_flips and chance(0.5, generator):
+            x = TF.horizontal_flip(x)
+        if chance(crops.color_jitter_probability, generator):
+            x = jitter(x, draw_jitter(crops.color_jitter, generator))
+        if chance(crops.grayscale_probability, generator) and len(x) == 3:
+            x = TF.rgb_to_grayscale(x, num_output_channels=3)
+        if chance(view.blur, generator):
+            sigma = uniform(*BLUR_SIGMA, generator)
+            x = TF.gaussian_blur(x, [BLUR_KERNEL, BLUR_KERNEL], [sigma, sigma])
+        if chance(view.solarize, generator):
+            x = TF.solarize(x, SOLARIZE_THRESHOLD)
+        return normalise(x)
+
+
+def normalise(image: Tensor) -> Tensor:
+    """Turn (..., 1 or 3, H, W) uint8 into (..., 3, H, W) float32 with ImageNet's statistics."""
+    x = TF.to_dtype(image, torch.float32, scale=True)
+    if x.shape[-3] == 1:
+        x = x.expand(*x.shape[:-3], 3, *x.shape[-2:])
+    return TF.normalize(x, list(IMAGENET_MEAN), list(IMAGENET_STD))
+
+
+def draw_crop(
+    height: int, width: int, scale: tuple[float, float], generator: Generator
+) -> tuple[int, int, int, int]:
+    """Draw (top, left, height, width) by torchvision's `RandomResizedCrop` law."""
+    log_ratio = (math.log(ASPECT_RATIOS[0]), math.log(ASPECT_RATIOS[1]))
+    for _ in range(10):
+        area = height * width * uniform(*scale, generator)
+        ratio = math.exp(uniform(*log_ratio, generator))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return below(height - h + 1, generator), below(width - w + 1, generator), h, w
+    w, h = width, height
+    if width / height < ASPECT_RATIOS[0]:
+        h = round(width / ASPECT_RATIOS[0])
+    elif width / height > ASPECT_RATIOS[1]:
+        w = round(height * ASPECT_RATIOS[1])
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+def draw_jitter(strengths: list[float], generator: Generator) -> list[tuple[str, float]]:
+    """Draw the factors of brightness, contrast, saturation and hue, in a random order."""
+    brightness, contrast, saturation, hue = strengths
+    ranges = {
+        "brightness": (max(0.0, 1 - brightness), 1 + brightness),
+        "contrast": (max(0.0, 1 - contrast), 1 + contrast),
+        "saturation": (max(0.0, 1 - saturation), 1 + saturation),
+        "hue": (-hue, hue),
+    }
+    drawn = [(name, uniform(*ends, generator)) for name, ends in ranges.items()]
+    return [drawn[i] for i in torch.randperm(4, generator=generator).tolist()]
+
+
+def jitter(image: Tensor, factors: list[tuple[str, float]]) -> Tensor:
+    """Apply drawn factors in their order; a grey image has no saturation and no hue."""
+    operations: dict[str, Callable[[Tensor, float], Tensor]] = {
+        "brightness": TF.adjust_brightness,
+        "contrast": TF.adjust_contrast,
+        "saturation": TF.adjust_saturation,
+        "hue": TF.adjust_hue,
+    }
+    for name, factor in factors:
+        if len(image) == 3 or name in ("brightness", "contrast"):
+            image = operations[name](image, factor)
+    return image
+
+
+def chance(probability: float, generator: Generator) -> bool:
+    """Draw whether something happens."""
+    return torch.rand((), generator=generator).item() < probability
+
+
+def uniform(low: float, high: float, generator: Generator) -> float:
+    """Draw a number between two ends."""
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def below(end: int, generator: Generator) -> int:
+    """Draw an integer from 0 to `end` - 1."""
+    return int(torch.randint(end, (), generator=generator).item())

@@ -1,0 +1,136 @@
+"""Batches as functions of (seed, step, shard), the same whatever the number of worker processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TypedDict
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from poa_plugin.config import Config
+from poa_plugin.data.augment import MultiCropAugmentation
+from poa_plugin.data.datasets import Dataset
+from poa_plugin.data.masking import shard_masks
+from poa_plugin.errors import UserError
+from poa_plugin.randomness import numpy_generator, torch_generator
+
+
+class ShardBatch(TypedDict):
+    """One shard's images, under the names of DINOv2's collate function.
+
+    `collated_global_crops` (2 B, 3, g, g) and `collated_local_crops` (V * B, 3, l, l), view-major;
+    `collated_masks` (2 B, N) bool; `image_ids`, the B indices into the data set.
+    """
+
+    collated_global_crops: Tensor
+    collated_local_crops: Tensor
+    collated_masks: Tensor
+    image_ids: list[int]
+
+
+class Batches(TorchDataset[ShardBatch]):
+    """The batches of a whole run, by step * shards + shard."""
+
+    def __init__(self, config: Config, dataset: Dataset, mask_grid: tuple[int, int]) -> None:
+        self.dataset, self.mask_grid = dataset, mask_grid
+        self.seed, self.shards = config.train.seed, config.train.shards
+        self.batch_size = config.train.batch_size_per_shard
+        self.augmentation = MultiCropAugmentation(config.crops)
+        self.mask_probability = config.ibot.mask_sample_probability
+        low, high = config.ibot.mask_ratio_min_max
+        self.mask_ratio = (low, high)
+        self._order: tuple[int, list[int]] = (-1, [])
+
+    def __getitem__(self, number: int) -> ShardBatch:
+        """Return the batch of one step and shard."""
+        step, shard = divmod(number, self.shards)
+        ids = self.image_ids(step, shard)
+        views = [
+            self.augmentation(
+                self.dataset.image(index),
+                torch_generator("crops", self.seed, step, shard, position),
+            )
+            for position, index in enumerate(ids)
+        ]
+        masks = shard_masks(
+            2 * len(ids),
+            self.mask_grid,
+            self.mask_probability,
+            self.mask_ratio,
+            numpy_generator("masks", self.seed, step, shard),
+        )
+        return {
+            "collated_global_crops": _view_major([global_ for global_, _ in views]),
+            "collated_local_crops": _view_major([local for _, local in views]),
+            "collated_masks": masks,
+            "image_ids": ids,
+        }
+
+    def image_ids(self, step: int, shard: int) -> list[int]:
+        """Return the images of one step and shard.
+
+        The shards of a step take turns along an endless row of shuffles of the data set, so that
+        every image is seen once in each epoch of the data, whatever the number of shards.
+        """
+        first = (step * self.shards + shard) * self.batch_size
+        return [self._image_id(first + position) for position in range(self.batch_size)]
+
+    def _image_id(self, number: int) -> int:
+        epoch, position = divmod(number, len(self.dataset))
+        if self._order[0] != epoch:
+            order = numpy_generator("order", self.seed, epoch).permutation(len(self.dataset))
+            self._order = (epoch, order.tolist())
+        return self._order[1][position]
+
+
+def train_batches(
+    config: Config, dataset: Dataset, mask_grid: tuple[int, int], start_step: int, end_step: int
+) -> Iterator[list[ShardBatch]]:
+    """Yield, for each step from `start_step` up to `end_step`, one batch for each shard.
+
+    Args:
+        config: a resolved configuration.
+        dataset: the images.
+        mask_grid: rows and columns of patches in a global crop.
+        start_step: the first step; any step can be the first, nothing is replayed.
+        end_step: one past the last step.
+
+    Raises:
+        UserError: the data set has fewer images than one shard's batch.
+    """
+    batches = Batches(config, dataset, mask_grid)
+    if len(dataset) < batches.batch_size:
+        raise UserError(
+            f"The data set has {len(dataset)} images, fewer than train.batch_size_per_shard="
+            f"{batches.batch_size}: lower it, or check data.path."
+        )
+    workers = config.data.num_workers
+    loader = iter(
+        DataLoader(
+            batches,
+            batch_size=None,
+            sampler=range(start_step * batches.shards, end_step * batches.shards),
+            num_workers=workers,
+            prefetch_factor=2 if workers else None,
+            worker_init_fn=_one_thread if workers else None,
+            pin_memory=torch.cuda.is_available(),
+        )
+    )
+    for _ in range(start_step, end_step):
+        yield [next(loader) for _ in range(batches.shards)]
+
+
+def _view_major(views: list[list[Tensor]]) -> Tensor:
+    """Stack the views of B images as (views * B, 3, s, s), the first view of all images first."""
+    return (
+        torch.stack([image for view in zip(*views, strict=True) for image in view])
+        if (views[0])
+        else torch.zeros(0)
+    )
+
+
+def _one_thread(worker: int) -> None:
+    torch.set_num_threads(1)

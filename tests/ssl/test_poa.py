@@ -1,0 +1,249 @@
+"""The meta-architecture: shards, switches, the DINOv2 configuration, groups and the teacher."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from poa_plugin.config import Config
+from poa_plugin.elastic import Subnet
+from poa_plugin.ssl import POA, losses
+from poa_plugin.ssl.centering import sinkhorn_knopp
+from poa_plugin.ssl.param_groups import parameter_settings
+from tests.conftest import random_batch, randomise
+
+Make = Callable[..., Config]
+DINOV2 = [
+    f"loss.terms.{name}=false"
+    for name in ("cross_view_elastic", "same_view", "masked_patch_elastic", "koleo_elastic")
+] + ["dino.lambda_ie=1", "dino.head_n_prototypes=[24]"]
+
+
+def trained(config: Config) -> POA:
+    """A model whose student and teacher differ and whose terms are all far from zero."""
+    model = POA(config).train()
+    randomise(model.student["backbone"], 1)
+    randomise(model.teacher["backbone"], 2)
+    return model
+
+
+def gradients(model: POA) -> dict[str, Tensor]:
+    return {
+        name: parameter.grad.clone() if parameter.grad is not None else torch.zeros(())
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+    }
+
+
+@pytest.mark.parametrize("centering", ["sinkhorn_knopp", "centering"])
+def test_two_shards_as_streams_are_the_mean_of_two_apart(
+    small_config: Make, monkeypatch: pytest.MonkeyPatch, centering: str
+) -> None:
+    """With Sinkhorn-Knopp over both: the separate runs are given the joint run's targets."""
+    config = small_config(f"train.centering={centering}")
+    batches = [random_batch(config, 1), random_batch(config, 2)]
+    subnets = [Subnet(24, 2), Subnet(40, 3)]
+    together = trained(config)
+    seen = []
+    original = POA._teacher_targets
+    monkeypatch.setattr(
+        POA, "_teacher_targets", lambda *args: seen.append(original(*args)) or seen[-1]
+    )
+    terms = together.forward_backward(batches, 0.05, subnets)
+    [targets] = seen
+
+    apart = trained(config)
+    loss = 0.0
+    for target, batch, subnet in zip(targets, batches, subnets, strict=True):
+        monkeypatch.setattr(POA, "_teacher_targets", lambda *args, target=target: [target])
+        parts = apart.forward_backward(batch, 0.05, [subnet])
+        loss += sum(parts.values()) / 2
+    assert sum(terms.values()).item() == pytest.approx(loss.item(), abs=1e-5)
+    apart_gradients = gradients(apart)
+    for name, gradient in gradients(together).items():
+        torch.testing.assert_close(gradient, apart_gradients[name] / 2, atol=1e-5, rtol=1e-5)
+
+
+def test_targets_are_balanced_over_the_shards_together(small_config: Make) -> None:
+    config = small_config()
+    model = trained(config)
+    batches = [random_batch(config, 1), random_batch(config, 2)]
+    shards = [model._shard(i, batch, Subnet(24, 2)) for i, batch in enumerate(batches)]
+    targets = model._teacher_targets(shards, 0.05)
+    outputs = [model.teacher["backbone"](batch["collated_global_crops"]) for batch in batches]
+    cls = torch.cat([out["x_norm_clstoken"] for out in outputs])
+    patches = torch.cat(
+        [
+            out["x_norm_patchtokens"][batch["collated_masks"]]
+            for out, batch in zip(outputs, batches, strict=True)
+        ]
+    )
+    for h, head in enumerate(model.teacher["dino_head"]):
+        found = torch.cat([target.cls[h] for target in targets])
+        torch.testing.assert_close(found, sinkhorn_knopp(head(cls), 0.05), atol=1e-5, rtol=0)
+        found = torch.cat([target.patches[h] for target in targets])
+        torch.testing.assert_close(found, sinkhorn_knopp(head(patches), 0.05), atol=1e-5, rtol=0)
+
+
+def test_each_shard_has_a_stochastic_depth_of_its_own(small_config: Make) -> None:
+    """A shard's loss does not depend on how many shards share the process."""
+    config = small_config("student.vit.drop_path_rate=0.3")
+    batch, subnet = random_batch(config), Subnet(24, 2)
+    model = trained(config)
+    first = model._run_students([model._shard(0, batch, subnet)])[0]
+    both = model._run_students([model._shard(i, batch, subnet) for i in range(2)])
+    torch.testing.assert_close(both[0][0].cls, first[0].cls, atol=1e-5, rtol=0)
+    assert not torch.allclose(both[0][0].cls, both[1][0].cls)
+
+
+def test_dinov2_is_a_configuration(small_config: Make) -> None:
+    """Its loss, written out: cross-view pairs, iBOT, and 0.1 KoLeo of each view."""
+    config = small_config(*DINOV2)
+    model, batch = trained(config), random_batch(config)
+    assert not model.has_elastic_student
+    total = sum(model.forward_backward(batch, 0.05).values())
+
+    crops, masks = batch["collated_global_crops"], batch["collated_masks"]
+    student, teacher = model.student["backbone"], model.teacher["backbone"]
+    [head], [teacher_head] = model.student["dino_head"], model.teacher["dino_head"]
+    out, target = student(crops, masks=masks), teacher(crops)
+    probabilities = sinkhorn_knopp(teacher_head(target["x_norm_clstoken"]), 0.05)
+    local = student(batch["collated_local_crops"])["x_norm_clstoken"]
+    logp = [torch.log_softmax(head(x) / 0.1, -1) for x in (out["x_norm_clstoken"], local)]
+    wanted = sum(losses.cross_view(probabilities, *logp))
+    patches = sinkhorn_knopp(teacher_head(target["x_norm_patchtokens"][masks]), 0.05)
+    patch_logp = torch.log_softmax(head(out["x_norm_patchtokens"][masks]) / 0.1, -1)
+    counts = masks.sum(1, keepdim=True).expand_as(masks)[masks]
+    wanted = wanted - ((patches * patch_logp).sum(-1) / counts).sum() / len(masks)
+    views = out["x_norm_clstoken"].chunk(2)
+    wanted = wanted + 0.1 * sum(losses.koleo(view) for view in views)
+    torch.testing.assert_close(total, wanted.detach(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        "cross_view_intact",
+        "cross_view_elastic",
+        "same_view",
+        "masked_patch_intact",
+        "masked_patch_elastic",
+        "koleo_intact",
+        "koleo_elastic",
+    ],
+)
+def test_each_term_can_be_switched_off_alone(small_config: Make, term: str) -> None:
+    config = small_config()
+    batch, subnets = random_batch(config), [Subnet(24, 2)]
+    every = trained(config).forward_backward(batch, 0.05, subnets)
+    some = trained(small_config(f"loss.terms.{term}=false")).forward_backward(batch, 0.05, subnets)
+    gone = {name for name in every if name.startswith(term)}
+    assert gone
+    assert some.keys() == every.keys() - gone
+    for name, value in some.items():
+        torch.testing.assert_close(value, every[name], atol=1e-6, rtol=0)
+
+
+def test_the_papers_normalisation_changes_weights_only(small_config: Make) -> None:
+    config = small_config()
+    batch, subnets = random_batch(config), [Subnet(24, 2)]
+    code = trained(config).forward_backward(batch, 0.05, subnets)
+    paper = trained(small_config("loss.normalisation=paper")).forward_backward(batch, 0.05, subnets)
+    pairs = {"_global": 6 / 2, "_local": 6 / 4}
+    for name, value in paper.items():
+        scale = 1.0
+        if name.startswith("cross_view"):
+            [scale] = [factor for end, factor in pairs.items() if name.endswith(end)]
+        assert value.item() == pytest.approx(scale * code[name].item(), rel=1e-5)
+
+
+def test_masks_start_with_their_epoch(small_config: Make) -> None:
+    config = small_config("ibot.start_epoch=2", "train.OFFICIAL_EPOCH_LENGTH=3")
+    model, batch = trained(config), random_batch(config)
+    assert "masked_patch_intact" not in model.forward_backward(batch, 0.05)
+    model.step.fill_(5)
+    assert not model.masks_active
+    model.step.fill_(6)
+    assert "masked_patch_intact" in model.forward_backward(batch, 0.05)
+
+
+def test_crops_without_local_views(small_config: Make) -> None:
+    config = small_config("crops.local_crops_number=0")
+    terms = trained(config).forward_backward(random_batch(config), 0.05)
+    assert terms["cross_view_intact_global"] > 0
+    assert terms["cross_view_intact_local"] == 0
+    assert "same_view_local" not in terms
+
+
+def test_a_batch_in_which_nothing_is_masked(small_config: Make) -> None:
+    config = small_config()
+    batch = random_batch(config)
+    batch["collated_masks"] = torch.zeros_like(batch["collated_masks"])
+    terms = trained(config).forward_backward(batch, 0.05)
+    assert terms["masked_patch_intact"] == 0
+    assert torch.isfinite(sum(terms.values()))
+
+
+def test_the_teacher_is_an_average_and_never_trains(small_config: Make) -> None:
+    model = trained(small_config())
+    before = copy.deepcopy(model.teacher)
+    model.update_teacher(0.9)
+    assert int(model.step) == 1
+    students = dict(model.student.named_parameters())
+    old = dict(before.named_parameters())
+    for name, parameter in model.teacher.named_parameters():
+        torch.testing.assert_close(parameter, 0.9 * old[name] + 0.1 * students[name])
+        assert not parameter.requires_grad
+    assert model.student.training
+    assert not any(module.training for module in model.teacher.modules())
+
+
+def test_every_parameter_is_in_exactly_one_group(small_config: Make) -> None:
+    model = POA(small_config())
+    grouped = [name for group in model.get_params_groups() for name in group["names"]]
+    assert sorted(grouped) == sorted(dict(model.student.named_parameters()))
+    assert len(set(grouped)) == len(grouped)
+    for group in model.get_params_groups():
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            assert model.student.get_parameter(name) is parameter
+
+
+def test_decay_factors(small_config: Make) -> None:
+    settings = parameter_settings(POA(small_config()).student, 0.9, 0.2)
+    assert settings["backbone.patch_embed.proj.weight"][:2] == pytest.approx((0.2 * 0.9**5, 1.0))
+    assert settings["backbone.pos_embed"][:2] == pytest.approx((0.9**5, 1.0))
+    assert settings["backbone.blocks.1.attn.qkv.weight"][:2] == pytest.approx((0.9**3, 1.0))
+    assert settings["backbone.blocks.1.attn.qkv.bias"][:2] == pytest.approx((0.9**3, 0.0))
+    assert settings["backbone.blocks.3.ls1.gamma"][:2] == pytest.approx((0.9, 0.0))
+    assert settings["backbone.norm.weight"][:2] == pytest.approx((1.0, 0.0))
+    assert settings["dino_head.1.last_layer.weight_g"] == (1.0, 1.0, True)
+    assert settings["dino_head.1.mlp.0.weight"] == (1.0, 1.0, False)
+
+
+def test_a_seed_gives_the_same_weights_and_leaves_the_global_generator_alone(
+    small_config: Make,
+) -> None:
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    first = POA(small_config()).state_dict()
+    assert torch.equal(torch.rand(3), wanted)
+    again, other = POA(small_config()).state_dict(), POA(small_config("train.seed=1")).state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in first.items())
+    key = "student.backbone.blocks.0.attn.qkv.weight"
+    assert not torch.equal(first[key], other[key])
+    assert isinstance(POA(small_config()).student, nn.ModuleDict)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precision_is_close_to_fp32(small_config: Make, precision: str) -> None:
+    batch, subnets = random_batch(small_config()), [Subnet(24, 2)]
+    wanted = trained(small_config()).forward_backward(batch, 0.05, subnets)
+    model = trained(small_config(f"train.precision={precision}"))
+    found = model.forward_backward(batch, 0.05, subnets)
+    assert (model.fp16_scaler is not None) == (precision == "fp16")
+    assert sum(found.values()).item() == pytest.approx(sum(wanted.values()).item(), rel=0.05)
