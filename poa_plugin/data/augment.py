@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import torch
 import torchvision.transforms.v2.functional as TF
-from torch import Generator, Tensor
+from numpy.random import Generator
+from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from poa_plugin.config import CropsConfig
@@ -45,7 +46,11 @@ class MultiCropAugmentation:
         blur = asked if crops.blur == "paper" else tuple(1 - p for p in asked)
         large, small = crops.global_crops_size, crops.local_crops_size
         wide, narrow = tuple(crops.global_crops_scale), tuple(crops.local_crops_scale)
-        self.crops = crops
+        self.n_local = crops.local_crops_number
+        self.flips = 0.5 if crops.horizontal_flips else 0.0
+        self.jitter_probability = crops.color_jitter_probability
+        self.jitter_strengths = list(crops.color_jitter)
+        self.grey_probability = crops.grayscale_probability
         self.global_views = [
             View(large, (wide[0], wide[1]), blur[0]),
             View(large, (wide[0], wide[1]), blur[1], crops.solarize_probability),
@@ -57,27 +62,26 @@ class MultiCropAugmentation:
 
         Args:
             image: (1 or 3, H, W) uint8; a grey image is made three equal channels at the end.
-            generator: a CPU generator, from which every parameter is drawn.
+            generator: from which every parameter is drawn.
 
         Returns:
             Two (3, g, g) global and V (3, l, l) local crops, normalised float32.
         """
-        local_views = [self.local_view] * self.crops.local_crops_number
+        local_views = [self.local_view] * self.n_local
         return (
             [self._view(image, view, generator) for view in self.global_views],
             [self._view(image, view, generator) for view in local_views],
         )
 
     def _view(self, image: Tensor, view: View, generator: Generator) -> Tensor:
-        crops = self.crops
-        box = draw_crop(*image.shape[-2:], view.scale, generator)
+        box = draw_crop(image.shape[-2], image.shape[-1], view.scale, generator)
         size = [view.size, view.size]
         x = TF.resized_crop(image, *box, size, InterpolationMode.BICUBIC, antialias=True)
-        if crops.horizontal_flips and chance(0.5, generator):
+        if chance(self.flips, generator):
             x = TF.horizontal_flip(x)
-        if chance(crops.color_jitter_probability, generator):
-            x = jitter(x, draw_jitter(crops.color_jitter, generator))
-        if chance(crops.grayscale_probability, generator) and len(x) == 3:
+        if chance(self.jitter_probability, generator):
+            x = jitter(x, draw_jitter(self.jitter_strengths, generator))
+        if chance(self.grey_probability, generator) and len(x) == 3:
             x = TF.rgb_to_grayscale(x, num_output_channels=3)
         if chance(view.blur, generator):
             sigma = uniform(*BLUR_SIGMA, generator)
@@ -105,7 +109,8 @@ def draw_crop(
         ratio = math.exp(uniform(*log_ratio, generator))
         w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
         if 0 < w <= width and 0 < h <= height:
-            return below(height - h + 1, generator), below(width - w + 1, generator), h, w
+            top, left = generator.integers(height - h + 1), generator.integers(width - w + 1)
+            return int(top), int(left), h, w
     w, h = width, height
     if width / height < ASPECT_RATIOS[0]:
         h = round(width / ASPECT_RATIOS[0])
@@ -124,7 +129,7 @@ def draw_jitter(strengths: list[float], generator: Generator) -> list[tuple[str,
         "hue": (-hue, hue),
     }
     drawn = [(name, uniform(*ends, generator)) for name, ends in ranges.items()]
-    return [drawn[i] for i in torch.randperm(4, generator=generator).tolist()]
+    return [drawn[i] for i in generator.permutation(4)]
 
 
 def jitter(image: Tensor, factors: list[tuple[str, float]]) -> Tensor:
@@ -143,14 +148,9 @@ def jitter(image: Tensor, factors: list[tuple[str, float]]) -> Tensor:
 
 def chance(probability: float, generator: Generator) -> bool:
     """Draw whether something happens."""
-    return torch.rand((), generator=generator).item() < probability
+    return bool(generator.random() < probability)
 
 
 def uniform(low: float, high: float, generator: Generator) -> float:
     """Draw a number between two ends."""
-    return low + (high - low) * torch.rand((), generator=generator).item()
-
-
-def below(end: int, generator: Generator) -> int:
-    """Draw an integer from 0 to `end` - 1."""
-    return int(torch.randint(end, (), generator=generator).item())
+    return low + (high - low) * generator.random()

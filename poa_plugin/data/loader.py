@@ -15,7 +15,7 @@ from poa_plugin.data.augment import MultiCropAugmentation
 from poa_plugin.data.datasets import Dataset
 from poa_plugin.data.masking import shard_masks
 from poa_plugin.errors import UserError
-from poa_plugin.randomness import numpy_generator, torch_generator
+from poa_plugin.randomness import numpy_generator
 
 
 class ShardBatch(TypedDict):
@@ -51,7 +51,7 @@ class Batches(TorchDataset[ShardBatch]):
         views = [
             self.augmentation(
                 self.dataset.image(index),
-                torch_generator("crops", self.seed, step, shard, position),
+                numpy_generator("crops", self.seed, step, shard, position),
             )
             for position, index in enumerate(ids)
         ]

@@ -36,7 +36,7 @@ def _add_block(mask: Mask, most: int, rng: np.random.Generator) -> int:
     """Set one rectangle that adds between 1 and `most` patches; return how many it added."""
     height, width = mask.shape
     for _ in range(TRIES):
-        area = rng.uniform(MIN_BLOCK, max(most, MIN_BLOCK))
+        area = rng.uniform(*sorted((MIN_BLOCK, most)))
         aspect = math.exp(rng.uniform(math.log(MIN_ASPECT), -math.log(MIN_ASPECT)))
         h, w = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if not (0 < h < height and 0 < w < width):
