@@ -66,9 +66,12 @@ def build_parser() -> argparse.ArgumentParser:
     report = _command(commands, "report", _report, "write plots and a page about a run")
     report.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
 
-    demo = _command(commands, "demo", _demo, "train, extract, evaluate and draw on photographs")
+    demo = _command(commands, "demo", _demo, "train, extract, evaluate and draw in minutes")
+    demo.add_argument("config", metavar="CONFIG", help="a recipe on a data set with labels")
     demo.add_argument("--to", type=Path, default=Path("runs/demo"), metavar="FOLDER")
-    demo.add_argument("--minutes", type=float, default=9.0, help="of training, both runs together")
+    demo.add_argument(
+        "--minutes", type=float, default=9.0, help="of training (POA and DINOv2 at once)"
+    )
     return parser
 
 
@@ -155,10 +158,10 @@ def _report(arguments: argparse.Namespace) -> None:
     print(write_report(arguments.run_folder))
 
 
-def _demo(arguments: argparse.Namespace) -> None:
+def _demo(arguments: argparse.Namespace) -> int:
     from poa_plugin.demo import demo
 
-    demo(arguments.to, arguments.minutes)
+    return 0 if demo(arguments.config, arguments.to, arguments.minutes) else 1
 
 
 if __name__ == "__main__":

@@ -291,7 +291,9 @@ def _refuse_unknown_keys(schema: DictConfig, overlay: DictConfig, prefix: str = 
         below, given = schema._get_node(key), overlay._get_node(key)
         if isinstance(below, DictConfig):
             if not isinstance(given, DictConfig):
-                raise UserError(f"The key '{name}' is a section: set one of {', '.join(below)}.")
+                raise UserError(
+                    f"The key '{name}' is a section: set one of {', '.join(map(str, below))}."
+                )
             _refuse_unknown_keys(below, given, f"{name}.")
 
 

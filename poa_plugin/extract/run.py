@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.config import Config, load_config
-from poa_plugin.elastic.subnet import Subnet
+from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extract.network import write_network
 from poa_plugin.ssl import MultiHead, build_backbone, head_options
@@ -34,6 +35,12 @@ class Run:
         """The steps that the newest checkpoint has been trained for."""
         return int(self.checkpoint.name)
 
+    @property
+    def space(self) -> SearchSpace:
+        """The sub-networks of the run's backbone."""
+        with torch.device("meta"):
+            return build_backbone(self.config).space
+
     def backbone(self, branch: str = "teacher") -> ElasticBackbone:
         """Return the elastic backbone of a branch with its trained weights, in evaluation mode.
 
@@ -50,8 +57,10 @@ class Run:
 
     def heads(self, branch: str = "teacher") -> MultiHead:
         """Return a branch's projection heads with their trained weights."""
-        space = build_backbone(self.config)
-        heads = MultiHead(space.feature_width(space.space.intact), **head_options(self.config))
+        with torch.device("meta"):
+            backbone = build_backbone(self.config)
+        width = backbone.feature_width(backbone.space.intact)
+        heads = MultiHead(width, **head_options(self.config))
         load_weights(heads, self._tensors(f"{branch}.dino_head."), self.checkpoint)
         return heads.eval()
 

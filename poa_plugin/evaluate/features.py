@@ -1,0 +1,67 @@
+"""Frozen features of many networks in one pass over the images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+import torchvision.transforms.v2.functional as TF
+from torch import Tensor
+from torchvision.transforms import InterpolationMode
+
+from poa_plugin.config import EvaluationConfig
+from poa_plugin.data import Dataset, normalise
+
+Network = Callable[[Tensor], Mapping[str, Any]]
+
+
+def evaluation_images(dataset: Dataset, evaluation: EvaluationConfig) -> Iterator[Tensor]:
+    """Yield (B, 3, c, c) batches: shorter side resized (bicubic), centre crop, ImageNet statistics."""
+    for start in range(0, len(dataset), evaluation.batch_size):
+        stop = min(start + evaluation.batch_size, len(dataset))
+        yield torch.stack(
+            [evaluation_image(dataset.image(index), evaluation) for index in range(start, stop)]
+        )
+
+
+def evaluation_image(image: Tensor, evaluation: EvaluationConfig) -> Tensor:
+    """Turn (1 or 3, H, W) uint8 into the (3, c, c) float32 that networks are evaluated on."""
+    size = [evaluation.resize_size]
+    x = TF.resize(image, size, InterpolationMode.BICUBIC, antialias=True)
+    return normalise(TF.center_crop(x, [evaluation.crop_size, evaluation.crop_size]))
+
+
+@torch.inference_mode()
+def extract_features(
+    networks: Mapping[str, Network],
+    dataset: Dataset,
+    evaluation: EvaluationConfig,
+    device: torch.device | str = "cpu",
+) -> dict[str, Tensor]:
+    """Return the class-token features of every network for every image.
+
+    Args:
+        networks: called with (B, 3, c, c) images, on `device`.
+        dataset: N images.
+        evaluation: image sizes and batch size.
+        device: where the networks are.
+
+    Returns:
+        (N, D) float32 on the CPU for each network.
+    """
+    features: dict[str, list[Tensor]] = {name: [] for name in networks}
+    for images in evaluation_images(dataset, evaluation):
+        images = images.to(device)
+        for name, network in networks.items():
+            features[name].append(network(images)["x_norm_clstoken"].float().cpu())
+    return {name: torch.cat(parts) for name, parts in features.items()}
+
+
+def raw_pixels(dataset: Dataset, size: int = 32) -> Tensor:
+    """Return the images themselves as (N, C * size * size) float32 features."""
+    rows = [
+        TF.resize(dataset.image(index), [size, size], antialias=True).flatten()
+        for index in range(len(dataset))
+    ]
+    return torch.stack(rows).float() / 255

@@ -1,0 +1,139 @@
+"""Plots of a run, as PNG files."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from poa_plugin.evaluate.results import KnnRow
+
+DPI = 120
+MUTED = "#777777"
+
+
+def plot_losses(lines: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw the loss and its terms over steps: faint as measured, strong smoothed."""
+    steps = np.array([line["step"] + 1 for line in lines])
+    figure, (left, right) = _figure(2)
+    _curve(left, steps, np.array([line["loss"] for line in lines]), "total", "black")
+    left.set_title("Loss")
+    terms: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
+    for i, line in enumerate(lines):
+        for name, value in line["terms"].items():
+            terms[name.removesuffix("_global").removesuffix("_local")][i] += value
+    colours = colormaps["viridis"](np.linspace(0, 0.9, max(len(terms), 1)))
+    for colour, (name, values) in zip(colours, terms.items(), strict=True):
+        found = np.array(list(values.items()))
+        _curve(right, steps[found[:, 0].astype(int)], found[:, 1], name.replace("_", " "), colour)
+    right.set_title("Its summands")
+    for axes in (left, right):
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+    right.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _save(figure, file)
+
+
+def plot_accuracy(rows: Sequence[KnnRow], file: Path) -> None:
+    """Draw k-NN accuracy against parameters (the paper's Figure 1), a line for each width."""
+    k = best_k(rows)
+    shown = [row for row in rows if row.k == k]
+    figure, [axes] = _figure(1)
+    widths = sorted({row.width for row in shown if row.kind == "trained"})
+    colours = dict(
+        zip(widths, colormaps["viridis"](np.linspace(0, 0.92, max(len(widths), 1))), strict=True)
+    )
+    for width in widths:
+        for kind, style in (("trained", "o-"), ("untrained", "o:")):
+            own = sorted(
+                (row.params / 1e6, row.top1)
+                for row in shown
+                if row.kind == kind and row.width == width
+            )
+            if own:
+                axes.plot(
+                    *np.array(own).T,
+                    style,
+                    color=colours[width],
+                    label=f"width {width}" if kind == "trained" else None,
+                    markerfacecolor=colours[width] if kind == "trained" else "white",
+                    alpha=1.0 if kind == "trained" else 0.6,
+                    markersize=5,
+                    linewidth=1.2,
+                )
+    if any(row.kind == "untrained" for row in shown):
+        axes.plot([], [], "o:", color=MUTED, markerfacecolor="white", label="before training")
+    for row in shown:
+        if row.kind == "reference":
+            label = f"{row.network}, its intact network"
+            axes.plot(row.params / 1e6, row.top1, "*", color="#d55e00", markersize=14, label=label)
+        if row.kind == "pixels":
+            axes.axhline(row.top1, linestyle="--", color=MUTED, linewidth=1, label="raw pixels")
+    axes.set_xlabel("parameters (millions)")
+    axes.set_ylabel(f"k-NN top-1 (%), k = {k}")
+    axes.set_title("Every network of one pre-training run")
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    _save(figure, file)
+
+
+def plot_sampling(lines: Sequence[dict[str, Any]], file: Path) -> None:
+    """Draw how often each sub-network was the elastic student: a width x depth map, or bars."""
+    counts = Counter(name for line in lines for name in line["subnets"])
+    figure, [axes] = _figure(1)
+    parsed = {name: name.removeprefix("w").split("_d") for name in counts}
+    if all(depth.isdigit() for _, depth in parsed.values()):
+        _sampling_map(axes, figure, {(int(w), int(d)): counts[n] for n, (w, d) in parsed.items()})
+    else:
+        names = sorted(counts, key=lambda name: -counts[name])
+        axes.bar(range(len(names)), [counts[name] for name in names], color="#3b528b")
+        axes.set_xlabel("sub-networks, most often drawn first")
+        axes.set_ylabel("times drawn")
+    axes.set_title("How often each network was the elastic student")
+    _save(figure, file)
+
+
+def best_k(rows: Sequence[KnnRow]) -> int:
+    """Return the k to show: 20, or the nearest that was evaluated."""
+    return min({row.k for row in rows}, key=lambda k: abs(k - 20))
+
+
+def _sampling_map(axes: Axes, figure: Figure, counts: dict[tuple[int, int], int]) -> None:
+    widths, depths = (sorted({key[i] for key in counts}) for i in (0, 1))
+    table = np.array([[counts.get((w, d), 0) for w in widths] for d in depths])
+    image = axes.imshow(table, origin="lower", aspect="auto", cmap="viridis", vmin=0)
+    axes.set_xticks(range(len(widths)), [str(w) for w in widths])
+    axes.set_yticks(range(len(depths)), [str(d) for d in depths])
+    axes.set_xlabel("width")
+    axes.set_ylabel("depth")
+    figure.colorbar(image, ax=axes, label="times drawn")
+    for (row, column), value in np.ndenumerate(table):
+        colour = "white" if value < 0.6 * table.max() else "black"
+        axes.text(column, row, str(value), ha="center", va="center", color=colour, fontsize=8)
+
+
+def _curve(axes: Axes, x: Any, y: Any, label: str, colour: Any) -> None:
+    axes.plot(x, y, color=colour, alpha=0.25, linewidth=1)
+    window = max(1, len(y) // 25)
+    padded = np.concatenate([np.repeat(y[:1], window), y, np.repeat(y[-1:], window)])
+    smooth = np.convolve(padded, np.ones(2 * window + 1) / (2 * window + 1), mode="valid")
+    axes.plot(x, smooth, color=colour, linewidth=1.8, label=label)
+
+
+def _figure(columns: int) -> tuple[Figure, list[Axes]]:
+    figure = Figure(figsize=(9.5 if columns > 1 else 7.5, 4.2), dpi=DPI, layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for one in axes:
+        one.spines[["top", "right"]].set_visible(False)
+        one.grid(axis="y", color="#e5e5e5", linewidth=0.8)
+        one.set_axisbelow(True)
+    return figure, list(axes)
+
+
+def _save(figure: Figure, file: Path) -> None:
+    figure.savefig(file, facecolor="white")

@@ -1,0 +1,115 @@
+"""Rows of an evaluation: written, read, and shown as a table."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from poa_plugin.elastic.subnet import SearchSpace
+from poa_plugin.errors import UserError
+
+KINDS = ("trained", "untrained", "reference", "pixels")
+
+
+@dataclass(frozen=True)
+class KnnRow:
+    """Accuracy of one network at one k.
+
+    `kind` is one of KINDS: the run's network, the same before training, another run's intact
+    network, or raw pixels. `top1` is in percent, `flops` are multiply-adds of one image.
+    """
+
+    network: str
+    kind: str
+    k: int
+    top1: float
+    width: int = 0
+    depth: int = 0
+    params: int = 0
+    flops: int = 0
+    branch: str = ""
+    step: int = 0
+
+
+def merge_rows(old: Sequence[KnnRow], new: Sequence[KnnRow]) -> list[KnnRow]:
+    """Return old rows with new ones in the place of those of the same network, kind and k."""
+    rows = {(row.network, row.kind, row.k): row for row in [*old, *new]}
+    return sorted(rows.values(), key=lambda r: (KINDS.index(r.kind), r.width, r.depth, r.k))
+
+
+def write_rows(folder: Path, rows: Sequence[KnnRow]) -> None:
+    """Write `knn.json` and `knn.csv` into a folder, each whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    records = [asdict(row) for row in rows]
+    _replace(folder / "knn.json", json.dumps(records, indent=1) + "\n")
+    partial = folder / "knn.csv.partial"
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(KnnRow.__dataclass_fields__))
+        writer.writeheader()
+        writer.writerows(records)
+    partial.replace(folder / "knn.csv")
+
+
+def read_rows(folder: Path) -> list[KnnRow]:
+    """Read the rows of a folder; none if nothing was written yet.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = folder / "knn.json"
+    if not file.is_file():
+        return []
+    try:
+        return [KnnRow(**record) for record in json.loads(file.read_text(encoding="utf-8"))]
+    except (ValueError, TypeError) as error:
+        raise UserError(f"The results in '{file}' cannot be read: {error}.") from error
+
+
+def results_table(rows: Sequence[KnnRow]) -> str:
+    """Return a text table: one line for each network and k, trained beside untrained."""
+    before = {(row.network, row.k): row.top1 for row in rows if row.kind == "untrained"}
+    lines = [
+        f"{'network':<22} {'params':>8} {'FLOPs':>8} {'k':>4} {'top-1':>6} {'untrained':>9} {'gain':>6}"
+    ]
+    for row in rows:
+        if row.kind == "untrained":
+            continue
+        name = row.network if row.kind == "trained" else f"{row.kind}: {row.network}"
+        start = before.get((row.network, row.k)) if row.kind == "trained" else None
+        compared = f"{start:9.1f} {row.top1 - start:+6.1f}" if start is not None else ""
+        size = f"{short(row.params):>8} {short(row.flops):>8}"
+        lines.append(f"{name:<22} {size} {row.k:>4} {row.top1:6.1f} {compared}".rstrip())
+    return "\n".join(lines)
+
+
+def network_table(space: SearchSpace, image_size: int | None = None) -> str:
+    """Return a text table of a space: name, width, depth, parameters, FLOPs, further names."""
+    size = image_size or space.image_size
+    lines = [f"{'name':<14} {'width':>5} {'depth':>5} {'params':>8} {'FLOPs':>8}  also called"]
+    for subnet in space:
+        cost = space.cost(subnet, size)
+        aliases = ", ".join(space.aliases_of(subnet))
+        line = (
+            f"{subnet.name:<14} {subnet.width:>5} {subnet.total_depth:>5} "
+            f"{short(cost.params):>8} {short(cost.flops):>8}  {aliases}"
+        )
+        lines.append(line.rstrip())
+    lines.append(f"{len(space)} networks; FLOPs are multiply-adds of one {size} x {size} image")
+    return "\n".join(lines)
+
+
+def short(number: int) -> str:
+    """Return a count with three digits and a letter, such as 21.7M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return str(number) if number else "-"
+
+
+def _replace(path: Path, text: str) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)

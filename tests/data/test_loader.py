@@ -1,0 +1,111 @@
+"""Batches: order, independence of workers and of where a run starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from poa_plugin.config import Config
+from poa_plugin.data import ShardBatch, train_batches
+from poa_plugin.data.loader import Batches
+from poa_plugin.errors import UserError
+
+Make = Callable[..., Config]
+GRID = (6, 6)
+
+
+class Noise:
+    """Images that are their own index, as noise."""
+
+    labels = None
+    classes: list[str] = []  # noqa: RUF012
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def image(self, index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(index)
+        return torch.randint(0, 256, (3, 60, 60), generator=generator, dtype=torch.uint8)
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+
+def same(first: list[ShardBatch], second: list[ShardBatch]) -> bool:
+    def equal(a: Any, b: Any) -> bool:
+        return bool(torch.equal(a, b)) if isinstance(a, Tensor) else a == b
+
+    return all(equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in a)
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
+@pytest.mark.parametrize("workers", [1, 3])
+def test_batches_do_not_depend_on_workers(small_config: Make, workers: int) -> None:
+    batches = []
+    for number in (0, workers):
+        config = small_config("train.shards=2", f"data.num_workers={number}")
+        batches.append(list(train_batches(config, Noise(20), GRID, 1, 4)))
+    assert len(batches[0]) == 3
+    for first, second in zip(*batches, strict=True):
+        assert same(first, second)
+
+
+def test_a_run_can_start_at_any_step(small_config: Make) -> None:
+    config = small_config("train.shards=2")
+    whole = list(train_batches(config, Noise(20), GRID, 0, 5))
+    late = list(train_batches(config, Noise(20), GRID, 3, 5))
+    for first, second in zip(whole[3:], late, strict=True):
+        assert same(first, second)
+
+
+def test_shapes(small_config: Make) -> None:
+    [[batch]] = train_batches(small_config(), Noise(5), GRID, 0, 1)
+    assert batch["collated_global_crops"].shape == (6, 3, 48, 48)
+    assert batch["collated_local_crops"].shape == (6, 3, 32, 32)
+    assert batch["collated_masks"].shape == (6, 36)
+    assert batch["collated_masks"].dtype == torch.bool
+    assert batch["collated_masks"].any(1).sum() == 3
+    assert len(batch["image_ids"]) == 3
+
+
+def test_no_local_crops(small_config: Make) -> None:
+    [[batch]] = train_batches(small_config("crops.local_crops_number=0"), Noise(5), GRID, 0, 1)
+    assert len(batch["collated_local_crops"]) == 0
+
+
+@pytest.mark.parametrize("shards", [1, 2, 4])
+def test_every_image_once_in_an_epoch_of_the_data(small_config: Make, shards: int) -> None:
+    """24 images, 3 to a shard: 24 / (3 * shards) steps see each once, whatever the shards."""
+    config = small_config(f"train.shards={shards}")
+    batches = Batches(config, Noise(24), GRID)
+    steps = 24 // (3 * shards)
+    for epoch in range(2):
+        seen = Counter(
+            image
+            for step in range(epoch * steps, (epoch + 1) * steps)
+            for shard in range(shards)
+            for image in batches.image_ids(step, shard)
+        )
+        assert seen == dict.fromkeys(range(24), 1)
+
+
+def test_seeds_and_shards_draw_differently(small_config: Make) -> None:
+    first = Batches(small_config(), Noise(24), GRID)
+    other = Batches(small_config("train.seed=1"), Noise(24), GRID)
+    assert first.image_ids(0, 0) != other.image_ids(0, 0)
+    one_image = Batches(small_config("train.shards=2"), Noise(3), GRID)
+    crops = [one_image[number]["collated_global_crops"] for number in range(4)]
+    assert not any(torch.equal(crops[0], other) for other in crops[1:])
+
+
+def test_too_few_images(small_config: Make) -> None:
+    with pytest.raises(UserError, match="has 2 images, fewer than"):
+        next(train_batches(small_config(), Noise(2), GRID, 0, 1))

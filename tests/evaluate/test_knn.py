@@ -1,0 +1,150 @@
+"""k nearest neighbours against a plain loop, features, and results."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from torch import Tensor
+
+from poa_plugin.config import EvaluationConfig
+from poa_plugin.errors import UserError
+from poa_plugin.evaluate import KnnRow, extract_features, knn_accuracy, raw_pixels, results_table
+from poa_plugin.evaluate.features import evaluation_images
+from poa_plugin.evaluate.results import merge_rows, read_rows, short, write_rows
+
+
+def plain_knn(
+    train: Tensor, labels: list[int], test: Tensor, truth: list[int], ks: list[int], temp: float
+) -> dict[int, float]:
+    """The protocol, one test sample and one vote at a time."""
+    right = dict.fromkeys(ks, 0)
+    for query, wanted in zip(test.double(), truth, strict=True):
+        scores = [float(query @ x / (query.norm() * x.norm())) for x in train.double()]
+        nearest = sorted(range(len(train)), key=lambda i: -scores[i])[: max(ks)]
+        total = sum(math.exp(scores[i] / temp) for i in nearest)
+        for k in ks:
+            votes: dict[int, float] = defaultdict(float)
+            for i in nearest[:k]:
+                votes[labels[i]] += math.exp(scores[i] / temp) / total
+            right[k] += max(votes, key=lambda label: votes[label]) == wanted
+    return {k: 100 * n / len(truth) for k, n in right.items()}
+
+
+def test_against_a_plain_loop() -> None:
+    torch.manual_seed(0)
+    train, test = torch.randn(60, 5), torch.randn(40, 5)
+    labels, truth = (torch.randint(0, 4, (n,)).tolist() for n in (60, 40))
+    wanted = plain_knn(train, labels, test, truth, [1, 5, 20], 0.07)
+    for chunk in (1, 7, 1000):
+        found = knn_accuracy(train, labels, test, truth, [1, 5, 20], 0.07, chunk)
+        assert found == pytest.approx(wanted)
+
+
+def test_clusters_are_found_and_shuffled_labels_are_at_chance() -> None:
+    torch.manual_seed(0)
+    centres = torch.randn(4, 8) * 5
+    labels = torch.arange(400) % 4
+    points = centres[labels] + torch.randn(400, 8)
+    halves = (points[:200], labels[:200].tolist(), points[200:], labels[200:].tolist())
+    assert knn_accuracy(*halves, ks=[10])[10] == 100
+    shuffled = labels[torch.randperm(400)]
+    found = knn_accuracy(
+        points[:200], shuffled[:200].tolist(), points[200:], shuffled[200:].tolist(), ks=[10]
+    )
+    assert found[10] == pytest.approx(25, abs=10)
+
+
+def test_length_does_not_matter_to_cosines() -> None:
+    train, test = torch.tensor([[1.0, 0.0], [0.0, 9.0]]), torch.tensor([[50.0, 1.0], [0.1, 0.2]])
+    assert knn_accuracy(train, [0, 1], test, [0, 1], ks=[1]) == {1: 100.0}
+
+
+def test_what_is_wrong_is_said() -> None:
+    x, y = torch.randn(5, 2), [0] * 5
+    with pytest.raises(UserError, match="between 1 and the 5 training samples"):
+        knn_accuracy(x, y, x, y, ks=[6])
+    with pytest.raises(UserError, match="between 1 and"):
+        knn_accuracy(x, y, x, y, ks=[0])
+    with pytest.raises(UserError, match="not finite"):
+        knn_accuracy(x, y, x * float("nan"), y, ks=[1])
+
+
+class Pictures:
+    labels, classes = [0] * 5, ["a"]
+
+    def __len__(self) -> int:
+        return 5
+
+    def image(self, index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(index)
+        channels = 1 + 2 * (index % 2)
+        return torch.randint(
+            0, 256, (channels, 20 + index, 30), generator=generator, dtype=torch.uint8
+        )
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+
+def test_many_networks_in_one_pass() -> None:
+    evaluation = OmegaConf.structured(EvaluationConfig(resize_size=16, crop_size=12, batch_size=2))
+    assert [len(x) for x in evaluation_images(Pictures(), evaluation)] == [2, 2, 1]
+    assert {x.shape[1:] for x in evaluation_images(Pictures(), evaluation)} == {(3, 12, 12)}
+    networks = {
+        "mean": lambda x: {"x_norm_clstoken": x.mean((2, 3))},
+        "corner": lambda x: {"x_norm_clstoken": x[:, :, 0, 0].half()},
+    }
+    both = extract_features(networks, Pictures(), evaluation)
+    assert {key: (x.shape, x.dtype) for key, x in both.items()} == dict.fromkeys(
+        ("mean", "corner"), ((5, 3), torch.float32)
+    )
+    for name, network in networks.items():
+        alone = extract_features({name: network}, Pictures(), evaluation)[name]
+        assert torch.equal(both[name], alone)
+
+
+def test_raw_pixels() -> None:
+    class Grey(Pictures):
+        def image(self, index: int) -> Tensor:
+            return super().image(index)[:1]
+
+    assert raw_pixels(Grey(), 8).shape == (5, 64)
+
+
+def row(network: str, kind: str = "trained", top1: float = 50.0, k: int = 20) -> KnnRow:
+    return KnnRow(network, kind, k, top1, width=48, depth=2, params=1_230_000, flops=45_600_000)
+
+
+def test_rows_are_merged_written_and_read(tmp_path: Path) -> None:
+    assert read_rows(tmp_path) == []
+    old = [row("w48_d2"), row("w48_d2", k=10), row("raw", "pixels")]
+    merged = merge_rows(old, [row("w48_d2", top1=60.0), row("w48_d2", "untrained", 40.0)])
+    write_rows(tmp_path, merged)
+    assert read_rows(tmp_path) == merged
+    found = {(r.network, r.kind, r.k): r.top1 for r in merged}
+    assert found["w48_d2", "trained", 20] == 60.0
+    assert len(merged) == 4
+    assert (tmp_path / "knn.csv").read_text().count("\n") == 5
+    assert not list(tmp_path.glob("*.partial"))
+    (tmp_path / "knn.json").write_text("[{]")
+    with pytest.raises(UserError, match="cannot be read"):
+        read_rows(tmp_path)
+
+
+def test_the_table_sets_trained_beside_untrained() -> None:
+    table = results_table([row("w48_d2", top1=60.0), row("w48_d2", "untrained", 40.0)])
+    [head, line] = table.splitlines()
+    assert head.split()[:3] == ["network", "params", "FLOPs"]
+    assert line.split() == ["w48_d2", "1.23M", "45.6M", "20", "60.0", "40.0", "+20.0"]
+
+
+@pytest.mark.parametrize(
+    ("number", "wanted"), [(21_674_880, "21.7M"), (4_607_954_304, "4.61G"), (512, "512"), (0, "-")]
+)
+def test_short_numbers(number: int, wanted: str) -> None:
+    assert short(number) == wanted
