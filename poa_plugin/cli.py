@@ -99,9 +99,8 @@ def _train(arguments: argparse.Namespace) -> int:
     from poa_plugin.config import load_config
     from poa_plugin.train.loop import train
 
-    config = load_config(arguments.config, arguments.words)
-    train(config)
-    return 0
+    outcome = train(load_config(arguments.config, arguments.words))
+    return 0 if outcome.signal is None else 128 + outcome.signal
 
 
 def _networks(arguments: argparse.Namespace) -> None:

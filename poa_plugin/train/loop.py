@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -25,15 +25,21 @@ from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradien
 from poa_plugin.train.schedules import Schedules
 
 
-def train(config: Config) -> bool:
+class Outcome(NamedTuple):
+    """How training ended: at its last step, or before it, by a signal or by `train.max_minutes`."""
+
+    finished: bool
+    signal: int | None = None
+
+
+def train(config: Config) -> Outcome:
     """Pre-train, from the newest checkpoint of `config.output_dir` if there is one.
 
     Writes the resolved configuration, `metrics.jsonl`, TensorBoard events and `ckpt/<step>/` into
     the output folder.
 
     Returns:
-        Whether the run came to its end; False if a signal or `train.max_minutes` ended it, after a
-        checkpoint was written.
+        How the run ended; a checkpoint has been written in every case.
 
     Raises:
         UserError: the configuration, the data or the checkpoint cannot be used, or the loss is not
@@ -52,7 +58,7 @@ def train(config: Config) -> bool:
     total, epoch = schedules.total_steps, config.train.OFFICIAL_EPOCH_LENGTH
     if start >= total:
         print(f"'{run}' is already trained to its last step, {total}.")
-        return True
+        return Outcome(finished=True)
     images = config.train.shards * config.train.batch_size_per_shard
     metrics = Metrics(run, config.train.log_period, start, total, epoch, images)
     grid = model.mask_grid
@@ -83,7 +89,7 @@ def train(config: Config) -> bool:
             metrics.close()
     if step + 1 < total:
         print(f"Stopped after step {step + 1} of {total}; the same command goes on from there.")
-    return step + 1 == total
+    return Outcome(step + 1 == total, stop.signal)
 
 
 def build_model(config: Config) -> POA:
@@ -120,13 +126,18 @@ def refuse_non_finite(terms: dict[str, Tensor], step: int) -> None:
 class StopRequest:
     """Whether a signal has asked the run to end."""
 
-    requested = False
+    signal: int | None = None
+
+    @property
+    def requested(self) -> bool:
+        """Whether one has."""
+        return self.signal is not None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Note a first signal; a second Ctrl-C interrupts at once."""
         if self.requested and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.requested = True
+        self.signal = number
         print(f"\n{signal.Signals(number).name}: saving after this step ...", flush=True)
 
 

@@ -1,0 +1,227 @@
+"""The command line: what it prints, and one sentence with exit status 2 for every mistake."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import timm
+from PIL import Image
+
+import poa_plugin as poa
+from poa_plugin.cli import main
+from poa_plugin.config import Config, save_config
+from poa_plugin.evaluate.results import read_rows
+from poa_plugin.train.loop import train
+
+ROOT = Path(__file__).resolve().parents[1]
+VIT, DEMO = (str(ROOT / "configs/ssl" / name) for name in ("vit.yaml", "demo_vit.yaml"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run on two kinds of pictures, with pictures to test on."""
+    root = tmp_path_factory.mktemp("cli")
+    for split, size in (("train", 8), ("val", 4)):
+        for kind in range(2):
+            folder = root / "images" / split / f"kind{kind}"
+            folder.mkdir(parents=True)
+            for i in range(size):
+                Image.effect_noise((50, 50), 5 + 60 * kind + i).save(folder / f"{i}.png")
+    words = [
+        "data.dataset=image_folder",
+        f"data.path={root / 'images'}",
+        f"output_dir={root / 'run'}",
+        "train.batch_size_per_shard=4",
+        "train.OFFICIAL_EPOCH_LENGTH=2",
+        "train.threads=1",
+        "optim.epochs=2",
+        "optim.warmup_epochs=1",
+    ]
+    assert main(["train", DEMO, *words]) == 0
+    return root / "run"
+
+
+def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
+    """Run a command that is wrong; return its one sentence."""
+    capsys.readouterr()
+    assert main(list(argv)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("poa: ")
+    assert captured.err.count("\n") == 1
+    assert captured.err.endswith(".\n")
+    return captured.err
+
+
+def test_networks(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["networks", DEMO]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0].split()[:5] == ["name", "width", "depth", "params", "FLOPs"]
+    assert printed[1].split() == ["w32_d1", "32", "1", "16.5k", "1.2M", "smallest"]
+    assert printed[20].split()[-1] == "intact"
+    assert "20 networks" in printed[-1]
+    assert main(["networks", DEMO, "--image-size", "16"]) == 0
+    assert "16 x 16" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("branch", ["teacher", "student"])
+def test_extract_one(run: Path, tmp_path: Path, branch: str) -> None:
+    argv = ["extract", str(run), "--network", "w48_d2", "--branch", branch, "--to", str(tmp_path)]
+    assert main(argv) == 0
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["poa"]["branch"] == branch
+    assert config["poa"]["step"] == 4
+    assert poa.load(tmp_path).shape.width == 48
+    stock = timm.create_model(f"local-dir:{tmp_path}", pretrained=True)
+    assert stock.num_features == 48
+    assert not (tmp_path / "heads.safetensors").exists()
+
+
+def test_extract_all_with_heads(run: Path, tmp_path: Path) -> None:
+    import torch
+
+    from poa_plugin.extract import load_heads, open_run
+
+    argv = ["extract", str(run), "--network", "all", "--with-heads", "--to", str(tmp_path)]
+    assert main(argv) == 0
+    assert len(list(tmp_path.glob("w*_d*/model.safetensors"))) == 20
+    images = torch.randn(2, 3, 32, 32)
+    opened = open_run(run)
+    backbone, whole = opened.backbone(), opened.heads()
+    subnet = opened.space["w48_d3"]
+    heads, mask_token = load_heads(tmp_path / "w48_d3")
+    assert mask_token.shape == (1, 48)
+    cls = poa.load(tmp_path / "w48_d3")(images)["x_norm_clstoken"]
+    [found] = heads([cls])
+    [wanted] = whole([backbone(images, subnet)["x_norm_clstoken"]])
+    for a, b in zip(found, wanted, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
+
+
+def test_knn_and_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["eval", "knn", str(run), "--network", "smallest", "w96_d4", "--k", "3", "5"]
+    assert main([*argv, "--untrained", "--pixels", "--reference", str(run), "--threads", "1"]) == 0
+    assert "w96_d4" in capsys.readouterr().out
+    rows = read_rows(run / "eval")
+    kinds = {(row.network, row.kind, row.k) for row in rows}
+    assert ("w32_d1", "trained", 3) in kinds
+    assert ("w96_d4", "untrained", 5) in kinds
+    assert ("run", "reference", 5) in kinds
+    assert ("raw", "pixels", 3) in kinds
+    assert all(0 <= row.top1 <= 100 for row in rows)
+    assert main(["report", str(run)]) == 0
+    page = Path(capsys.readouterr().out.strip())
+    assert page == run / "report/index.html"
+    assert "w96_d4" in page.read_text()
+
+
+def test_unknown_configuration_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    said = fails(capsys, "train", DEMO, "optim.base_rl=1")
+    assert "Unknown configuration key 'optim.base_rl': did you mean 'optim.base_lr'?" in said
+    said = fails(capsys, "train", DEMO, "student.vit.max_widht=96")
+    assert "did you mean 'student.vit.max_width'?" in said
+    (tmp_path / "c.yaml").write_text("student: {arch: vit}\nteacherr: {}\n")
+    assert "did you mean 'teacher'?" in fails(capsys, "networks", str(tmp_path / "c.yaml"))
+
+
+def test_unknown_names(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
+    said = fails(capsys, "extract", str(run), "--network", "w48_d9", "--to", str(tmp_path / "x"))
+    assert "Unknown network 'w48_d9': did you mean 'w48_d" in said
+    assert not (tmp_path / "x").exists()
+    assert "Unknown network 'tiny'" in fails(capsys, "eval", "knn", str(run), "--network", "tiny")
+    assert "did you mean 'vit'?" in fails(capsys, "train", DEMO, "student.arch=vitt")
+    assert "Unknown data set 'elvp': did you mean 'elpv'?" in fails(
+        capsys, "train", DEMO, "data.dataset=elvp"
+    )
+
+
+def test_a_folder_without_images(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    words = [f"data.path={tmp_path}", f"output_dir={tmp_path / 'run'}"]
+    said = fails(capsys, "train", VIT, "train.precision=fp32", *words)
+    assert f"There are no images in the folder '{tmp_path}'" in said
+    assert "There is no folder" in fails(capsys, "train", VIT, "data.path=/no/where", *words[1:])
+    assert "Say where the images are" in fails(capsys, "train", VIT)
+    assert not (tmp_path / "run").exists()
+
+
+def test_widths_that_the_head_dimension_does_not_divide(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    said = fails(capsys, "networks", DEMO, "student.vit.min_width=40", "student.vit.width_step=8")
+    assert "The head dimension 16 does not divide the width 40: the nearest widths are" in said
+
+
+def test_a_checkpoint_of_another_architecture(
+    capsys: pytest.CaptureFixture[str], run: Path
+) -> None:
+    config = poa.load_config(run / "config.yaml", ["student.vit.max_depth=5", "optim.epochs=3"])
+    saved = (run / "config.yaml").read_text()
+    said = fails(capsys, "train", str(run / "config.yaml"), "student.vit.max_depth=5")
+    assert "are of another architecture" in said
+    save_config(config, run / "config.yaml")
+    try:
+        said = fails(capsys, "eval", "knn", str(run), "--k", "3")
+        assert "are of another architecture" in said
+        assert "keys are missing, such as 'blocks.4." in said
+    finally:
+        (run / "config.yaml").write_text(saved)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["train.seed=one"], "train.seed"),
+        (["train.seed"], "not of the form key=value"),
+        (["train=3"], "The key 'train' is a section: set one of seed"),
+        (["loss.normalisation=papper"], "did you mean 'paper'?"),
+        (["train.shards=0"], "must be positive"),
+        (["crops.global_crops_scale=[0.9,0.2]"], "low <= high"),
+        (["dino.head_n_prototypes=[]"], "at least one"),
+        (["imports=[no_such_package_at_all]"], "cannot be imported"),
+        (["train.device=cuda", "student.vit.patch_size=5"], "do not divide into patches of 5"),
+    ],
+)
+def test_wrong_values(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+    assert said in fails(capsys, "train", DEMO, *words)
+
+
+def test_wrong_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert "no configuration file" in fails(capsys, "train", str(tmp_path / "none.yaml"))
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    assert "not valid YAML" in fails(capsys, "train", str(tmp_path / "bad.yaml"))
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    assert "sections" in fails(capsys, "train", str(tmp_path / "list.yaml"))
+    (tmp_path / "empty.yaml").write_text("")
+    assert "student.arch" in fails(capsys, "train", str(tmp_path / "empty.yaml"))
+    assert "not the output folder of a run" in fails(capsys, "report", str(tmp_path))
+    argv = ["extract", str(tmp_path), "--network", "all", "--to", str(tmp_path / "x")]
+    assert "not the output folder of a run" in fails(capsys, *argv)
+    (tmp_path / "config.yaml").write_text("student: {arch: vit}\n")
+    assert "no checkpoint yet" in fails(capsys, *argv)
+
+
+def test_k_that_is_too_large(capsys: pytest.CaptureFixture[str], run: Path) -> None:
+    said = fails(capsys, "eval", "knn", str(run), "--network", "smallest", "--k", "500")
+    assert "k must be between 1 and the 16 training samples" in said
+
+
+def test_a_users_package_registers_a_data_set(
+    small_config: Callable[..., Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_images.py").write_text(
+        "import torch\n"
+        "from poa_plugin.registry import DATASETS\n"
+        "@DATASETS.register_as('my_images')\n"
+        "class Mine:\n"
+        "    labels, classes = None, []\n"
+        "    def __init__(self, path, split, image_size): pass\n"
+        "    def __len__(self): return 6\n"
+        "    def image(self, index): return torch.full((3, 50, 50), index, dtype=torch.uint8)\n"
+        "    def name(self, index): return str(index)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    words = ("imports=[my_images]", "data.dataset=my_images", f"output_dir={tmp_path / 'run'}")
+    short = ("optim.epochs=1", "train.OFFICIAL_EPOCH_LENGTH=1", "optim.warmup_epochs=0")
+    assert train(small_config(*words, *short)).finished
