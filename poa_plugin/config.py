@@ -286,7 +286,7 @@ def _refuse_unknown_keys(schema: DictConfig, overlay: DictConfig, prefix: str = 
     for key in map(str, overlay):
         name = f"{prefix}{key}"
         if key not in schema.keys():  # noqa: SIM118 (a missing value is no member)
-            known = [f"{prefix}{candidate}" for candidate in schema.keys()]  # noqa: SIM118
+            known = [prefix + str(candidate) for candidate in schema.keys()]  # noqa: SIM118
             raise UserError(f"Unknown configuration key '{name}': {did_you_mean(name, known)}.")
         below, given = schema._get_node(key), overlay._get_node(key)
         if isinstance(below, DictConfig):

@@ -1,16 +1,14 @@
-"""The vision transformer, ordinary and elastic, from one definition.
+"""The vision transformer, from one definition: built of ordinary layers here, of elastic ones by `elastic_vit`.
 
-Parameter names are timm's and DINOv2's. The ordinary network is built from ordinary layers and has
-no elastic code path; the elastic one is the same blocks built from elastic layers, with a mask token
-and a walk that takes many streams.
+Parameter names are timm's and DINOv2's. Nothing in this file is elastic: widths are read off tensors,
+and which layers are used is the class attribute `layers`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,39 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poa_plugin.backbones.attention import attention
-from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
+from poa_plugin.backbones.base import Features
 from poa_plugin.backbones.stochastic_depth import add_residual, draw_drop_path
-from poa_plugin.elastic import slicing
-from poa_plugin.elastic.layers import ElasticLayers, Lockstep, PlainLayers
-from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
+from poa_plugin.elastic.layers import PlainLayers
 from poa_plugin.errors import UserError
-from poa_plugin.registry import BACKBONES
-
-SIZES = {"small": Subnet(384, 12), "base": Subnet(768, 12), "large": Subnet(1024, 24)}
-"""The members of the paper's space that have names of their own (ViT-S, ViT-B, ViT-L)."""
-
-
-@dataclass
-class ViTOptions:
-    """Section `student.vit` of the configuration: the paper's ViT-S .. ViT-L by default."""
-
-    min_width: int = 384
-    max_width: int = 1024
-    width_step: int = 64
-    min_depth: int = 12
-    max_depth: int = 24
-    depth_step: int = 1
-    head_dim: int = 64
-    patch_size: int = 16
-    in_chans: int = 3
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    proj_bias: bool = True
-    ffn_bias: bool = True
-    layerscale: float | None = 1.0e-05
-    drop_path_rate: float = 0.2
-    drop_path_uniform: bool = True
-    net_select_scale: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -145,10 +114,6 @@ class Block(nn.Module):
         return add_residual(x, lambda y: self.ls2(self.mlp(self.norm2(y))), keep_mlp)
 
 
-class LockstepBlock(Lockstep, Block):  # type: ignore[misc]
-    """A block that takes all streams of a step in one call."""
-
-
 class VisionTransformer(nn.Module):
     """An ordinary vision transformer (timm's parameter names, DINOv2's outputs).
 
@@ -203,12 +168,12 @@ class VisionTransformer(nn.Module):
         `reshape`, paired with (B, D) class tokens if `return_class_token`, through the final norm
         if `norm`.
         """
-        wanted, x, taken = _indices(n, len(self.blocks)), self.embed(images), {}
+        wanted, x, taken = block_indices(n, len(self.blocks)), self.embed(images), {}
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in wanted:
                 taken[i] = self.norm(x) if norm else x
-        return _intermediate(
+        return intermediate(
             [taken[i] for i in wanted], images, self.shape.patch_size, reshape, return_class_token
         )
 
@@ -228,205 +193,6 @@ class VisionTransformer(nn.Module):
     def _grid(self, images: Tensor) -> tuple[int, int]:
         height, width = (int(side) for side in images.shape[-2:])
         return height // self.shape.patch_size, width // self.shape.patch_size
-
-
-@BACKBONES.register_as("vit")
-class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
-    """An elastic vision transformer: width and depth of every call are those of its sub-network.
-
-    Args:
-        shape: the sizes of the intact network.
-        space: widths and depths of the members; the last of each is the intact network's.
-        net_select_scale: how much more often the smallest network is drawn, for each axis.
-        drop_path_rates: the stochastic-depth rate of each block, by its index in the intact network.
-    """
-
-    layers = ElasticLayers
-    block = LockstepBlock
-    Options = ViTOptions
-
-    def __init__(
-        self,
-        shape: ViTShape,
-        widths: Sequence[int],
-        depths: Sequence[int],
-        net_select_scale: float = 3.0,
-        drop_path_rates: Sequence[float] | None = None,
-    ) -> None:
-        _check_space(shape, widths, depths)
-        super().__init__(shape, drop_path_rates)
-        self.mask_token = nn.Parameter(torch.zeros(1, shape.width))
-        self.space = SearchSpace(
-            subnets=[Subnet(width, depth) for width in widths for depth in depths],
-            multiplicities=grid_multiplicities(len(widths), len(depths), net_select_scale),
-            aliases=SIZES,
-            plain=self.plain,
-            blocks=lambda subnet: [f"blocks.{i}" for i in self.active_blocks(subnet)],
-            image_size=shape.image_size,
-        )
-
-    @classmethod
-    def from_options(cls, options: ViTOptions, image_size: int) -> ElasticVisionTransformer:
-        """See `ElasticBackbone.from_options`."""
-        if image_size % options.patch_size:
-            raise UserError(
-                f"Crops of {image_size} pixels do not divide into patches of {options.patch_size}."
-            )
-        shape = ViTShape(
-            image_size=image_size,
-            patch_size=options.patch_size,
-            in_chans=options.in_chans,
-            width=options.max_width,
-            depth=options.max_depth,
-            head_dim=options.head_dim,
-            hidden=int(options.max_width * options.mlp_ratio),
-            qkv_bias=options.qkv_bias,
-            proj_bias=options.proj_bias,
-            ffn_bias=options.ffn_bias,
-            layerscale=options.layerscale,
-        )
-        rate, depth = options.drop_path_rate, options.max_depth
-        if options.drop_path_uniform:
-            rates = [rate] * depth
-        else:
-            rates = [rate * i / max(depth - 1, 1) for i in range(depth)]
-        return cls(
-            shape,
-            widths=_steps("width", options.min_width, options.max_width, options.width_step),
-            depths=_steps("depth", options.min_depth, options.max_depth, options.depth_step),
-            net_select_scale=options.net_select_scale,
-            drop_path_rates=rates,
-        )
-
-    forward = ElasticBackbone.forward
-
-    def walk(self, streams: Sequence[Stream]) -> list[Features]:
-        """See `ElasticBackbone.walk`."""
-        tokens = self._embed_streams(streams)
-        active = [set(self.active_blocks(stream.subnet)) for stream in streams]
-        keeps = [self.draw_drop_path(len(s.images), s.generator) for s in streams]
-        for i, block in enumerate(self.blocks):
-            on = [x if i in ids else None for x, ids in zip(tokens, active, strict=True)]
-            ran = block(on, [keep[i] for keep in keeps])
-            tokens = [x if y is None else y for x, y in zip(tokens, ran, strict=True)]
-        return [
-            outputs(x, self.norm(x), stream.masks)
-            for x, stream in zip(tokens, streams, strict=True)
-        ]
-
-    def get_intermediate_layers(  # type: ignore[override]
-        self,
-        images: Tensor,
-        n: int | Sequence[int] = 1,
-        subnet: Subnet | None = None,
-        reshape: bool = False,
-        return_class_token: bool = False,
-        norm: bool = True,
-    ) -> tuple[Any, ...]:
-        """Return a sub-network's tokens after blocks; indices count its own blocks.
-
-        See `VisionTransformer.get_intermediate_layers`.
-        """
-        subnet = subnet or self.space.intact
-        ids = self.active_blocks(subnet)
-        wanted, taken = _indices(n, len(ids)), {}
-        [x] = self._embed_streams([Stream(images, subnet)])
-        for i, block_id in enumerate(ids):
-            [x] = self.blocks[block_id]([x], [None])
-            if i in wanted:
-                taken[i] = self.norm(x) if norm else x
-        return _intermediate(
-            [taken[i] for i in wanted], images, self.shape.patch_size, reshape, return_class_token
-        )
-
-    def active_blocks(self, subnet: Subnet) -> list[int]:
-        """Return the indices of the blocks that a member keeps (POA eq. 4).
-
-        Raises:
-            UserError: the sub-network is not a member of the space.
-        """
-        check_member(self.space, subnet)
-        return select_blocks(self.shape.depth, subnet.depth)
-
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
-        """Return the class token and the positions at a share of the width; no mask token.
-
-        The mask token belongs to pre-training; see `extract`'s `with_heads`.
-        """
-        width = slicing.active_size(self.shape.width, share)
-        tensors = {"cls_token": self.cls_token, "pos_embed": self.pos_embed}
-        return {name: slicing.leading(tensor, width) for name, tensor in tensors.items()}
-
-    def sliced_mask_token(self, subnet: Subnet) -> Tensor:
-        """See `ElasticBackbone.sliced_mask_token`; (1, d)."""
-        return slicing.leading(self.mask_token, subnet.width).detach().clone()
-
-    def feature_width(self, subnet: Subnet) -> int:
-        """See `ElasticBackbone.feature_width`."""
-        return subnet.width
-
-    def mask_grid(self, image_size: int) -> tuple[int, int]:
-        """See `ElasticBackbone.mask_grid`."""
-        side = image_size // self.shape.patch_size
-        return side, side
-
-    @staticmethod
-    def build_plain(options: Mapping[str, Any]) -> VisionTransformer:
-        """See `ElasticBackbone.build_plain`."""
-        return VisionTransformer(ViTShape(**options))
-
-    def plain_options(self, subnet: Subnet) -> dict[str, Any]:
-        """See `ElasticBackbone.plain_options`."""
-        hidden = slicing.active_size(self.shape.hidden, self.space.share(subnet))
-        depth = len(self.active_blocks(subnet))
-        return {**asdict(self.shape), "width": subnet.width, "depth": depth, "hidden": hidden}
-
-    def plain_names(self, subnet: Subnet) -> dict[str, str]:
-        """See `ElasticBackbone.plain_names`."""
-        names = {name: name for name, _ in self.named_modules() if not name.startswith("blocks.")}
-        for new, old in enumerate(self.active_blocks(subnet)):
-            for name, _ in self.blocks[old].named_modules(prefix=f"blocks.{old}"):
-                names[name] = name.replace(f"blocks.{old}", f"blocks.{new}", 1)
-        return names
-
-    def timm_description(self, subnet: Subnet) -> dict[str, Any]:
-        """See `ElasticBackbone.timm_description`."""
-        return timm_description(ViTShape(**self.plain_options(subnet)))
-
-    def layer_id(self, parameter: str) -> int:
-        """See `ElasticBackbone.layer_id`."""
-        if parameter.startswith("blocks."):
-            return int(parameter.split(".")[1]) + 1
-        return self.num_layers if parameter.startswith("norm.") else 0
-
-    @property
-    def num_layers(self) -> int:
-        """See `ElasticBackbone.num_layers`."""
-        return self.shape.depth + 1
-
-    def _embed_streams(self, streams: Sequence[Stream]) -> list[Tensor]:
-        """Run the stem once for each distinct pair of images and masks, at the widest width asked."""
-        stems: dict[tuple[int, int], Tensor] = {}
-        widest: dict[tuple[int, int], int] = {}
-        keys = [(id(stream.images), id(stream.masks)) for stream in streams]
-        for key, stream in zip(keys, streams, strict=True):
-            widest[key] = max(widest.get(key, 0), stream.subnet.width)
-        for key, stream in zip(keys, streams, strict=True):
-            if key not in stems:
-                stems[key] = self._embed_at(stream.images, stream.masks, widest[key])
-        return [
-            slicing.leading(stems[key], stream.subnet.width)
-            for key, stream in zip(keys, streams, strict=True)
-        ]
-
-    def _embed_at(self, images: Tensor, masks: Tensor | None, width: int) -> Tensor:
-        patches = self.patch_embed(images, width)
-        if masks is not None:
-            mask_token = slicing.leading(self.mask_token, width).to(patches.dtype)
-            patches = torch.where(masks.unsqueeze(-1), mask_token, patches)
-        cls_token = slicing.leading(self.cls_token, width)
-        pos_embed = slicing.leading(self.pos_embed, width)
-        return add_cls_and_position(patches, cls_token, pos_embed, self._grid(images))
 
 
 def add_cls_and_position(
@@ -509,9 +275,10 @@ def _layer_scale(shape: ViTShape, layers: type[PlainLayers]) -> nn.Module:
     return layers.layer_scale(shape.width, shape.layerscale)
 
 
-def _intermediate(
+def intermediate(
     tokens: list[Tensor], images: Tensor, patch: int, reshape: bool, return_class_token: bool
 ) -> tuple[Any, ...]:
+    """Shape (B, 1 + N, D) tokens of several blocks as `get_intermediate_layers` returns them."""
     grid = (images.shape[-2] // patch, images.shape[-1] // patch)
     patches = [x[:, 1:] for x in tokens]
     if reshape:
@@ -527,34 +294,13 @@ def _mlp_ratio(shape: ViTShape) -> float:
     return ratio if int(shape.width * ratio) == shape.hidden else (shape.hidden + 0.5) / shape.width
 
 
-def _indices(n: int | Sequence[int], depth: int) -> list[int]:
+def block_indices(n: int | Sequence[int], depth: int) -> list[int]:
+    """Return the indices of the last `n` blocks, or the indices given.
+
+    Raises:
+        ValueError: there are no such blocks.
+    """
     wanted = list(range(depth - n, depth)) if isinstance(n, int) else list(n)
     if any(not 0 <= i < depth for i in wanted):
         raise ValueError(f"A network of {depth} blocks has no blocks {wanted}.")
     return wanted
-
-
-def _steps(what: str, low: int, high: int, step: int) -> list[int]:
-    if not 0 < low <= high or step <= 0 or (high - low) % step:
-        raise UserError(
-            f"The {what}s {low}..{high} in steps of {step} do not end at {high}, the intact "
-            f"network's {what}: choose min_{what}, max_{what} and {what}_step so that they do."
-        )
-    return list(range(low, high + 1, step))
-
-
-def _check_space(shape: ViTShape, widths: Sequence[int], depths: Sequence[int]) -> None:
-    for width in widths:
-        if width % shape.head_dim:
-            below, above = width // shape.head_dim, width // shape.head_dim + 1
-            raise UserError(
-                f"The head dimension {shape.head_dim} does not divide the width {width}: the "
-                f"nearest widths are {below * shape.head_dim} and {above * shape.head_dim}."
-            )
-        if shape.hidden * width % shape.width:
-            raise UserError(
-                f"An MLP of {shape.hidden} units at width {shape.width} has no whole number of "
-                f"units at width {width}: choose another mlp_ratio."
-            )
-    if widths[-1] != shape.width or depths[-1] != shape.depth:
-        raise UserError("The last width and depth of a search space must be the intact network's.")

@@ -8,13 +8,13 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.data import Dataset, build_dataset
+from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.features import extract_features, raw_pixels
 from poa_plugin.evaluate.knn import knn_accuracy
 from poa_plugin.evaluate.results import KnnRow, merge_rows, read_rows, write_rows
 from poa_plugin.extract import Run, extract
-from poa_plugin.ssl import resolve_device
 
 GROUP = 32
 """Networks whose features are taken in one pass over the images, which bounds the memory."""

@@ -1,6 +1,6 @@
 """Self-supervised learning: the three branches, heads, targets and losses."""
 
 from poa_plugin.ssl.heads import MultiHead
-from poa_plugin.ssl.poa import POA, build_backbone, head_options, resolve_device
+from poa_plugin.ssl.poa import POA, build_backbone, head_options
 
-__all__ = ["POA", "MultiHead", "build_backbone", "head_options", "resolve_device"]
+__all__ = ["POA", "MultiHead", "build_backbone", "head_options"]

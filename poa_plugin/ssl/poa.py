@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
@@ -12,56 +11,15 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones.base import ElasticBackbone, Stream
 from poa_plugin.config import Config, backbone_options
+from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.randomness import torch_generator
 from poa_plugin.registry import BACKBONES, META_ARCHS
-from poa_plugin.ssl import losses
 from poa_plugin.ssl.centering import Centering, SinkhornKnopp
 from poa_plugin.ssl.heads import MultiHead
+from poa_plugin.ssl.objective import Parts, Shard, Student, Targets, shard_parts
 from poa_plugin.ssl.param_groups import params_groups
-
-Parts = dict[str, Tensor]
-"""Summands of the loss by term; each is a vector over heads, or a scalar for KoLeo."""
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One shard's crops within a step, on the device, with the iBOT masks that are active.
-
-    Shapes: `global_crops` (2 B, 3, g, g) and `local_crops` (V * B, 3, l, l), view-major; `masks`
-    (2 B, N) bool; `patch_ids` (M,) of the masked patches in the flattened (2 B * N);
-    `patch_weights` (M,), one over the number of masked patches in the patch's image.
-    """
-
-    index: int
-    subnet: Subnet
-    global_crops: Tensor
-    local_crops: Tensor | None
-    masks: Tensor | None
-    patch_ids: Tensor
-    patch_weights: Tensor
-
-
-@dataclass(frozen=True)
-class Targets:
-    """The teacher's probabilities for one shard, by head: `cls` (2 B, K), `patches` (M, K)."""
-
-    cls: list[Tensor]
-    patches: list[Tensor]
-
-
-@dataclass(frozen=True)
-class Student:
-    """What one student put out for one shard.
-
-    `cls` (2 B, d) are its class tokens of the global crops; `logits` has, by head, the global class
-    tokens, the local class tokens and the masked patches, in this order.
-    """
-
-    cls: Tensor
-    logits: list[Tensor]
-    sizes: tuple[int, int, int]
 
 
 def build_backbone(config: Config) -> ElasticBackbone:
@@ -119,7 +77,9 @@ class POA(nn.Module):
         self.patch_targets = Centering(sizes) if centred else SinkhornKnopp()
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         scaled = config.train.precision == "fp16"
-        self.fp16_scaler = torch.amp.GradScaler(_device(config)) if scaled else None
+        self.fp16_scaler = (
+            torch.amp.GradScaler(resolve_device(config.train.device).type) if scaled else None
+        )
         terms = config.loss.terms
         self.has_elastic_student = (
             terms.cross_view_elastic
@@ -196,7 +156,7 @@ class POA(nn.Module):
             targets = self._teacher_targets(shards, teacher_temp)
             students = self._run_students(shards)
             every = [
-                self._shard_parts(target, shard, *outputs)
+                shard_parts(self.config, target, shard, *outputs)
                 for target, shard, outputs in zip(targets, shards, students, strict=True)
             ]
         return {name: torch.stack([parts[name] for parts in every]).mean(0) for name in every[0]}
@@ -300,63 +260,6 @@ class POA(nn.Module):
         per_shard = len(students) // len(shards)
         return [students[i : i + per_shard] for i in range(0, len(students), per_shard)]
 
-    def _shard_parts(
-        self, targets: Targets, shard: Shard, intact: Student, elastic: Student | None = None
-    ) -> Parts:
-        """Return one shard's summands of the loss (POA eq. 10, weighted as the recipe says)."""
-        dino, ibot = self.config.dino, self.config.ibot
-        on = cast(Mapping[str, bool], self.config.loss.terms)
-        shares = {"intact": (intact, dino.lambda_ie)}
-        if elastic is not None:
-            shares["elastic"] = (elastic, 1 - dino.lambda_ie)
-        n_heads = len(targets.cls)
-        parts: Parts = {}
-        log_probs = {name: self._log_probs(student) for name, (student, _) in shares.items()}
-        for name, (student, share) in shares.items():
-            if on[f"cross_view_{name}"]:
-                weight = dino.loss_weight * share / n_heads
-                pairs = [
-                    losses.cross_view(target, *logp[:2], self.config.loss.normalisation)
-                    for target, logp in zip(targets.cls, log_probs[name], strict=True)
-                ]
-                parts[f"cross_view_{name}_global"] = weight * torch.stack([g for g, _ in pairs])
-                parts[f"cross_view_{name}_local"] = weight * torch.stack([x for _, x in pairs])
-            if on[f"masked_patch_{name}"] and shard.masks is not None:
-                weight = ibot.loss_weight * share / n_heads
-                values = [
-                    losses.masked_patch(target, logp[2], shard.patch_weights, len(shard.masks))
-                    for target, logp in zip(targets.patches, log_probs[name], strict=True)
-                ]
-                parts[f"masked_patch_{name}"] = weight * torch.stack(values)
-            if on[f"koleo_{name}"] and dino.koleo_loss_weight > 0:
-                spread = torch.stack([losses.koleo(view) for view in student.cls.chunk(2)]).sum()
-                parts[f"koleo_{name}"] = dino.koleo_loss_weight / len(shares) * spread
-        if elastic is not None and on["same_view"]:
-            parts |= self._same_view_parts(intact, log_probs["elastic"])
-        return parts
-
-    def _same_view_parts(
-        self, intact: Student, log_probs: list[tuple[Tensor, Tensor | None, Tensor]]
-    ) -> Parts:
-        weight = (1 - self.config.dino.lambda_ie) / len(log_probs)
-        values: dict[str, list[Tensor]] = {"same_view_global": [], "same_view_local": []}
-        for logits, (global_logp, local_logp, _) in zip(intact.logits, log_probs, strict=True):
-            views = [global_logp] if local_logp is None else [global_logp, local_logp]
-            chunks = logits.split(intact.sizes)[: len(views)]
-            found = losses.same_view(chunks, views, self.config.loss.student_temp)
-            for name, value in zip(values, found, strict=False):
-                values[name].append(value)
-        return {name: weight * torch.stack(found) for name, found in values.items() if found}
-
-    def _log_probs(self, student: Student) -> list[tuple[Tensor, Tensor | None, Tensor]]:
-        """Return, by head, the log probabilities of the global, local and masked-patch rows."""
-        every = []
-        for logits in student.logits:
-            log_probs = losses.log_probabilities(logits, self.config.loss.student_temp)
-            global_logp, local_logp, patch_logp = log_probs.split(student.sizes)
-            every.append((global_logp, local_logp if len(local_logp) else None, patch_logp))
-        return every
-
     def _students(self, shard: Shard) -> list[Subnet]:
         intact = self.space.intact
         return [intact, shard.subnet] if self.has_elastic_student else [intact]
@@ -369,15 +272,3 @@ class POA(nn.Module):
         dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
         dtype = dtypes.get(self.config.train.precision)
         return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
-
-
-def _device(config: Config) -> str:
-    return resolve_device(config.train.device).type
-
-
-def resolve_device(name: str) -> torch.device:
-    """Return the device a configuration asks for; `auto` is a GPU where there is one."""
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device is 'cuda', but no GPU is available: use auto or cpu.")
-    chosen = "cuda" if name == "auto" and torch.cuda.is_available() else name
-    return torch.device("cpu" if chosen == "auto" else chosen)

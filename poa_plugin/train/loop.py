@@ -16,9 +16,10 @@ from torch import Tensor
 
 from poa_plugin.config import Config, save_config
 from poa_plugin.data import build_dataset, train_batches
+from poa_plugin.device import resolve_device
 from poa_plugin.errors import UserError
 from poa_plugin.registry import META_ARCHS
-from poa_plugin.ssl.poa import POA, resolve_device
+from poa_plugin.ssl import POA
 from poa_plugin.train import checkpoint
 from poa_plugin.train.metrics import Metrics
 from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradients

@@ -1,0 +1,15 @@
+"""Where to run."""
+
+from __future__ import annotations
+
+import torch
+
+from poa_plugin.errors import UserError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device a configuration asks for; `auto` is a GPU where there is one."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device is 'cuda', but no GPU is available: use auto or cpu.")
+    chosen = "cuda" if name == "auto" and torch.cuda.is_available() else name
+    return torch.device("cpu" if chosen == "auto" else chosen)

@@ -1,0 +1,53 @@
+"""A short run on real photographs learns: the loss falls, k-NN rises, and shuffled labels are at chance."""
+
+from __future__ import annotations
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from poa_plugin.config import load_config
+from poa_plugin.data import build_dataset
+from poa_plugin.evaluate import extract_features, knn_accuracy
+from poa_plugin.extract import extract, open_run
+from poa_plugin.train.loop import train
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+RECIPE = Path(__file__).resolve().parents[2] / "configs/ssl/demo_vit.yaml"
+NETWORKS = ("w32_d1", "w32_d3", "w48_d2", "w64_d1", "w64_d3")
+K = 20
+
+
+def test_a_run_on_photographs_learns(tmp_path: Path) -> None:
+    torch.set_num_threads(2)
+    words = ["student.vit.max_width=64", "student.vit.max_depth=3", "optim.epochs=5"]
+    config = load_config(RECIPE, [*words, f"output_dir={tmp_path / 'run'}"])
+    assert train(config).finished
+
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    for term in ("cross_view_intact_local", "cross_view_elastic_local", "same_view_global"):
+        values = [line["terms"][term] for line in lines]
+        assert sum(values[-3:]) < sum(values[:3]), term
+    assert lines[-1]["loss"] < lines[0]["loss"] - 0.2
+
+    run = open_run(tmp_path / "run")
+    splits = [build_dataset(config, split) for split in ("train", "test")]
+    labels = [split.labels for split in splits]
+    shuffled = [random.Random(0).sample(own, len(own)) for own in labels]
+    accuracy = {}
+    for kind, backbone in (("before", run.untrained_backbone()), ("after", run.backbone())):
+        networks = {name: extract(backbone, run.space[name]) for name in NETWORKS}
+        train_, test_ = (extract_features(networks, split, config.evaluation) for split in splits)
+        for name in NETWORKS:
+            features = (train_[name], test_[name])
+            found = knn_accuracy(features[0], labels[0], features[1], labels[1], [K])
+            accuracy[kind, name] = found[K]
+            chance = knn_accuracy(features[0], shuffled[0], features[1], shuffled[1], [K])[K]
+            assert chance < 40, f"{name}: {chance} with shuffled labels"
+    for name in NETWORKS:
+        gain = accuracy["after", name] - accuracy["before", name]
+        assert gain > 3, f"{name}: {accuracy}"
+    print(accuracy)
