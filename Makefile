@@ -15,7 +15,7 @@ $(STAMP): pyproject.toml
 
 # Train a small elastic ViT on photographs, extract every network, evaluate, draw: 12 minutes.
 demo: setup
-	$(BIN)/poa demo
+	$(BIN)/poa demo configs/ssl/demo_vit.yaml
 
 test: lint type unit
 

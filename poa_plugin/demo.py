@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from itertools import islice
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -26,8 +25,8 @@ from poa_plugin.evaluate import results_table, write_report
 from poa_plugin.evaluate.results import KnnRow, read_rows
 from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.extract import open_run
-from poa_plugin.train.loop import build_model, optimizer_step
-from poa_plugin.train.optim import apply_schedule, build_optimizer
+from poa_plugin.train.loop import build_model, train_step
+from poa_plugin.train.optim import build_optimizer
 from poa_plugin.train.schedules import Schedules
 
 K = 20
@@ -90,18 +89,14 @@ def seconds_per_step(config: str, words: Sequence[str], seconds: float) -> float
     optimizer = build_optimizer(model.get_params_groups(), resolved)
     dataset = build_dataset(resolved, "train")
     batches = train_batches(resolved, dataset, model.mask_grid, 0, schedules.total_steps)
-    times = [time.perf_counter()]
-    for step, shards in enumerate(islice(batches, 2, None)):
-        apply_schedule(optimizer, schedules(step))
-        optimizer.zero_grad()
-        model.forward_backward(shards, schedules(step).teacher_temp)
-        optimizer_step(model, optimizer, resolved.optim.clip_grad)
-        model.update_teacher(schedules(step).momentum)
+    times = []
+    for step, shards in enumerate(batches):
+        subnets = model.sample_subnets(len(shards))
+        train_step(model, optimizer, shards, schedules(step), subnets)
         times.append(time.perf_counter())
-        if times[-1] - times[0] > seconds:
+        if len(times) > 2 and times[-1] - times[0] > seconds:
             break
-    warm = times[1:] if len(times) > 2 else times
-    return (warm[-1] - warm[0]) / (len(warm) - 1)
+    return (times[-1] - times[0]) / (len(times) - 1)
 
 
 def _train_side_by_side(

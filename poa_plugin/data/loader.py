@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from typing import TypedDict
 
@@ -115,7 +116,7 @@ def train_batches(
             sampler=range(start_step * batches.shards, end_step * batches.shards),
             num_workers=workers,
             prefetch_factor=2 if workers else None,
-            worker_init_fn=_one_thread if workers else None,
+            worker_init_fn=_start_worker if workers else None,
             pin_memory=torch.cuda.is_available(),
         )
     )
@@ -132,5 +133,8 @@ def _view_major(views: list[list[Tensor]]) -> Tensor:
     )
 
 
-def _one_thread(worker: int) -> None:
+def _start_worker(worker: int) -> None:
+    """Leave cores and signals to the training process: it saves on Ctrl-C, and then ends its workers."""
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)

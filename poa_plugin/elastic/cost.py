@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-from fvcore.nn import FlopCountAnalysis, parameter_count
 from torch import nn
 
 if TYPE_CHECKING:
@@ -62,6 +62,9 @@ def count(network: nn.Module, image_size: int) -> tuple[Counter[str], Counter[st
             convolution on the meta device, which would need no memory, fails in torch 2.14.)
         image_size: the side of the image in pixels.
     """
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`torch.jit.script`")  # fvcore's losses, on import
+        from fvcore.nn import FlopCountAnalysis, parameter_count
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.zero_()

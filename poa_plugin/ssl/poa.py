@@ -162,7 +162,9 @@ class POA(nn.Module):
         return {name: torch.stack([parts[name] for parts in every]).mean(0) for name in every[0]}
 
     def sample_subnets(self, n_shards: int) -> list[Subnet]:
-        """Return this step's elastic students, one for each shard."""
+        """Return this step's elastic students, one for each shard; the intact one where there is none."""
+        if not self.has_elastic_student:
+            return [self.space.intact] * n_shards
         seed, step = self.config.train.seed, int(self.step)
         return [self.space.sample(seed, step, shard) for shard in range(n_shards)]
 

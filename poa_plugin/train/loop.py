@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,13 +17,14 @@ from torch import Tensor
 from poa_plugin.config import Config, save_config
 from poa_plugin.data import build_dataset, train_batches
 from poa_plugin.device import resolve_device
+from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl import POA
 from poa_plugin.train import checkpoint
 from poa_plugin.train.metrics import Metrics
 from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradients
-from poa_plugin.train.schedules import Schedules
+from poa_plugin.train.schedules import Schedules, Values
 
 
 class Outcome(NamedTuple):
@@ -72,14 +73,11 @@ def train(config: Config) -> Outcome:
         try:
             for step, shards in enumerate(batches, start):
                 values = schedules(step)
-                apply_schedule(optimizer, values)
-                optimizer.zero_grad(set_to_none=True)
                 subnets = model.sample_subnets(len(shards))
-                terms = model.forward_backward(shards, values.teacher_temp, subnets)
-                refuse_non_finite(terms, step)
-                norms = optimizer_step(model, optimizer, config.optim.clip_grad)
-                model.update_teacher(values.momentum)
-                metrics.add(step, terms, norms, values, subnets)
+                terms, norms = train_step(model, optimizer, shards, values, subnets)
+                metrics.add(
+                    step, terms, norms, values, subnets if model.has_elastic_student else []
+                )
                 done = step + 1
                 ends = done == total or stop.requested or time.perf_counter() > deadline
                 if ends or done % config.train.checkpoint_period == 0:
@@ -91,6 +89,30 @@ def train(config: Config) -> Outcome:
     if step + 1 < total:
         print(f"Stopped after step {step + 1} of {total}; the same command goes on from there.")
     return Outcome(step + 1 == total, stop.signal)
+
+
+def train_step(
+    model: POA,
+    optimizer: torch.optim.Optimizer,
+    shards: Sequence[Mapping[str, Any]],
+    values: Values,
+    subnets: Sequence[Subnet],
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Take one step: gradients of all branches, clipping, AdamW, and the teacher's average.
+
+    Returns:
+        The summands of the loss, and the gradients' norms before clipping by sub-module.
+
+    Raises:
+        UserError: the loss is not finite; nothing has been updated.
+    """
+    apply_schedule(optimizer, values)
+    optimizer.zero_grad(set_to_none=True)
+    terms = model.forward_backward(shards, values.teacher_temp, subnets)
+    refuse_non_finite(terms, int(model.step))
+    norms = optimizer_step(model, optimizer, model.config.optim.clip_grad)
+    model.update_teacher(values.momentum)
+    return terms, norms
 
 
 def build_model(config: Config) -> POA:

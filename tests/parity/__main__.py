@@ -13,7 +13,7 @@ import poa_plugin.builtin  # noqa: F401
 from poa_plugin.registry import BACKBONES
 
 from .backbones import backbone_cases
-from .golden import Case, Golden
+from .golden import Case, Golden, guarded
 from .parts import part_cases
 from .steps import step_cases
 
@@ -22,9 +22,9 @@ def cases(folder: Path, families: list[str]) -> Iterator[Case]:
     """Yield every case of a folder."""
     golden = Golden(folder)
     for family in families:
-        yield from backbone_cases(golden, family)
+        yield from guarded(f"{family} backbone", backbone_cases(golden, family))
         yield from step_cases(golden, family)
-    yield from part_cases(golden)
+    yield from guarded("parts", part_cases(golden))
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from poa_plugin.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -83,3 +85,11 @@ def worst(name: str, cases: list[Case]) -> Case:
     case = max(measured, key=lambda case: case.error / case.tolerance)
     remark = f"({len(measured)} compared, largest: {case.name})"
     return Case(name, case.error, case.tolerance, remark)
+
+
+def guarded(name: str, cases: Iterator[Case]) -> Iterator[Case]:
+    """Yield cases; one that cannot be run at all is a failure with a remark, and the rest go on."""
+    try:
+        yield from cases
+    except (UserError, KeyError, RuntimeError, ValueError) as error:
+        yield Case(name, float("inf"), 0, f"cannot be run: {error!r}")

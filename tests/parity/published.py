@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
+from poa_plugin.errors import UserError
+
 OPTIONS = {
     "vit": {
         "min_embed_dim": "min_width",
@@ -27,20 +29,37 @@ OPTIONS = {
 """Names of backbone options, by family: published to ours."""
 
 
+FIXED = {
+    "vit": {
+        "ffn_layer": "mlp",
+        "num_register_tokens": 0,
+        "interpolate_antialias": False,
+        "interpolate_offset": 0.1,
+    }
+}
+"""Options of the published code for which we have one value only."""
+
+WITHOUT_EFFECT = {"img_size", "arch", "block_chunks", "pretrained_weights"}
+"""Set elsewhere here, or a matter of parameter names only."""
+
+
 def backbone_words(family: str, options: dict[str, Any]) -> list[str]:
     """Return the words that set a family's options from the published names.
 
     Raises:
-        KeyError: an option has no counterpart of ours.
+        UserError: an option, or its value, has no counterpart of ours.
     """
-    names = OPTIONS[family]
+    names, fixed = OPTIONS[family], FIXED[family]
     if family == "vit":
         options = {"width_interval": options.get("head_dim", 64), **options}
-    options = {key: value for key, value in options.items() if key != "img_size"}
-    return [
-        f"student.{family}.{names[key]}={'null' if value is None else value}"
-        for key, value in options.items()
-    ]
+    words = []
+    for key, value in options.items():
+        if key in WITHOUT_EFFECT or fixed.get(key, ...) == value:
+            continue
+        if key not in names:
+            raise UserError(f"no counterpart of {key}={value}")
+        words.append(f"student.{family}.{names[key]}={'null' if value is None else value}")
+    return words
 
 
 def backbone_key(key: str) -> str:

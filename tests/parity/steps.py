@@ -10,12 +10,13 @@ from torch import Tensor
 
 from poa_plugin.config import Config, default_config
 from poa_plugin.elastic.subnet import Subnet
+from poa_plugin.errors import UserError
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradients
 from poa_plugin.train.schedules import Values
 
-from .golden import Case, Golden, compare, worst
+from .golden import Case, Golden, compare, guarded, worst
 from .published import backbone_words, rename, student_key
 
 LOSS_TOLERANCE = 5e-6
@@ -31,7 +32,7 @@ def step_cases(golden: Golden, family: str) -> Iterator[Case]:
     if not steps:
         yield Case(f"{family} steps", absent=True, remark="none in this folder")
     for case in steps:
-        yield from _one_step(golden, case)
+        yield from guarded(f"step {case['name']}", _one_step(golden, case))
 
 
 def _one_step(golden: Golden, case: dict[str, Any]) -> Iterator[Case]:
@@ -74,13 +75,12 @@ def step_config(case: dict[str, Any]) -> Config:
     """Return our configuration of a published one."""
     overrides, family = case["overrides"], case["family"]
     words = [f"student.arch={family}", *backbone_words(family, overrides["student"])]
-    for section in ("dino", "ibot", "crops", "train", "optim", "teacher"):
+    if overrides.get("ibot", {}).get("separate_head"):
+        raise UserError("separate heads for masked patches are not supported")
+    for section in ("dino", "ibot", "crops"):
         for key, value in overrides.get(section, {}).items():
-            if section == "ibot" and key.startswith("head_"):
-                if value != overrides["dino"].get(key, value):
-                    raise ValueError("separate heads for masked patches are not supported")
-                continue
-            words.append(f"{section}.{key}={value}")
+            if not (section == "ibot" and ("head" in key)):
+                words.append(f"{section}.{key}={value}")
     start = 0 if case["activate_ibot"] else 1
     words += [
         f"ibot.start_epoch={start}",
@@ -106,14 +106,16 @@ def logged_terms(parts: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
         found = [parts[name] for name in names if name in parts]
         return n_heads * sum(found, torch.zeros(n_heads))
 
+    dino, ibot = config.dino, config.ibot
     logged = {"TOTAL": torch.stack([part.sum() for part in parts.values()]).sum()}
     for kind in ("global", "local"):
         cross = by_head(f"cross_view_intact_{kind}", f"cross_view_elastic_{kind}")
-        same = by_head(f"same_view_{kind}") / (1 - config.dino.lambda_ie)
+        cross = cross / dino.loss_weight
+        same = by_head(f"same_view_{kind}") / (1 - dino.lambda_ie)
         for h in range(n_heads):
             logged[f"dino_{kind}_crops_loss_{h}"] = cross[h]
             logged[f"distill_{kind}_crops_loss_{h}"] = same[h]
-    patch = by_head("masked_patch_intact", "masked_patch_elastic") / 2
+    patch = by_head("masked_patch_intact", "masked_patch_elastic") / (2 * ibot.loss_weight)
     logged |= {f"ibot_loss_{h}": patch[h] for h in range(n_heads)}
     logged["koleo_loss"] = (parts["koleo_intact"] + parts["koleo_elastic"]) / 2
     return logged

@@ -167,19 +167,27 @@ def test_a_partial_checkpoint_is_not_taken_for_one(make: Make, tmp_path: Path) -
         checkpoint.load(root / "3", model, optimizer)
 
 
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("sent", "workers"), [(signal.SIGINT, 0), (signal.SIGINT, 1), (signal.SIGTERM, 1)]
+)
 def test_a_signal_saves_and_the_same_command_goes_on(
-    tmp_path: Path, sent: signal.Signals, demo_words: list[str]
+    tmp_path: Path, sent: signal.Signals, workers: int, demo_words: list[str]
 ) -> None:
+    """Ctrl-C on a terminal reaches all processes of the group, SIGTERM the training process."""
     run = tmp_path / "run"
+    demo_words = [*demo_words, f"data.num_workers={workers}"]
     command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, f"output_dir={run}"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
     deadline = time.monotonic() + 90
     while not (run / "metrics.jsonl").is_file() and time.monotonic() < deadline:
         time.sleep(0.1)
-    process.send_signal(sent)
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + sent, output
+    os.killpg(process.pid, sent) if sent == signal.SIGINT else process.send_signal(sent)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + sent, output + errors
+    assert output.count("saving after this step") == 1
+    assert "Error" not in errors
     assert "the same command goes on from there" in output
     [step] = checkpoint.steps(run / "ckpt")
     assert 0 < step < 200

@@ -1,0 +1,58 @@
+"""The README's commands are commands, its files exist, and its Python runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from poa_plugin.cli import build_parser
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    (poa .*)$", README, re.MULTILINE)
+
+
+def test_there_are_commands() -> None:
+    assert len(COMMANDS) >= 6
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_are_understood(command: str) -> None:
+    words = shlex.split(command, comments=True)[1:]
+    arguments = build_parser().parse_args(words)
+    if hasattr(arguments, "config"):
+        assert (ROOT / arguments.config).is_file()
+
+
+def test_files_that_are_named_exist() -> None:
+    named = re.findall(r"`((?:configs|docs)/[\w./]+)`", README)
+    named += re.findall(r"\]\((docs/[\w./]+)\)", README)
+    assert named
+    for path in named:
+        assert (ROOT / path).exists(), path
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^    make (\S+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE)
+
+
+def test_the_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    for block in re.findall(r"```python\n(.*?)```", README, re.DOTALL):
+        exec(compile(block, "README.md", "exec"), {})
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "configs/ssl").glob("*.yaml")), ids=str)
+def test_every_recipe_is_a_valid_configuration(recipe: Path) -> None:
+    import torch
+
+    from poa_plugin import build_backbone, load_config
+
+    config = load_config(recipe)
+    with torch.device("meta"):
+        assert len(build_backbone(config).space) in (20, 25, 143)
