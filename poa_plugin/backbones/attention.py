@@ -1,4 +1,4 @@
-"""One door to attention kernels (design decision 9)."""
+"""One door to attention kernels."""
 
 from __future__ import annotations
 

@@ -250,7 +250,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
     def _embed_at(self, images: Tensor, masks: Tensor | None, width: int) -> Tensor:
         patches = self.patch_embed(images, width)
         if masks is not None:
-            mask_token = slicing.leading(self.mask_token, width).to(patches.dtype)
+            mask_token = slicing.leading(self.mask_token, width)
             patches = torch.where(masks.unsqueeze(-1), mask_token, patches)
         cls_token = slicing.leading(self.cls_token, width)
         pos_embed = slicing.leading(self.pos_embed, width)

@@ -198,10 +198,13 @@ class VisionTransformer(nn.Module):
 def add_cls_and_position(
     patches: Tensor, cls_token: Tensor, pos_embed: Tensor, grid: tuple[int, int]
 ) -> Tensor:
-    """Prepend the class token to (B, N, D) patches and add positions; (B, 1 + N, D)."""
+    """Prepend the class token to (B, N, D) patches and add positions; (B, 1 + N, D).
+
+    Patches of lower precision, as under autocast, are promoted: the residual stream has the precision
+    of the parameters.
+    """
     positions = interpolate_position(pos_embed, grid)
-    x = torch.cat([cls_token.expand(len(patches), -1, -1).to(patches.dtype), patches], dim=1)
-    return x + positions.to(x.dtype)
+    return torch.cat([cls_token.expand(len(patches), -1, -1), patches], dim=1) + positions
 
 
 def interpolate_position(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -218,7 +221,8 @@ def interpolate_position(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
     resized = F.interpolate(table, scale_factor=factors, mode="bicubic")
     if resized.shape[-2:] != grid:
         raise RuntimeError(f"positions were resized to {tuple(resized.shape[-2:])}, not {grid}")
-    return torch.cat([pos_embed[:, :1].float(), resized.flatten(2).transpose(1, 2)], dim=1)
+    resized = resized.flatten(2).transpose(1, 2).to(pos_embed.dtype)
+    return torch.cat([pos_embed[:, :1], resized], dim=1)
 
 
 def outputs(x_prenorm: Tensor, x_norm: Tensor, masks: Tensor | None = None) -> Features:

@@ -1,4 +1,4 @@
-"""Block masks for iBOT's masked-patch term (BEiT; FACTS of the published code)."""
+"""Block masks for iBOT's masked-patch term (BEiT; DINOv2 `data/masking.py`)."""
 
 from __future__ import annotations
 

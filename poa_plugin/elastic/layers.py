@@ -178,7 +178,7 @@ class ElasticLayers(PlainLayers):
 
 
 class Lockstep:
-    """Mixin that lets a block take all streams of a step in one call (design decision 4).
+    """Mixin that lets a block take all streams of a step in one call.
 
     Parameters that live in shards are gathered once for the call, and ranks whose elastic students
     skip different blocks still call the same blocks in the same order.

@@ -1,4 +1,4 @@
-"""The loss terms, each a function of tensors (POA section 3.3; FACTS of the published code in `docs`)."""
+"""The loss terms, each a function of tensors (POA section 3.3; iBOT; KoLeo)."""
 
 from __future__ import annotations
 

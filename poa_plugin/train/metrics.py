@@ -52,6 +52,7 @@ class Metrics:
         self._norms: dict[str, Tensor] = {}
         self._subnets: list[str] = []
         self._steps = 0
+        self._last: tuple[int, Values]
         self._since = time.perf_counter()
 
     def add(
@@ -69,16 +70,20 @@ class Metrics:
             self._norms[name] = value
         self._subnets += [subnet.name for subnet in subnets]
         self._steps += 1
-        if self._steps == self.period or step + 1 == self.total:
-            self._write(step, values)
+        self._last = (step, values)
+        if self._steps == self.period:
+            self._write()
         self.display.advance(step, self.latest, subnets)
 
     def close(self) -> None:
-        """Stop the display and close the files."""
+        """Write what has come together since the last line, stop the display, close the files."""
+        if self._steps:
+            self._write()
         self.display.close()
         self.events.close()
 
-    def _write(self, step: int, values: Values) -> None:
+    def _write(self) -> None:
+        step, values = self._last
         now = time.perf_counter()
         elapsed, self._since = now - self._since, now
         self.seconds += elapsed

@@ -156,6 +156,14 @@ def test_rates_rise_linearly_when_they_are_not_uniform() -> None:
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
+def test_the_residual_stream_keeps_the_parameters_precision(backbone: ElasticBackbone) -> None:
+    images, masks = torch.randn(2, 3, 32, 32), torch.rand(2, 16) < 0.5
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert backbone(images, Subnet(32, 3), masks)["x_prenorm"].dtype == torch.float32
+    half = backbone.bfloat16()(images.bfloat16(), Subnet(32, 3), masks)
+    assert half["x_norm_clstoken"].dtype == torch.bfloat16
+
+
 def _reference(q: Tensor, k: Tensor, v: Tensor, attn_bias: Tensor | None = None) -> Tensor:
     """Attention in xFormers' layout, (B, N, H, d)."""
     logits = torch.einsum("bnhd,bmhd->bhnm", q, k) * q.shape[-1] ** -0.5

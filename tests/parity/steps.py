@@ -98,7 +98,7 @@ def step_config(case: dict[str, Any]) -> Config:
 
 
 def logged_terms(parts: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
-    """Return the published log's entries, which are not the summands of the loss (FACTS section 3)."""
+    """Return the published log's entries, which are not the summands of the loss."""
     n_heads = len(config.dino.head_n_prototypes)
     parts = {name: part.detach() for name, part in parts.items()}
 
