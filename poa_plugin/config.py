@@ -278,6 +278,8 @@ def _check_values(config: DictConfig) -> None:
             raise UserError(
                 f"The key '{key}' must be two numbers 0 <= low <= high <= 1, not {pair}."
             )
+    if not any(config.loss.terms.values()):
+        raise UserError("Every term under 'loss.terms' is off: there is nothing to optimise.")
     if not config.dino.head_n_prototypes:
         raise UserError("The key 'dino.head_n_prototypes' needs at least one number of prototypes.")
 

@@ -18,6 +18,14 @@ from poa_plugin.train.loop import train
 
 ROOT = Path(__file__).resolve().parents[1]
 VIT, DEMO = (str(ROOT / "configs/ssl" / name) for name in ("vit.yaml", "demo_vit.yaml"))
+TERMS = [
+    *(
+        f"{kind}_{who}"
+        for kind in ("cross_view", "masked_patch", "koleo")
+        for who in ("intact", "elastic")
+    ),
+    "same_view",
+]
 
 
 @pytest.fixture(scope="module")
@@ -179,6 +187,8 @@ def test_a_checkpoint_of_another_architecture(
         (["train.shards=0"], "must be positive"),
         (["crops.global_crops_scale=[0.9,0.2]"], "low <= high"),
         (["dino.head_n_prototypes=[]"], "at least one"),
+        ([f"loss.terms.{t}=false" for t in TERMS], "nothing to optimise"),
+        (["crops.local_crops_size=18"], "18 x 18 pixels do not divide into patches of 4"),
         (["imports=[no_such_package_at_all]"], "cannot be imported"),
         (["train.device=cuda", "student.vit.patch_size=5"], "do not divide into patches of 5"),
     ],

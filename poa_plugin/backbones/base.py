@@ -85,6 +85,9 @@ class ElasticBackbone(nn.Module):
         """Return the number of channels of a member's features."""
         raise NotImplementedError
 
+    def check_image_size(self, image_size: int) -> None:
+        """Raise a `UserError` if square images of this side cannot be taken; any side can, unless told."""
+
     def mask_grid(self, image_size: int) -> tuple[int, int]:
         """Return the rows and columns of patches that can be masked in a square image."""
         raise NotImplementedError

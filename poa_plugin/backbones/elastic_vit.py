@@ -17,6 +17,7 @@ from poa_plugin.backbones.vit import (
     ViTShape,
     add_cls_and_position,
     block_indices,
+    check_patches,
     intermediate,
     outputs,
     timm_description,
@@ -96,10 +97,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
     @classmethod
     def from_options(cls, options: ViTOptions, image_size: int) -> ElasticVisionTransformer:
         """See `ElasticBackbone.from_options`."""
-        if image_size % options.patch_size:
-            raise UserError(
-                f"Crops of {image_size} pixels do not divide into patches of {options.patch_size}."
-            )
+        check_patches((image_size, image_size), options.patch_size)
         shape = ViTShape(
             image_size=image_size,
             patch_size=options.patch_size,
@@ -192,6 +190,10 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
     def feature_width(self, subnet: Subnet) -> int:
         """See `ElasticBackbone.feature_width`."""
         return subnet.width
+
+    def check_image_size(self, image_size: int) -> None:
+        """See `ElasticBackbone.check_image_size`."""
+        check_patches((image_size, image_size), self.shape.patch_size)
 
     def mask_grid(self, image_size: int) -> tuple[int, int]:
         """See `ElasticBackbone.mask_grid`."""

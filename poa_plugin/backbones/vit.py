@@ -39,6 +39,14 @@ class ViTShape:
     layerscale: float | None = None
 
 
+def check_patches(size: Sequence[int], patch: int) -> None:
+    """Raise a `UserError` if images of (height, width) pixels do not divide into patches."""
+    if size[0] % patch or size[1] % patch:
+        raise UserError(
+            f"Images of {size[0]} x {size[1]} pixels do not divide into patches of {patch}."
+        )
+
+
 class PatchEmbed(nn.Module):
     """Cut images into square patches and project each to a token."""
 
@@ -51,13 +59,9 @@ class PatchEmbed(nn.Module):
         """Map (B, C, H, W) images to (B, N, D) tokens, row by row.
 
         Raises:
-            ValueError: a side of the images is not a multiple of the patch size.
+            UserError: a side of the images is not a multiple of the patch size.
         """
-        height, width_, patch = *images.shape[-2:], self.proj.kernel_size[0]
-        if height % patch or width_ % patch:
-            raise ValueError(
-                f"Images of {height} x {width_} pixels do not divide into patches of {patch}."
-            )
+        check_patches(images.shape[-2:], self.proj.kernel_size[0])
         return self.proj(images, *width).flatten(2).transpose(1, 2)
 
 

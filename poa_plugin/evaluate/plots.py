@@ -16,6 +16,8 @@ from poa_plugin.evaluate.results import KnnRow
 
 DPI = 120
 MUTED = "#777777"
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+"""Okabe and Ito's colours, which colour-blind readers can tell apart."""
 
 
 def plot_losses(lines: Sequence[dict[str, Any]], file: Path) -> None:
@@ -28,10 +30,17 @@ def plot_losses(lines: Sequence[dict[str, Any]], file: Path) -> None:
     for i, line in enumerate(lines):
         for name, value in line["terms"].items():
             terms[name.removesuffix("_global").removesuffix("_local")][i] += value
-    colours = colormaps["viridis"](np.linspace(0, 0.9, max(len(terms), 1)))
-    for colour, (name, values) in zip(colours, terms.items(), strict=True):
-        found = np.array(list(values.items()))
-        _curve(right, steps[found[:, 0].astype(int)], found[:, 1], name.replace("_", " "), colour)
+    kinds = sorted({name.removesuffix("_elastic").removesuffix("_intact") for name in terms})
+    for name in sorted(terms):
+        index, values = np.array(list(terms[name])), np.array(list(terms[name].values()))
+        kind = name.removesuffix("_elastic").removesuffix("_intact")
+        colour = COLOURS[kinds.index(kind) % len(COLOURS)]
+        style = "--" if name.endswith("_elastic") else "-"
+        _curve(right, steps[index], values, name.replace("_", " "), colour, style)
+        if index[0] > 0 and not name.endswith("_elastic"):
+            left.axvline(steps[index[0]], color=colour, linestyle=":")
+            words = f" {kind.replace('_', ' ')} joins"
+            left.text(steps[index[0]], 0.98, words, transform=left.get_xaxis_transform(), va="top")
     right.set_title("Its summands")
     for axes in (left, right):
         axes.set_xlabel("step")
@@ -45,6 +54,7 @@ def plot_accuracy(rows: Sequence[KnnRow], file: Path) -> None:
     k = best_k(rows)
     shown = [row for row in rows if row.k == k]
     figure, [axes] = _figure(1)
+    unit, size = ("millions", 1e6) if max(row.params for row in shown) > 1e6 else ("thousands", 1e3)
     widths = sorted({row.width for row in shown if row.kind == "trained"})
     colours = dict(
         zip(widths, colormaps["viridis"](np.linspace(0, 0.92, max(len(widths), 1))), strict=True)
@@ -52,7 +62,7 @@ def plot_accuracy(rows: Sequence[KnnRow], file: Path) -> None:
     for width in widths:
         for kind, style in (("trained", "o-"), ("untrained", "o:")):
             own = sorted(
-                (row.params / 1e6, row.top1)
+                (row.params / size, row.top1)
                 for row in shown
                 if row.kind == kind and row.width == width
             )
@@ -71,11 +81,11 @@ def plot_accuracy(rows: Sequence[KnnRow], file: Path) -> None:
         axes.plot([], [], "o:", color=MUTED, markerfacecolor="white", label="before training")
     for row in shown:
         if row.kind == "reference":
-            label = f"{row.network}, its intact network"
-            axes.plot(row.params / 1e6, row.top1, "*", color="#d55e00", markersize=14, label=label)
+            label = f"{row.network} (reference)"
+            axes.plot(row.params / size, row.top1, "*", color="#d55e00", markersize=14, label=label)
         if row.kind == "pixels":
             axes.axhline(row.top1, linestyle="--", color=MUTED, linewidth=1, label="raw pixels")
-    axes.set_xlabel("parameters (millions)")
+    axes.set_xlabel(f"parameters ({unit})")
     axes.set_ylabel(f"k-NN top-1 (%), k = {k}")
     axes.set_title("Every network of one pre-training run")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -106,6 +116,7 @@ def best_k(rows: Sequence[KnnRow]) -> int:
 def _sampling_map(axes: Axes, figure: Figure, counts: dict[tuple[int, int], int]) -> None:
     widths, depths = (sorted({key[i] for key in counts}) for i in (0, 1))
     table = np.array([[counts.get((w, d), 0) for w in widths] for d in depths])
+    axes.grid(visible=False)
     image = axes.imshow(table, origin="lower", aspect="auto", cmap="viridis", vmin=0)
     axes.set_xticks(range(len(widths)), [str(w) for w in widths])
     axes.set_yticks(range(len(depths)), [str(d) for d in depths])
@@ -117,12 +128,12 @@ def _sampling_map(axes: Axes, figure: Figure, counts: dict[tuple[int, int], int]
         axes.text(column, row, str(value), ha="center", va="center", color=colour, fontsize=8)
 
 
-def _curve(axes: Axes, x: Any, y: Any, label: str, colour: Any) -> None:
+def _curve(axes: Axes, x: Any, y: Any, label: str, colour: Any, style: str = "-") -> None:
     axes.plot(x, y, color=colour, alpha=0.25, linewidth=1)
-    window = max(1, len(y) // 25)
+    window = max(1, len(y) // 50)
     padded = np.concatenate([np.repeat(y[:1], window), y, np.repeat(y[-1:], window)])
     smooth = np.convolve(padded, np.ones(2 * window + 1) / (2 * window + 1), mode="valid")
-    axes.plot(x, smooth, color=colour, linewidth=1.8, label=label)
+    axes.plot(x, smooth, style, color=colour, linewidth=1.8, label=label)
 
 
 def _figure(columns: int) -> tuple[Figure, list[Axes]]:

@@ -48,6 +48,7 @@ def evaluate_knn(
         UserError: a name is unknown, or the data set has no labels.
     """
     backbone = run.backbone(branch)
+    backbone.check_image_size(run.config.evaluation.crop_size)
     space = backbone.space
     subnets = list(space) if list(names) == ["all"] else [space[name] for name in names]
     splits = (build_dataset(run.config, "train"), build_dataset(run.config, "test"))

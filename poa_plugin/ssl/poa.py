@@ -65,6 +65,8 @@ class POA(nn.Module):
         self.config = config
         backbone = build_backbone(config)
         self.space = backbone.space
+        if config.crops.local_crops_number:
+            backbone.check_image_size(config.crops.local_crops_size)
         self.mask_grid = backbone.mask_grid(config.crops.global_crops_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed + 1)
