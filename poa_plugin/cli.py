@@ -70,7 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("config", metavar="CONFIG", help="a recipe on a data set with labels")
     demo.add_argument("--to", type=Path, default=Path("runs/demo"), metavar="FOLDER")
     demo.add_argument(
-        "--minutes", type=float, default=9.0, help="of training (POA and DINOv2 at once)"
+        "--minutes", type=float, default=8.5, help="of training (POA and DINOv2 at once)"
     )
     return parser
 
