@@ -161,5 +161,6 @@ def _epochs(
 
 def _print_lines(name: str, process: subprocess.Popen[str]) -> None:
     assert process.stdout is not None
-    for line in process.stdout:
-        print(f"{name:>7} | {line}", end="", flush=True)
+    with process.stdout as lines:
+        for line in lines:
+            print(f"{name:>7} | {line}", end="", flush=True)

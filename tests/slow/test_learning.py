@@ -22,13 +22,20 @@ K = 20
 
 
 def test_a_run_on_photographs_learns(tmp_path: Path) -> None:
-    torch.set_num_threads(2)
-    words = ["student.vit.max_width=64", "student.vit.max_depth=3", "optim.epochs=5"]
-    config = load_config(RECIPE, [*words, f"output_dir={tmp_path / 'run'}"])
+    torch.set_num_threads(1)
+    words = [
+        "student.vit.max_width=64",
+        "student.vit.max_depth=3",
+        "ibot.start_epoch=0",
+        "optim.epochs=5",
+        f"output_dir={tmp_path / 'run'}",
+    ]
+    config = load_config(RECIPE, words)
     assert train(config).finished
 
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
-    for term in ("cross_view_intact_local", "cross_view_elastic_local", "same_view_global"):
+    falling = ("cross_view_intact_local", "cross_view_elastic_local", "masked_patch_elastic")
+    for term in falling:  # the same-view target moves: its entropy rises while it is met better
         values = [line["terms"][term] for line in lines]
         assert sum(values[-3:]) < sum(values[:3]), term
     assert lines[-1]["loss"] < lines[0]["loss"] - 0.2
