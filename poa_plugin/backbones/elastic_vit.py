@@ -44,7 +44,6 @@ class ViTOptions:
     depth_step: int = 1
     head_dim: int = 64
     patch_size: int = 16
-    in_chans: int = 3
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
     proj_bias: bool = True
@@ -65,7 +64,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
 
     Args:
         shape: the sizes of the intact network.
-        space: widths and depths of the members; the last of each is the intact network's.
+        widths, depths: of the members; the last of each is the intact network's.
         net_select_scale: how much more often the smallest network is drawn, for each axis.
         drop_path_rates: the stochastic-depth rate of each block, by its index in the intact network.
     """
@@ -101,7 +100,6 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         shape = ViTShape(
             image_size=image_size,
             patch_size=options.patch_size,
-            in_chans=options.in_chans,
             width=options.max_width,
             depth=options.max_depth,
             head_dim=options.head_dim,

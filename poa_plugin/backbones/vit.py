@@ -28,7 +28,6 @@ class ViTShape:
 
     image_size: int
     patch_size: int
-    in_chans: int
     width: int
     depth: int
     head_dim: int
@@ -37,6 +36,7 @@ class ViTShape:
     proj_bias: bool = True
     ffn_bias: bool = True
     layerscale: float | None = None
+    in_chans: int = 3
 
 
 def check_patches(size: Sequence[int], patch: int) -> None:

@@ -19,7 +19,7 @@ OPTIONS = {
         **{
             name: name
             for name in (
-                "min_depth", "max_depth", "head_dim", "patch_size", "in_chans", "mlp_ratio",
+                "min_depth", "max_depth", "head_dim", "patch_size", "mlp_ratio",
                 "qkv_bias", "proj_bias", "ffn_bias", "layerscale", "drop_path_rate",
                 "drop_path_uniform", "net_select_scale",
             )
@@ -31,6 +31,7 @@ OPTIONS = {
 
 FIXED = {
     "vit": {
+        "in_chans": 3,
         "ffn_layer": "mlp",
         "num_register_tokens": 0,
         "interpolate_antialias": False,
