@@ -6,7 +6,6 @@ on half of the cores, for the same wall time; each does as many steps as fit.
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ import torch
 
 from poa_plugin.config import load_config
 from poa_plugin.data import build_dataset, train_batches
+from poa_plugin.device import available_cores
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import results_table, write_report
 from poa_plugin.evaluate.results import KnnRow, read_rows
@@ -58,7 +58,7 @@ def demo(config: str, folder: Path, minutes: float) -> bool:
     runs = {"poa": [], "dinov2": DINOV2_WORDS}
     _train_side_by_side(config, folder, runs, minutes)
     run = open_run(folder / "poa")
-    torch.set_num_threads(max(1, os.cpu_count() or 1))
+    torch.set_num_threads(available_cores())
     networks = {folder / "networks" / subnet.name: subnet for subnet in run.space}
     print(f"Extracting {len(networks)} networks to '{folder / 'networks'}' ...", flush=True)
     run.write(networks)
@@ -102,7 +102,7 @@ def seconds_per_step(config: str, words: Sequence[str], seconds: float) -> float
 def _train_side_by_side(
     config: str, folder: Path, runs: dict[str, list[str]], minutes: float
 ) -> None:
-    threads = max(1, (os.cpu_count() or 2) // len(runs))
+    threads = max(1, available_cores() // len(runs))
     commands = {}
     fixed = {
         name: [*words, f"train.threads={threads}", f"output_dir={folder / name}"]

@@ -1,6 +1,8 @@
-"""Where to run."""
+"""Where to run, and on how much."""
 
 from __future__ import annotations
+
+import os
 
 import torch
 
@@ -13,3 +15,10 @@ def resolve_device(name: str) -> torch.device:
         raise UserError("train.device is 'cuda', but no GPU is available: use auto or cpu.")
     chosen = "cuda" if name == "auto" and torch.cuda.is_available() else name
     return torch.device("cpu" if chosen == "auto" else chosen)
+
+
+def available_cores() -> int:
+    """Return the CPU cores that this process may use, which a container or a job may have limited."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -13,6 +13,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from poa_plugin.config import CropsConfig
+from poa_plugin.errors import UserError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 BLUR_KERNEL, BLUR_SIGMA = 9, (0.1, 2.0)
@@ -39,23 +40,26 @@ class MultiCropAugmentation:
 
     Args:
         crops: sizes, scales, numbers and probabilities.
+
+    Raises:
+        UserError: `crops.color_jitter` is not four strengths that torchvision can apply.
     """
 
     def __init__(self, crops: CropsConfig) -> None:
         asked = (1.0, 0.1, 0.5)
-        blur = asked if crops.blur == "paper" else tuple(1 - p for p in asked)
+        applied = asked if crops.blur == "paper" else tuple(1 - p for p in asked)
         large, small = crops.global_crops_size, crops.local_crops_size
         wide, narrow = tuple(crops.global_crops_scale), tuple(crops.local_crops_scale)
         self.n_local = crops.local_crops_number
         self.flips = 0.5 if crops.horizontal_flips else 0.0
         self.jitter_probability = crops.color_jitter_probability
-        self.jitter_strengths = list(crops.color_jitter)
+        self.jitter_strengths = _strengths(list(crops.color_jitter))
         self.grey_probability = crops.grayscale_probability
         self.global_views = [
-            View(large, (wide[0], wide[1]), blur[0]),
-            View(large, (wide[0], wide[1]), blur[1], crops.solarize_probability),
+            View(large, (wide[0], wide[1]), applied[0]),
+            View(large, (wide[0], wide[1]), applied[1], crops.solarize_probability),
         ]
-        self.local_view = View(small, (narrow[0], narrow[1]), blur[2])
+        self.local_view = View(small, (narrow[0], narrow[1]), applied[2])
 
     def __call__(self, image: Tensor, generator: Generator) -> tuple[list[Tensor], list[Tensor]]:
         """Augment one image.
@@ -85,7 +89,7 @@ class MultiCropAugmentation:
             x = TF.rgb_to_grayscale(x, num_output_channels=3)
         if chance(view.blur, generator):
             sigma = uniform(*BLUR_SIGMA, generator)
-            x = TF.gaussian_blur(x, [BLUR_KERNEL, BLUR_KERNEL], [sigma, sigma])
+            x = blur(x, sigma)
         if chance(view.solarize, generator):
             x = TF.solarize(x, SOLARIZE_THRESHOLD)
         return normalise(x)
@@ -146,6 +150,12 @@ def jitter(image: Tensor, factors: list[tuple[str, float]]) -> Tensor:
     return image
 
 
+def blur(image: Tensor, sigma: float) -> Tensor:
+    """Blur with a kernel of nine pixels, or the widest that the reflected border of the image allows."""
+    kernel = min(BLUR_KERNEL, 2 * min(image.shape[-2:]) - 1)
+    return TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
+
+
 def chance(probability: float, generator: Generator) -> bool:
     """Draw whether something happens."""
     return bool(generator.random() < probability)
@@ -154,3 +164,12 @@ def chance(probability: float, generator: Generator) -> bool:
 def uniform(low: float, high: float, generator: Generator) -> float:
     """Draw a number between two ends."""
     return low + (high - low) * generator.random()
+
+
+def _strengths(jitter: list[float]) -> list[float]:
+    if len(jitter) != 4 or min(jitter) < 0 or jitter[3] > 0.5:
+        raise UserError(
+            f"The key 'crops.color_jitter' must be four strengths (brightness, contrast, saturation, "
+            f"hue), none negative and hue at most 0.5, not {jitter}."
+        )
+    return jitter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -57,7 +58,9 @@ class ImageFolder:
     """Image files under a folder, in sorted order; sub-folders are classes.
 
     Where the folder has `train` and `val` (or `test`) sub-folders, these are the splits; otherwise
-    all images are for training. Images right under a split's folder have no labels.
+    all images are for training (a `train` with no folder beside it is looked into). Where an image
+    lies right under its split's folder, there are no labels. Links are followed, hidden files are not images.
+    Grey images have one channel (16 bits are reduced to 8), all others three.
 
     Args:
         path: the folder.
@@ -65,14 +68,17 @@ class ImageFolder:
         image_size: the shorter side to which images are reduced after decoding; None keeps them.
 
     Raises:
-        UserError: there is no such folder or split, or no image in it.
+        UserError: there is no such folder or split, no image in it, or it cannot be read.
     """
 
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
         if path is None:
             raise UserError("Say where the images are: data.path=/some/folder.")
         root = _split_folder(Path(path), split)
-        files = sorted(_image_files(root))
+        try:
+            files = sorted(_image_files(root))
+        except OSError as error:
+            raise UserError(f"The folder '{root}' cannot be read: {error}.") from error
         if not files:
             endings = ", ".join(IMG_EXTENSIONS)
             raise UserError(f"There are no images in the folder '{root}' (accepted: {endings}).")
@@ -91,10 +97,9 @@ class ImageFolder:
         """See `Dataset.image`."""
         try:
             with Image.open(self.files[index]) as file:
-                image = file.convert("L" if file.mode in GREY_MODES else "RGB")
-        except OSError as error:
+                pixels = _pixels(file)
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"The image '{self.files[index]}' cannot be read: {error}.") from error
-        pixels = TF.pil_to_tensor(image)
         if self.image_size is not None and min(pixels.shape[-2:]) > self.image_size:
             pixels = TF.resize(pixels, [self.image_size], antialias=True)
         return pixels
@@ -163,20 +168,42 @@ def _elpv(image_size: int | None) -> tuple[Tensor, np.ndarray[Any, Any]]:
 
 
 def _split_folder(path: Path, split: Split) -> Path:
+    """Return the folder of a split; `train` may also be the name of a class, among others."""
     if not path.is_dir():
         raise UserError(f"There is no folder '{path}' with images.")
-    names = ("train",) if split == "train" else ("val", "test")
-    found = [path / name for name in names if (path / name).is_dir()]
-    if found:
-        return found[0]
+    folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
+    held_out = [name for name in ("val", "test") if name in folders]
+    if "train" in folders and held_out:
+        return path / ("train" if split == "train" else held_out[0])
     if split == "train":
-        return path
+        return path / "train" if folders == {"train"} else path
     raise UserError(
-        f"'{path}' has no images to test with: there is no folder 'val' or 'test' in it."
+        f"'{path}' has no images to test with: "
+        f"that takes a folder 'train' in it, and a folder 'val' or 'test'."
     )
 
 
-def _image_files(root: Path) -> Iterator[Path]:
-    for file in root.rglob("*"):
-        if file.suffix.lower() in IMG_EXTENSIONS and file.is_file():
-            yield file
+def _image_files(folder: Path, around: frozenset[Path] = frozenset()) -> Iterator[Path]:
+    real = folder.resolve()
+    if real in around:  # a link to a folder that it lies in
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _image_files(folder / entry.name, around | {real})
+            elif entry.name.lower().endswith(IMG_EXTENSIONS) and entry.is_file():
+                yield folder / entry.name
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """Return an open image as (1 or 3, H, W) uint8."""
+    if image.mode.startswith("I"):  # 16 bits, which `convert` would cut off at 255
+        levels = np.asarray(image).clip(0, 65535) >> 8
+        return torch.from_numpy(levels.astype(np.uint8)).unsqueeze(0)
+    if image.mode == "F":
+        raise ValueError("its pixels are floating-point numbers; save it with 8 or 16 bits")
+    if image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")
+    return TF.pil_to_tensor(image.convert("L" if image.mode in GREY_MODES else "RGB"))

@@ -32,7 +32,7 @@ class ShardBatch(TypedDict):
     image_ids: list[int]
 
 
-class Batches(TorchDataset[ShardBatch]):
+class Batches(TorchDataset["ShardBatch | UserError"]):
     """The batches of a whole run, by step * shards + shard."""
 
     def __init__(self, config: Config, dataset: Dataset, mask_grid: tuple[int, int]) -> None:
@@ -45,9 +45,19 @@ class Batches(TorchDataset[ShardBatch]):
         self.mask_ratio = (low, high)
         self._order: tuple[int, list[int]] = (-1, [])
 
-    def __getitem__(self, number: int) -> ShardBatch:
+    def __getitem__(self, number: int) -> ShardBatch | UserError:
+        """Return the batch of one step and shard, or why there is none.
+
+        An error is returned for `train_batches` to raise: one that is raised in a worker process
+        reaches the user with the worker's traceback for its message.
+        """
+        try:
+            return self.batch(*divmod(number, self.shards))
+        except UserError as error:
+            return error
+
+    def batch(self, step: int, shard: int) -> ShardBatch:
         """Return the batch of one step and shard."""
-        step, shard = divmod(number, self.shards)
         ids = self.image_ids(step, shard)
         views = [
             self.augmentation(
@@ -100,7 +110,7 @@ def train_batches(
         end_step: one past the last step.
 
     Raises:
-        UserError: the data set has fewer images than one shard's batch.
+        UserError: the data set has fewer images than one shard's batch, or one cannot be read.
     """
     batches = Batches(config, dataset, mask_grid)
     if len(dataset) < batches.batch_size:
@@ -121,7 +131,13 @@ def train_batches(
         )
     )
     for _ in range(start_step, end_step):
-        yield [next(loader) for _ in range(batches.shards)]
+        yield [_raise_error(next(loader)) for _ in range(batches.shards)]
+
+
+def _raise_error(batch: ShardBatch | UserError) -> ShardBatch:
+    if isinstance(batch, UserError):
+        raise batch
+    return batch
 
 
 def _view_major(views: list[list[Tensor]]) -> Tensor:

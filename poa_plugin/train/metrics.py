@@ -6,13 +6,14 @@ import json
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
@@ -110,6 +111,17 @@ class Metrics:
         self._sums, self._subnets, self._steps = {}, [], 0
 
 
+class Bar(Progress):
+    """A progress bar with a line of words under it, cut at the terminal's edge."""
+
+    words = ""
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Yield the bar, then the words."""
+        yield self.make_tasks_table(self.tasks)
+        yield Text(self.words, no_wrap=True, overflow="ellipsis")
+
+
 class Display:
     """A progress bar on a terminal, plain lines elsewhere (at most one every ten seconds)."""
 
@@ -118,23 +130,19 @@ class Display:
     def __init__(self, start: int, total: int) -> None:
         self.start, self.total, self.began = start, total, time.perf_counter()
         self._last_line = float("-inf")
-        self._bar: Progress | None = None
+        self._bar: Bar | None = None
         if Console().is_terminal:
-            self._bar = Progress(
-                TextColumn("step"),
-                MofNCompleteColumn(),
-                BarColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[words]}"),
-            )
-            self._task = self._bar.add_task("train", total=total, completed=start, words="")
+            columns = (TextColumn("step"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn())
+            self._bar = Bar(*columns)
+            self._task = self._bar.add_task("train", total=total, completed=start)
             self._bar.start()
 
     def advance(self, step: int, line: dict[str, Any] | None, subnets: Sequence[Subnet]) -> None:
         """Show that a step is done, with the newest means and the step's sub-networks."""
-        words = f"{_summary(line)} {_few(subnets)}".strip()
+        words = f"{_few(subnets)}  {_summary(line)}".strip()
         if self._bar is not None:
-            self._bar.update(self._task, completed=step + 1, words=words)
+            self._bar.words = words
+            self._bar.update(self._task, completed=step + 1)
             return
         now = time.perf_counter()
         if now - self._last_line < self.SECONDS_BETWEEN_LINES and step + 1 < self.total:
@@ -152,13 +160,15 @@ class Display:
 
 
 def _summary(line: dict[str, Any] | None) -> str:
+    """Return loss, speed, and the terms, each with both students' shares and both kinds of crops."""
     if line is None:
         return ""
     grouped: dict[str, float] = defaultdict(float)
     for name, value in line["terms"].items():
-        grouped[name.removesuffix("_global").removesuffix("_local")] += value
+        kind = name.removesuffix("_global").removesuffix("_local")
+        grouped[kind.removesuffix("_intact").removesuffix("_elastic")] += value
     terms = " ".join(f"{name} {value:.3f}" for name, value in grouped.items())
-    return f"loss {line['loss']:.3f} ({terms}) {line['images_per_second']:.1f} images/s"
+    return f"loss {line['loss']:.3f} ({terms})  {line['images_per_second']:.1f} images/s"
 
 
 def _few(subnets: Sequence[Subnet]) -> str:
