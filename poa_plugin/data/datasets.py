@@ -74,11 +74,11 @@ class ImageFolder:
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
         if path is None:
             raise UserError("Say where the images are: data.path=/some/folder.")
-        root = _split_folder(Path(path), split)
         try:
+            root = _split_folder(Path(path), split)
             files = sorted(_image_files(root))
         except OSError as error:
-            raise UserError(f"The folder '{root}' cannot be read: {error}.") from error
+            raise UserError(f"The folder '{path}' cannot be read: {error}.") from error
         if not files:
             endings = ", ".join(IMG_EXTENSIONS)
             raise UserError(f"There are no images in the folder '{root}' (accepted: {endings}).")

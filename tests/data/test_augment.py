@@ -11,6 +11,7 @@ from torchvision.transforms import InterpolationMode
 
 from poa_plugin.config import CropsConfig
 from poa_plugin.data import MultiCropAugmentation, augment, normalise
+from poa_plugin.errors import UserError
 
 GREY = torch.arange(64 * 80).remainder(251).to(torch.uint8).view(1, 64, 80)
 COLOUR = torch.stack([GREY[0], GREY[0].flip(0), GREY[0].flip(1)])
@@ -153,3 +154,18 @@ def test_jitter_ranges() -> None:
         assert low <= min(values) < low + 0.02
         assert high - 0.02 < max(values) <= high
     assert len({tuple(factors) for factors in drawn}) == 24
+
+
+@pytest.mark.parametrize("size", [1, 2, 4, 5, 9])
+def test_blur_of_what_is_smaller_than_its_kernel(size: int) -> None:
+    image = COLOUR[:, :size, : size + 3]
+    kernel = min(9, 2 * size - 1)
+    wanted = TF.gaussian_blur(image, [kernel, kernel], [1.5, 1.5])
+    assert torch.equal(augment.blur(image, 1.5), wanted)
+    assert augment.blur(image, 1.5).shape == image.shape
+
+
+@pytest.mark.parametrize("strengths", [[], [0.4, 0.4, 0.2], [0.4, 0.4, 0.2, 0.6], [-1, 0, 0, 0]])
+def test_strengths_that_cannot_be_applied(strengths: list[float]) -> None:
+    with pytest.raises(UserError, match=r"crops\.color_jitter"):
+        MultiCropAugmentation(crops(color_jitter=strengths))

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from poa_plugin.config import Config
-from poa_plugin.data import ShardBatch, train_batches
+from poa_plugin.data import MultiCropAugmentation, ShardBatch, shard_masks, train_batches
 from poa_plugin.data.loader import Batches
 from poa_plugin.errors import UserError
+from poa_plugin.randomness import numpy_generator
 
 Make = Callable[..., Config]
 GRID = (6, 6)
@@ -74,6 +75,42 @@ def test_shapes(small_config: Make) -> None:
     assert batch["collated_masks"].dtype == torch.bool
     assert batch["collated_masks"].any(1).sum() == 3
     assert len(batch["image_ids"]) == 3
+
+
+def test_a_batch_is_made_of_its_key(small_config: Make) -> None:
+    """Step 2, shard 1, seed 7, each image on its own; the first view of all images comes first."""
+    config, dataset = small_config("train.seed=7", "train.shards=2"), Noise(20)
+    [[_, batch]] = train_batches(config, dataset, GRID, 2, 3)
+    order = [
+        image for epoch in (0, 1) for image in numpy_generator("order", 7, epoch).permutation(20)
+    ]
+    assert batch["image_ids"] == order[15:18]
+    augmentation = MultiCropAugmentation(config.crops)
+    for j, image in enumerate(batch["image_ids"]):
+        views = augmentation(dataset.image(image), numpy_generator("crops", 7, 2, 1, j))
+        for kind, wanted in zip(("global", "local"), views, strict=True):
+            found = batch[f"collated_{kind}_crops"][j::3]
+            assert torch.equal(found, torch.stack(wanted))
+    masks = shard_masks(6, GRID, 0.5, (0.1, 0.5), numpy_generator("masks", 7, 2, 1))
+    assert torch.equal(batch["collated_masks"], masks)
+
+
+def test_a_batch_across_two_epochs_of_the_data(small_config: Make) -> None:
+    batches = Batches(small_config(), Noise(4), GRID)
+    seen = [image for step in range(4) for image in batches.image_ids(step, 0)]
+    assert all(sorted(seen[i : i + 4]) == [0, 1, 2, 3] for i in (0, 4, 8))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_one_sentence(small_config: Make, workers: int) -> None:
+    class Broken(Noise):
+        def image(self, index: int) -> Tensor:
+            raise UserError("The image 'a.png' cannot be read.")
+
+    config = small_config(f"data.num_workers={workers}")
+    with pytest.raises(UserError) as caught:
+        next(train_batches(config, Broken(5), GRID, 0, 1))
+    assert str(caught.value) == "The image 'a.png' cannot be read."
 
 
 def test_no_local_crops(small_config: Make) -> None:
