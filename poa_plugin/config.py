@@ -272,6 +272,8 @@ def _check_values(config: DictConfig) -> None:
     for key in (*positive, "optim.epochs", "optim.iter_num_scale"):
         if OmegaConf.select(config, key) <= 0:
             raise UserError(f"The key '{key}' must be positive.")
+    if config.train.seed < 0:
+        raise UserError("The key 'train.seed' must not be negative.")
     for key in ("ibot.mask_ratio_min_max", "crops.global_crops_scale", "crops.local_crops_scale"):
         pair = OmegaConf.select(config, key)
         if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:

@@ -181,6 +181,7 @@ def test_a_checkpoint_of_another_architecture(
     ("words", "said"),
     [
         (["train.seed=one"], "train.seed"),
+        (["train.seed=-1"], "must not be negative"),
         (["train.seed"], "not of the form key=value"),
         (["train=3"], "The key 'train' is a section: set one of seed"),
         (["loss.normalisation=papper"], "did you mean 'paper'?"),

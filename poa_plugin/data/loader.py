@@ -15,6 +15,7 @@ from poa_plugin.config import Config
 from poa_plugin.data.augment import MultiCropAugmentation
 from poa_plugin.data.datasets import Dataset
 from poa_plugin.data.masking import shard_masks
+from poa_plugin.device import resolve_device
 from poa_plugin.errors import UserError
 from poa_plugin.randomness import numpy_generator
 
@@ -127,11 +128,15 @@ def train_batches(
             num_workers=workers,
             prefetch_factor=2 if workers else None,
             worker_init_fn=_start_worker if workers else None,
-            pin_memory=torch.cuda.is_available(),
+            pin_memory=resolve_device(config.train.device).type == "cuda",
         )
     )
-    for _ in range(start_step, end_step):
-        yield [_raise_error(next(loader)) for _ in range(batches.shards)]
+    try:
+        for _ in range(start_step, end_step):
+            yield [_raise_error(next(loader)) for _ in range(batches.shards)]
+    finally:
+        # An error's traceback keeps this frame; its workers must not wait for that to be collected.
+        del loader
 
 
 def _raise_error(batch: ShardBatch | UserError) -> ShardBatch:

@@ -37,7 +37,7 @@ def test_a_flat_folder_has_no_labels(tmp_path: Path) -> None:
     dataset = ImageFolder(str(tmp_path), "train")
     assert len(dataset) == 1
     assert dataset.labels is None
-    with pytest.raises(UserError, match="has no images to test with.*'val' or 'test'"):
+    with pytest.raises(UserError, match=r"has no images to test with.*'val' or 'test'"):
         ImageFolder(str(tmp_path), "test")
 
 

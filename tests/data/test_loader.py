@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
@@ -111,6 +112,7 @@ def test_an_image_that_cannot_be_read_is_one_sentence(small_config: Make, worker
     with pytest.raises(UserError) as caught:
         next(train_batches(config, Broken(5), GRID, 0, 1))
     assert str(caught.value) == "The image 'a.png' cannot be read."
+    assert not multiprocessing.active_children()  # ended, though the traceback is still held
 
 
 def test_no_local_crops(small_config: Make) -> None:
