@@ -12,12 +12,22 @@ from torchvision.transforms import InterpolationMode
 
 from poa_plugin.config import EvaluationConfig
 from poa_plugin.data import Dataset, normalise
+from poa_plugin.errors import UserError
 
 Network = Callable[[Tensor], Mapping[str, Any]]
 
 
 def evaluation_images(dataset: Dataset, evaluation: EvaluationConfig) -> Iterator[Tensor]:
-    """Yield (B, 3, c, c) batches: shorter side resized (bicubic), centre crop, ImageNet statistics."""
+    """Yield (B, 3, c, c) batches: shorter side resized (bicubic), centre crop, ImageNet statistics.
+
+    Raises:
+        UserError: the crop is larger than the resized image, or an image cannot be read.
+    """
+    if evaluation.crop_size > evaluation.resize_size:
+        raise UserError(
+            f"The key 'evaluation.crop_size' is {evaluation.crop_size}: it must not exceed "
+            f"'evaluation.resize_size', which is {evaluation.resize_size}."
+        )
     for start in range(0, len(dataset), evaluation.batch_size):
         stop = min(start + evaluation.batch_size, len(dataset))
         yield torch.stack(
@@ -59,9 +69,13 @@ def extract_features(
 
 
 def raw_pixels(dataset: Dataset, size: int = 32) -> Tensor:
-    """Return the images themselves as (N, C * size * size) float32 features."""
+    """Return the images themselves as (N, 3 * size * size) float32 features in 0..1.
+
+    Grey images are repeated in three channels, so that data sets may hold both kinds; cosines
+    between grey images stay what they are.
+    """
     rows = [
-        TF.resize(dataset.image(index), [size, size], antialias=True).flatten()
+        TF.resize(dataset.image(index), [size, size], antialias=True).expand(3, -1, -1).flatten()
         for index in range(len(dataset))
     ]
     return torch.stack(rows).float() / 255

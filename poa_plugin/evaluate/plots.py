@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,7 @@ def plot_losses(lines: Sequence[dict[str, Any]], file: Path) -> None:
     """Draw the loss and its terms over steps: faint as measured, strong smoothed."""
     steps = np.array([line["step"] + 1 for line in lines])
     figure, (left, right) = _figure(2)
-    _curve(left, steps, np.array([line["loss"] for line in lines]), "total", "black")
-    left.set_title("Loss")
+    joins: dict[int, dict[str, str]] = defaultdict(dict)
     terms: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for i, line in enumerate(lines):
         for name, value in line["terms"].items():
@@ -37,10 +37,12 @@ def plot_losses(lines: Sequence[dict[str, Any]], file: Path) -> None:
         colour = COLOURS[kinds.index(kind) % len(COLOURS)]
         style = "--" if name.endswith("_elastic") else "-"
         _curve(right, steps[index], values, name.replace("_", " "), colour, style)
-        if index[0] > 0 and not name.endswith("_elastic"):
-            left.axvline(steps[index[0]], color=colour, linestyle=":")
-            words = f" {kind.replace('_', ' ')} joins"
-            left.text(steps[index[0]], 0.98, words, transform=left.get_xaxis_transform(), va="top")
+        if index[0] > 0:
+            joins[index[0]].setdefault(kind.replace("_", " "), colour)
+    _curve(left, steps, np.array([line["loss"] for line in lines]), "total", "black", "-", joins)
+    for i, kinds_joining in joins.items():
+        _mark_join(left, steps[i], kinds_joining, in_right_half=i > len(steps) / 2)
+    left.set_title("Loss")
     right.set_title("Its summands")
     for axes in (left, right):
         axes.set_xlabel("step")
@@ -55,9 +57,9 @@ def plot_accuracy(rows: Sequence[KnnRow], file: Path) -> None:
     shown = [row for row in rows if row.k == k]
     figure, [axes] = _figure(1)
     unit, size = ("millions", 1e6) if max(row.params for row in shown) > 1e6 else ("thousands", 1e3)
-    widths = sorted({row.width for row in shown if row.kind == "trained"})
+    widths = sorted({row.width for row in shown if row.kind in ("trained", "untrained")})
     colours = dict(
-        zip(widths, colormaps["viridis"](np.linspace(0, 0.92, max(len(widths), 1))), strict=True)
+        zip(widths, colormaps["viridis"](np.linspace(0, 0.92, len(widths))), strict=True)
     )
     for width in widths:
         for kind, style in (("trained", "o-"), ("untrained", "o:")):
@@ -94,11 +96,12 @@ def plot_accuracy(rows: Sequence[KnnRow], file: Path) -> None:
 
 def plot_sampling(lines: Sequence[dict[str, Any]], file: Path) -> None:
     """Draw how often each sub-network was the elastic student: a width x depth map, or bars."""
-    counts = Counter(name for line in lines for name in line["subnets"])
+    counts = Counter(name for line in lines for name in line.get("subnets", ()))
     figure, [axes] = _figure(1)
-    parsed = {name: name.removeprefix("w").split("_d") for name in counts}
-    if all(depth.isdigit() for _, depth in parsed.values()):
-        _sampling_map(axes, figure, {(int(w), int(d)): counts[n] for n, (w, d) in parsed.items()})
+    parsed = {name: re.fullmatch(r"w(\d+)_d(\d+)", name) for name in counts}
+    grid = {(int(m[1]), int(m[2])): counts[name] for name, m in parsed.items() if m}
+    if len(grid) == len(counts):
+        _sampling_map(axes, figure, grid)
     else:
         names = sorted(counts, key=lambda name: -counts[name])
         axes.bar(range(len(names)), [counts[name] for name in names], color="#3b528b")
@@ -128,12 +131,36 @@ def _sampling_map(axes: Axes, figure: Figure, counts: dict[tuple[int, int], int]
         axes.text(column, row, str(value), ha="center", va="center", color=colour, fontsize=8)
 
 
-def _curve(axes: Axes, x: Any, y: Any, label: str, colour: Any, style: str = "-") -> None:
+def _curve(
+    axes: Axes,
+    x: Any,
+    y: Any,
+    label: str,
+    colour: Any,
+    style: str = "-",
+    breaks: Iterable[int] = (),
+) -> None:
+    """Draw y faint as measured and strong smoothed, with no smoothing across the breaks."""
     axes.plot(x, y, color=colour, alpha=0.25, linewidth=1)
     window = max(1, len(y) // 50)
-    padded = np.concatenate([np.repeat(y[:1], window), y, np.repeat(y[-1:], window)])
-    smooth = np.convolve(padded, np.ones(2 * window + 1) / (2 * window + 1), mode="valid")
-    axes.plot(x, smooth, style, color=colour, linewidth=1.8, label=label)
+    for part in np.split(np.arange(len(y)), sorted(breaks)):
+        smooth = _running_mean(y[part], window)
+        axes.plot(x[part], smooth, style, color=colour, linewidth=1.8, label=label)
+        label = "_"  # one entry in the legend
+
+
+def _running_mean(y: Any, window: int) -> Any:
+    """Return the mean over `window` points either side, over fewer at the ends."""
+    ones = np.ones(2 * min(window, (len(y) - 1) // 2) + 1)
+    return np.convolve(y, ones, mode="same") / np.convolve(np.ones(len(y)), ones, mode="same")
+
+
+def _mark_join(axes: Axes, step: int, colours: dict[str, str], in_right_half: bool) -> None:
+    """Mark the step from which further kinds of terms are part of the loss."""
+    axes.axvline(step, color=next(iter(colours.values())), linestyle=":")
+    words = f" {' and '.join(colours)} {'joins' if len(colours) == 1 else 'join'} "
+    side = "right" if in_right_half else "left"
+    axes.text(step, 0.98, words, transform=axes.get_xaxis_transform(), va="top", ha=side)
 
 
 def _figure(columns: int) -> tuple[Figure, list[Axes]]:

@@ -37,11 +37,15 @@ def write_report(run: Path) -> Path:
         The page, `RUN/report/index.html`: one file, its pictures within it.
 
     Raises:
-        UserError: the folder is not a run's, or holds nothing to show.
+        UserError: the folder is not a run's, holds nothing to show, or a file in it is damaged.
     """
     run = Path(run)
-    if not (run / "config.yaml").is_file():
-        raise UserError(f"'{run}' is not the output folder of a run: there is no config.yaml.")
+    config = run / "config.yaml"
+    if not any(file.is_file() for file in (config, run / "metrics.jsonl", run / "eval/knn.json")):
+        raise UserError(
+            f"'{run}' is not the output folder of a run: there is no config.yaml, no "
+            f"metrics.jsonl and no eval/knn.json."
+        )
     lines, rows = read_metrics(run / "metrics.jsonl"), read_rows(run / "eval")
     if not lines and not rows:
         raise UserError(f"'{run}' has nothing to show yet: no metrics and no evaluation.")
@@ -56,31 +60,55 @@ def write_report(run: Path) -> Path:
         plot_losses(lines, folder / "losses.png")
         picture = _picture(folder / "losses.png", "loss and its terms over steps")
         sections.append(f"<h2>Training</h2><p>{_summary(lines)}</p>{picture}")
-    if any(line["subnets"] for line in lines):
+    if any(line.get("subnets") for line in lines):
         plot_sampling(lines, folder / "sampling.png")
         sections.append(_picture(folder / "sampling.png", "how often each network was drawn"))
-    config = escape((run / "config.yaml").read_text(encoding="utf-8"))
-    sections.append(f"<details><summary>Configuration</summary><pre>{config}</pre></details>")
+    if config.is_file():
+        text = escape(config.read_text(encoding="utf-8", errors="replace"))
+        sections.append(f"<details><summary>Configuration</summary><pre>{text}</pre></details>")
     page = folder / "index.html"
     page.write_text(_page(run.resolve().name, sections), encoding="utf-8")
     return page
 
 
 def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Read the lines of a `metrics.jsonl`; none if there is no file."""
+    """Read the lines of a `metrics.jsonl`; none if there is no file.
+
+    A last line that is cut off, as a run that was killed leaves it, is left out.
+
+    Raises:
+        UserError: another line is damaged, or has no step, loss or terms.
+    """
     if not file.is_file():
         return []
-    text = file.read_text(encoding="utf-8")
-    return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+    texts = file.read_text(encoding="utf-8", errors="replace").splitlines()
+    lines = []
+    for number, text in enumerate(texts, start=1):
+        try:
+            lines.append(_line(text))
+        except ValueError as error:
+            if number < len(texts):
+                raise UserError(f"Line {number} of '{file}' cannot be read: {error}.") from error
+    return lines
+
+
+def _line(text: str) -> dict[str, Any]:
+    line = json.loads(text)
+    missing = {"step", "loss", "terms"} - set(line if isinstance(line, dict) else ())
+    if missing:
+        raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
+    return dict(line)
 
 
 def _summary(lines: Sequence[dict[str, Any]]) -> str:
-    last = lines[-1]
-    return (
-        f"{last['step'] + 1} steps, {last['seconds'] / 60:.1f} minutes, loss {lines[0]['loss']:.3f} "
-        f"at first and {last['loss']:.3f} at the end, {last['images_per_second']:.1f} images per "
-        f"second."
-    )
+    first, last = lines[0], lines[-1]
+    words = [f"{last['step'] + 1} steps"]
+    if "seconds" in last:
+        words.append(f"{last['seconds'] / 60:.1f} minutes")
+    words.append(f"loss {first['loss']:.3f} at first and {last['loss']:.3f} at the end")
+    if "images_per_second" in last:
+        words.append(f"{last['images_per_second']:.1f} images per second")
+    return ", ".join(words) + "."
 
 
 def _table(rows: Sequence[KnnRow]) -> str:

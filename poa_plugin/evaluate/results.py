@@ -7,9 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from poa_plugin.elastic.subnet import SearchSpace
-from poa_plugin.errors import UserError
+from poa_plugin.errors import UserError, did_you_mean
 
 KINDS = ("trained", "untrained", "reference", "pixels")
 
@@ -54,7 +55,7 @@ def write_rows(folder: Path, rows: Sequence[KnnRow]) -> None:
 
 
 def read_rows(folder: Path) -> list[KnnRow]:
-    """Read the rows of a folder; none if nothing was written yet.
+    """Read the rows that `write_rows` left in a folder; none if nothing was written yet.
 
     Raises:
         UserError: the file is damaged.
@@ -63,7 +64,7 @@ def read_rows(folder: Path) -> list[KnnRow]:
     if not file.is_file():
         return []
     try:
-        return [KnnRow(**record) for record in json.loads(file.read_text(encoding="utf-8"))]
+        return [_row(record) for record in json.loads(file.read_text(encoding="utf-8"))]
     except (ValueError, TypeError) as error:
         raise UserError(f"The results in '{file}' cannot be read: {error}.") from error
 
@@ -107,6 +108,16 @@ def short(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g}{letter}"
     return str(number) if number else "-"
+
+
+def _row(record: dict[str, Any]) -> KnnRow:
+    row = KnnRow(**record)
+    if row.kind not in KINDS:
+        raise ValueError(f"unknown kind '{row.kind}'; {did_you_mean(str(row.kind), KINDS)}")
+    numbers = (row.k, row.top1, row.width, row.depth, row.params, row.flops)
+    if not all(isinstance(number, int | float) for number in numbers):
+        raise ValueError(f"the row of '{row.network}' holds something that is not a number")
+    return row
 
 
 def _replace(path: Path, text: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -186,10 +187,10 @@ def _keep_lines_before(path: Path, step: int) -> float:
     """Drop the lines of steps that will be run again; return the seconds of those that stay."""
     if not path.is_file():
         return 0.0
-    kept = [
-        line
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line.endswith("}") and json.loads(line)["step"] < step
-    ]
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        with contextlib.suppress(ValueError):  # a line that a kill cut off
+            if json.loads(line)["step"] < step:
+                kept.append(line)
     path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
     return float(json.loads(kept[-1])["seconds"]) if kept else 0.0

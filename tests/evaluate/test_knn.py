@@ -64,6 +64,40 @@ def test_length_does_not_matter_to_cosines() -> None:
     assert knn_accuracy(train, [0, 1], test, [0, 1], ks=[1]) == {1: 100.0}
 
 
+def test_the_chunk_changes_nothing() -> None:
+    torch.manual_seed(0)
+    points = torch.randn(500, 96)
+    labels = torch.randint(0, 8, (500,)).tolist()
+    copies, collapsed = points[:50].repeat(10, 1), points[:1].repeat(500, 1)
+    alike = 300 + points  # cosines that differ by about as much as float32 can tell
+    for train, test in ((copies, points), (collapsed, collapsed), (alike, alike.flip(0))):
+        found = [
+            knn_accuracy(train, labels, test[:131], labels[:131], [1, 10, 20], chunk=chunk)
+            for chunk in (1, 2, 7, 100, 131, 1000)
+        ]
+        assert found == [found[0]] * len(found)
+
+
+def test_the_nearest_outvotes_a_majority_that_is_far() -> None:
+    angles = torch.tensor([0.0, 0.6, 0.62, 3.0])
+    train, test = torch.stack([angles.cos(), angles.sin()], 1), torch.tensor([[1.0, 0.0]])
+    labels = [1, 0, 0, 1]
+    # weights: exp(1 / T), exp(0.825 / T), exp(0.814 / T): at T = 0.07 the nearest has 0.87 of them
+    assert knn_accuracy(train, labels, test, [1], [1, 3]) == {1: 100.0, 3: 100.0}
+    assert knn_accuracy(train, labels, test, [1], [3], temperature=10) == {3: 0.0}
+
+
+def test_larger_k_do_not_change_what_a_smaller_one_sees() -> None:
+    """The softmax is over max(ks), the votes of a smaller k are cut off from it, not renormalised."""
+    torch.manual_seed(0)
+    train, test = torch.randn(90, 4), torch.randn(400, 4)
+    labels, truth = torch.randint(0, 3, (90,)).tolist(), torch.randint(0, 3, (400,)).tolist()
+    together = knn_accuracy(train, labels, test, truth, [40, 5, 5, 90], temperature=1)
+    assert list(together) == [40, 5, 90]
+    for k, top1 in together.items():
+        assert knn_accuracy(train, labels, test, truth, [k], temperature=1) == {k: top1}
+
+
 def test_what_is_wrong_is_said() -> None:
     x, y = torch.randn(5, 2), [0] * 5
     with pytest.raises(UserError, match="between 1 and the 5 training samples"):
@@ -72,6 +106,18 @@ def test_what_is_wrong_is_said() -> None:
         knn_accuracy(x, y, x, y, ks=[0])
     with pytest.raises(UserError, match="not finite"):
         knn_accuracy(x, y, x * float("nan"), y, ks=[1])
+    with pytest.raises(UserError, match="between 1 and"):
+        knn_accuracy(x, y, x, y, ks=[])
+    with pytest.raises(UserError, match="0 labels for 5 training samples"):
+        knn_accuracy(x, None, x, y, ks=[1])
+    with pytest.raises(UserError, match="1 labels for 5 test samples"):
+        knn_accuracy(x, y, x, [0], ks=[1])
+    with pytest.raises(UserError, match="a test sample has none"):
+        knn_accuracy(x, y, x, [0, 0, -1, 0, 0], ks=[1])
+    with pytest.raises(UserError, match="no test samples"):
+        knn_accuracy(x, y, x[:0], [], ks=[1])
+    with pytest.raises(UserError, match="must be positive, not 0"):
+        knn_accuracy(x, y, x, y, ks=[1], temperature=0)
 
 
 class Pictures:
@@ -108,12 +154,19 @@ def test_many_networks_in_one_pass() -> None:
         assert torch.equal(both[name], alone)
 
 
-def test_raw_pixels() -> None:
-    class Grey(Pictures):
-        def image(self, index: int) -> Tensor:
-            return super().image(index)[:1]
+def test_a_crop_larger_than_the_image_is_refused() -> None:
+    evaluation = OmegaConf.structured(EvaluationConfig(resize_size=12, crop_size=16))
+    with pytest.raises(UserError, match=r"crop_size' is 16: it must not exceed"):
+        next(evaluation_images(Pictures(), evaluation))
 
-    assert raw_pixels(Grey(), 8).shape == (5, 64)
+
+def test_raw_pixels_of_grey_and_colour_images() -> None:
+    pixels = raw_pixels(Pictures(), 8)
+    assert pixels.shape == (5, 3 * 64)
+    assert 0 <= pixels.min() < pixels.max() <= 1
+    planes = pixels.unflatten(1, (3, 64))
+    grey = [torch.equal(image[0], image[1]) for image in planes]
+    assert grey == [True, False, True, False, True]
 
 
 def row(network: str, kind: str = "trained", top1: float = 50.0, k: int = 20) -> KnnRow:
@@ -131,9 +184,15 @@ def test_rows_are_merged_written_and_read(tmp_path: Path) -> None:
     assert len(merged) == 4
     assert (tmp_path / "knn.csv").read_text().count("\n") == 5
     assert not list(tmp_path.glob("*.partial"))
-    (tmp_path / "knn.json").write_text("[{]")
-    with pytest.raises(UserError, match="cannot be read"):
-        read_rows(tmp_path)
+    written = (tmp_path / "knn.json").read_text()
+    for damaged, said in [
+        ("[{]", "cannot be read"),
+        (written.replace('"pixels"', '"pixel"'), "unknown kind 'pixel'; did you mean 'pixels'"),
+        (written.replace("60.0", '"60"'), "'w48_d2' holds something that is not a number"),
+    ]:
+        (tmp_path / "knn.json").write_text(damaged)
+        with pytest.raises(UserError, match=said):
+            read_rows(tmp_path)
 
 
 def test_the_table_sets_trained_beside_untrained() -> None:

@@ -6,11 +6,14 @@ import json
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import KnnRow, write_report
+from poa_plugin.evaluate.plots import _curve, _running_mean
 from poa_plugin.evaluate.results import write_rows
 
 
@@ -72,11 +75,40 @@ def test_a_run_that_was_not_evaluated(tmp_path: Path) -> None:
     assert "Training" in html
 
 
-def test_networks_whose_depth_has_several_parts(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["w48_d3-4-6-3", "full", "xx_d2"])
+def test_networks_that_are_not_a_width_and_a_depth(tmp_path: Path, name: str) -> None:
     run = synthetic_run(tmp_path / "run")
-    lines = (run / "metrics.jsonl").read_text().replace('"w48_d2"', '"w48_d3-4-6-3"')
+    lines = (run / "metrics.jsonl").read_text().replace('"w48_d2"', f'"{name}"')
     (run / "metrics.jsonl").write_text(lines)
     assert write_report(run).is_file()
+    assert (run / "report/sampling.png").is_file()
+
+
+@pytest.mark.parametrize("kind", ["pixels", "untrained", "reference"])
+def test_results_without_a_trained_network(tmp_path: Path, kind: str) -> None:
+    write_rows(tmp_path / "eval", [KnnRow("one", kind, 20, 50.0)])
+    assert "Accuracy" in write_report(tmp_path).read_text()
+    assert (tmp_path / "report/accuracy.png").is_file()
+
+
+def test_damaged_and_short_metrics(tmp_path: Path) -> None:
+    line = '{"step": 0, "loss": 1.5, "terms": {"koleo": 1.5}}'
+    (tmp_path / "metrics.jsonl").write_text(f'{line}\n{{"step": 1, "terms": {{}}')
+    assert "1 steps, loss 1.500 at first" in write_report(tmp_path).read_text()
+    for damaged, said in (('{"st}', "Unterminated"), ("3", "no loss"), ('{"step": 1}', "no loss")):
+        (tmp_path / "metrics.jsonl").write_text(f"{line}\n{damaged}\n{line}\n")
+        with pytest.raises(UserError, match=f"Line 2 of .*{said}"):
+            write_report(tmp_path)
+
+
+def test_the_loss_is_not_smoothed_across_a_term_that_joins() -> None:
+    axes = Figure().subplots()
+    steps, loss = np.arange(100), np.repeat([1.0, 5.0], 50)
+    _curve(axes, steps, loss, "total", "black", breaks=[50])
+    assert np.concatenate([line.get_ydata() for line in axes.lines[1:]]).tolist() == loss.tolist()
+    assert len(axes.get_legend_handles_labels()[1]) == 1
+    assert _running_mean(np.arange(9.0), 2).tolist() == [1, 1.5, 2, 3, 4, 5, 6, 6.5, 7]
+    assert _running_mean(np.array([4.0]), 3).tolist() == [4]
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:

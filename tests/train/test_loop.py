@@ -23,6 +23,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 from poa_plugin.train import checkpoint
 from poa_plugin.train.loop import build_model, refuse_non_finite, train
+from poa_plugin.train.metrics import _keep_lines_before
 from poa_plugin.train.optim import build_optimizer
 
 Make = Callable[..., Config]
@@ -105,6 +106,14 @@ def test_what_a_run_leaves(make: Make, tmp_path: Path, capsys: pytest.CaptureFix
     assert [name for line in found for name in line["subnets"]] == drawn
     assert train(config).finished
     assert "already trained to its last step" in capsys.readouterr().out
+
+
+def test_lines_that_will_be_written_again_or_were_cut_off_are_dropped(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text('{"step": 1, "seconds": 2.5}\n{"step": 4, "seconds": 9}\n{"step": 5, "a": {}')
+    assert _keep_lines_before(file, 3) == 2.5
+    assert file.read_text() == '{"step": 1, "seconds": 2.5}\n'
+    assert _keep_lines_before(tmp_path / "none.jsonl", 3) == 0
 
 
 def test_the_last_layer_is_still_in_the_first_epoch(make: Make, tmp_path: Path) -> None:
