@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import sys as _s
 from collections.abc import Iterator
 from pathlib import Path
 
-_s.path.insert(0, "/tmp/w")
 import poa_plugin.builtin  # noqa: F401
 from poa_plugin.registry import BACKBONES
 
