@@ -217,7 +217,9 @@ def backbone_options(config: Config) -> Any:
         UserError: `student.arch` is missing or names no registered backbone.
     """
     if OmegaConf.is_missing(config.student, "arch"):
-        raise UserError(f"The key 'student.arch' is missing; {_known_backbones()}.")
+        raise UserError(
+            f"The key 'student.arch' is missing; known: {', '.join(BACKBONES.names())}."
+        )
     BACKBONES.get(config.student.arch)
     return config.student[config.student.arch]
 
@@ -324,7 +326,3 @@ def _read_words(words: Sequence[str]) -> DictConfig:
         return OmegaConf.from_dotlist(list(words))
     except (YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"The words {list(words)} cannot be read: {error}.") from error
-
-
-def _known_backbones() -> str:
-    return f"known backbones: {', '.join(BACKBONES.names())}"

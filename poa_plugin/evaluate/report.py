@@ -11,7 +11,7 @@ from typing import Any
 
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.plots import plot_accuracy, plot_losses, plot_sampling
-from poa_plugin.evaluate.results import KnnRow, read_rows, short
+from poa_plugin.evaluate.results import KnnRow, beside_untrained, read_rows, short
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1b1b; --paper: #ffffff; --line: #dddddd; }
@@ -112,15 +112,10 @@ def _summary(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def _table(rows: Sequence[KnnRow]) -> str:
-    before = {(row.network, row.k): row.top1 for row in rows if row.kind == "untrained"}
     names = ("network", "parameters", "FLOPs", "k", "top-1 (%)", "before training")
     head = "".join(f"<th>{name}</th>" for name in names)
     body = []
-    for row in rows:
-        if row.kind == "untrained":
-            continue
-        start = before.get((row.network, row.k)) if row.kind == "trained" else None
-        name = row.network if row.kind == "trained" else f"{row.kind}: {row.network}"
+    for name, row, start in beside_untrained(rows):
         cells = [
             name,
             short(row.params),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -46,12 +47,11 @@ def write_rows(folder: Path, rows: Sequence[KnnRow]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     records = [asdict(row) for row in rows]
     _replace(folder / "knn.json", json.dumps(records, indent=1) + "\n")
-    partial = folder / "knn.csv.partial"
-    with partial.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(KnnRow.__dataclass_fields__))
-        writer.writeheader()
-        writer.writerows(records)
-    partial.replace(folder / "knn.csv")
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, list(KnnRow.__dataclass_fields__))
+    writer.writeheader()
+    writer.writerows(records)
+    _replace(folder / "knn.csv", table.getvalue())
 
 
 def read_rows(folder: Path) -> list[KnnRow]:
@@ -69,17 +69,22 @@ def read_rows(folder: Path) -> list[KnnRow]:
         raise UserError(f"The results in '{file}' cannot be read: {error}.") from error
 
 
+def beside_untrained(rows: Sequence[KnnRow]) -> Iterator[tuple[str, KnnRow, float | None]]:
+    """Yield what a table shows: a row's label, the row, and the accuracy before training if known."""
+    before = {(row.network, row.k): row.top1 for row in rows if row.kind == "untrained"}
+    for row in rows:
+        if row.kind == "trained":
+            yield row.network, row, before.get((row.network, row.k))
+        elif row.kind != "untrained":
+            yield f"{row.kind}: {row.network}", row, None
+
+
 def results_table(rows: Sequence[KnnRow]) -> str:
     """Return a text table: one line for each network and k, trained beside untrained."""
-    before = {(row.network, row.k): row.top1 for row in rows if row.kind == "untrained"}
     lines = [
         f"{'network':<22} {'params':>8} {'FLOPs':>8} {'k':>4} {'top-1':>6} {'untrained':>9} {'gain':>6}"
     ]
-    for row in rows:
-        if row.kind == "untrained":
-            continue
-        name = row.network if row.kind == "trained" else f"{row.kind}: {row.network}"
-        start = before.get((row.network, row.k)) if row.kind == "trained" else None
+    for name, row, start in beside_untrained(rows):
         compared = f"{start:9.1f} {row.top1 - start:+6.1f}" if start is not None else ""
         size = f"{short(row.params):>8} {short(row.flops):>8}"
         lines.append(f"{name:<22} {size} {row.k:>4} {row.top1:6.1f} {compared}".rstrip())
@@ -122,5 +127,5 @@ def _row(record: dict[str, Any]) -> KnnRow:
 
 def _replace(path: Path, text: str) -> None:
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text(text, encoding="utf-8", newline="")
     partial.replace(path)
