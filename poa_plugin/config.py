@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from poa_plugin.errors import UserError, did_you_mean
+from poa_plugin.files import write_whole
 from poa_plugin.registry import BACKBONES, DATASETS, META_ARCHS
 
 
@@ -127,6 +128,10 @@ class TrainConfig:
     log_period: int = 10
     checkpoint_period: int = 1000
     keep_checkpoints: int = 3
+    keep_every: int = 0
+    damaged_checkpoint: str = "stop"
+    accept_changes: bool = False
+    max_skipped_steps: int = 10
 
 
 @dataclass
@@ -182,6 +187,7 @@ CHOICES = {
     "crops.blur": ("paper", "published"),
     "train.centering": ("sinkhorn_knopp", "centering"),
     "train.precision": ("fp32", "bf16", "fp16"),
+    "train.damaged_checkpoint": ("stop", "previous"),
     "train.device": ("auto", "cpu", "cuda"),
     "optim.scaling_rule": ("sqrt_wrt_1024", "none"),
 }
@@ -226,7 +232,7 @@ def backbone_options(config: Config) -> Any:
 
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved configuration as YAML, every default spelled out."""
-    path.write_text(OmegaConf.to_yaml(cast(DictConfig, config), resolve=True), encoding="utf-8")
+    write_whole(path, OmegaConf.to_yaml(cast(DictConfig, config), resolve=True))
 
 
 def _resolve(overlays: list[DictConfig]) -> Config:
@@ -271,7 +277,8 @@ def _check_values(config: DictConfig) -> None:
     DATASETS.get(config.data.dataset)
     backbone_options(cast(Config, config))
     positive = ("train.shards", "train.batch_size_per_shard", "train.OFFICIAL_EPOCH_LENGTH")
-    for key in (*positive, "optim.epochs", "optim.iter_num_scale"):
+    periods = ("train.log_period", "train.checkpoint_period", "train.max_skipped_steps")
+    for key in (*positive, *periods, "optim.epochs", "optim.iter_num_scale"):
         if OmegaConf.select(config, key) <= 0:
             raise UserError(f"The key '{key}' must be positive.")
     if config.train.seed < 0:

@@ -40,13 +40,15 @@ def check_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) ->
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors file.
+    """Read a safetensors file into memory of its own.
+
+    safetensors maps files: a tensor of a mapped file that is later written anew ends the process.
 
     Raises:
         UserError: it is not there, or damaged.
     """
     try:
-        return load_file(file)
+        return {key: tensor.clone() for key, tensor in load_file(file).items()}
     except FileNotFoundError as error:
         raise UserError(f"There is no file '{file}'.") from error
     except (SafetensorError, OSError) as error:

@@ -167,6 +167,9 @@ def test_a_checkpoint_of_another_architecture(
     config = poa.load_config(run / "config.yaml", ["student.vit.max_depth=5", "optim.epochs=3"])
     saved = (run / "config.yaml").read_text()
     said = fails(capsys, "train", str(run / "config.yaml"), "student.vit.max_depth=5")
+    assert "student.vit.max_depth is 4 there and 5 here" in said
+    words = ("student.vit.max_depth=5", "train.accept_changes=true")
+    said = fails(capsys, "train", str(run / "config.yaml"), *words)
     assert "are of another architecture" in said
     save_config(config, run / "config.yaml")
     try:

@@ -23,6 +23,7 @@ COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 
 def plot_losses(lines: Sequence[dict[str, Any]], file: Path) -> None:
     """Draw the loss and its terms over steps: faint as measured, strong smoothed."""
+    lines = [line for line in lines if line["loss"] is not None]
     steps = np.array([line["step"] + 1 for line in lines])
     figure, (left, right) = _figure(2)
     joins: dict[int, dict[str, str]] = defaultdict(dict)

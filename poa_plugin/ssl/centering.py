@@ -79,3 +79,9 @@ class Centering(nn.Module):
         moved = torch.lerp(self.get_buffer(f"pending_{head}"), center, self.momentum)
         center.copy_(torch.where(pending, moved, center))
         pending.fill_(False)
+
+    def forget_pending(self) -> None:
+        """Drop the means of the last batch, which was not fit for use."""
+        for name, buffer in self.named_buffers():
+            if "pending" in name:
+                buffer.zero_()

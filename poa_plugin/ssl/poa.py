@@ -182,6 +182,13 @@ class POA(nn.Module):
         torch._foreach_add_(teacher, student, alpha=1 - momentum)
         self.step += 1
 
+    def skip_step(self) -> None:
+        """Count a step whose loss is not finite, and forget what it would have put into the centres."""
+        for targets in (self.cls_targets, self.patch_targets):
+            if isinstance(targets, Centering):
+                targets.forget_pending()
+        self.step += 1
+
     @property
     def masks_active(self) -> bool:
         """Whether students see masked global crops in this step (published code: from an epoch on)."""

@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple, cast
@@ -14,17 +14,20 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from poa_plugin.config import Config, save_config
-from poa_plugin.data import build_dataset, train_batches
+from poa_plugin.config import Config
+from poa_plugin.data import Dataset, build_dataset, train_batches
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
+from poa_plugin.files import disk_errors
 from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl import POA
 from poa_plugin.train import checkpoint
+from poa_plugin.train.folder import check_folder, claim_folder
 from poa_plugin.train.metrics import Metrics
 from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradients
 from poa_plugin.train.schedules import Schedules, Values
+from poa_plugin.train.skipping import SkippedSteps, not_finite
 
 
 class Outcome(NamedTuple):
@@ -37,58 +40,88 @@ class Outcome(NamedTuple):
 def train(config: Config) -> Outcome:
     """Pre-train, from the newest checkpoint of `config.output_dir` if there is one.
 
-    Writes the resolved configuration, `metrics.jsonl`, TensorBoard events and `ckpt/<step>/` into
-    the output folder.
+    Writes the resolved configuration, `metrics.jsonl`, TensorBoard events, `ckpt/<step>/` and the
+    steps that had to be skipped into the output folder.
 
     Returns:
         How the run ended; a checkpoint has been written in every case.
 
     Raises:
-        UserError: the configuration, the data or the checkpoint cannot be used, or the loss is not
-            finite.
+        UserError: the configuration, the data, the folder or a checkpoint cannot be used, the disk
+            refuses, or too many steps in a row were not finite.
     """
     run = Path(config.output_dir)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    schedules = Schedules(config)
-    dataset = build_dataset(config, "train")
-    model = build_model(config)
-    optimizer = build_optimizer(model.get_params_groups(), config)
-    run.mkdir(parents=True, exist_ok=True)
-    start = _resume(run, model, optimizer)
-    save_config(config, run / "config.yaml")
+    with disk_errors(run):
+        changes = check_folder(run, config)
+        dataset = build_dataset(config, "train")
+        model = build_model(config)
+        optimizer = build_optimizer(model.get_params_groups(), config)
+        state = _resume(run, model, optimizer)
+        claim_folder(run, config, changes)
+        total = Schedules(config).total_steps
+        if state["step"] >= total:
+            print(f"'{run}' is already trained to its last step, {total}.")
+            return Outcome(finished=True)
+        return _train(run, config, dataset, model, optimizer, state)
+
+
+def _train(
+    run: Path,
+    config: Config,
+    dataset: Dataset,
+    model: POA,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
+) -> Outcome:
+    """Take all steps from `state["step"]` on, whatever the earlier ones left there."""
+    schedules, start = Schedules(config), int(state["step"])
     total, epoch = schedules.total_steps, config.train.OFFICIAL_EPOCH_LENGTH
-    if start >= total:
-        print(f"'{run}' is already trained to its last step, {total}.")
-        return Outcome(finished=True)
     images = config.train.shards * config.train.batch_size_per_shard
-    metrics = Metrics(run, config.train.log_period, start, total, epoch, images)
-    grid = model.mask_grid
-    batches = train_batches(config, dataset, grid, start, total)
+    period, so_far = config.train.log_period, state.get("metrics")
+    metrics = Metrics(run, period, start, total, epoch, images, so_far)
+    skipped = SkippedSteps(run, config.train.max_skipped_steps, start)
+    batches = train_batches(config, dataset, model.mask_grid, start, total)
     deadline = time.perf_counter() + 60 * (config.train.max_minutes or math.inf)
     model.train()
 
-    step = start
-    with stop_on_signals() as stop:
-        try:
-            for step, shards in enumerate(batches, start):
-                values = schedules(step)
-                subnets = model.sample_subnets(len(shards))
-                terms, norms = train_step(model, optimizer, shards, values, subnets)
-                metrics.add(
-                    step, terms, norms, values, subnets if model.has_elastic_student else []
-                )
-                done = step + 1
-                ends = done == total or stop.requested or time.perf_counter() > deadline
-                if ends or done % config.train.checkpoint_period == 0:
-                    _save(run, model, optimizer, done, config.train.keep_checkpoints)
-                if ends:
-                    break
-        finally:
-            metrics.close()
-    if step + 1 < total:
-        print(f"Stopped after step {step + 1} of {total}; the same command goes on from there.")
-    return Outcome(step + 1 == total, stop.signal)
+    done, good = start, state
+    with stop_on_signals() as stop, closing(metrics):
+        for step, shards in enumerate(batches, start):
+            values = schedules(step)
+            subnets = model.sample_subnets(len(shards))
+            scaler = _scaler_state(model)
+            terms, norms, wrong = train_step(model, optimizer, shards, values, subnets)
+            if wrong and not skipped.in_a_row:
+                good = {"step": step, "scaler": scaler, "metrics": metrics.state()}
+            elastic = subnets if model.has_elastic_student else []
+            metrics.add(step, terms, norms, values, elastic, skipped=bool(wrong))
+            skipped.note(step, wrong, shards, subnets)
+
+            done = step + 1
+            ends = done == total or stop.requested or time.perf_counter() > deadline
+            if skipped.in_a_row and (skipped.too_many or (ends and done < total)):
+                _save(run, model, optimizer, good)
+            elif ends or (done % config.train.checkpoint_period == 0 and not skipped.in_a_row):
+                metrics.flush()
+                now = {"scaler": _scaler_state(model), "metrics": metrics.state()}
+                _save(run, model, optimizer, {"step": done, **now})
+            if skipped.too_many:
+                raise UserError(_too_many(run, skipped.limit, wrong, good["step"]))
+            if ends:
+                break
+    if done < total:
+        print(f"Stopped after step {done} of {total}; the same command goes on from there.")
+    return Outcome(done == total, stop.signal)
+
+
+class Step(NamedTuple):
+    """What a step put out: summands of the loss, norms of gradients before clipping, what was not finite."""
+
+    terms: dict[str, Tensor]
+    norms: dict[str, Tensor]
+    wrong: list[str]
 
 
 def train_step(
@@ -97,22 +130,29 @@ def train_step(
     shards: Sequence[Mapping[str, Any]],
     values: Values,
     subnets: Sequence[Subnet],
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+) -> Step:
     """Take one step: gradients of all branches, clipping, AdamW, and the teacher's average.
 
-    Returns:
-        The summands of the loss, and the gradients' norms before clipping by sub-module.
-
-    Raises:
-        UserError: the loss is not finite; nothing has been updated.
+    A step whose loss or gradient is not finite leaves weights, moments and the teacher untouched; it is
+    counted. A gradient that overflows under the fp16 scaler is the scaler's to mend.
     """
     apply_schedule(optimizer, values)
     optimizer.zero_grad(set_to_none=True)
     terms = model.forward_backward(shards, values.teacher_temp, subnets)
-    refuse_non_finite(terms, int(model.step))
-    norms = optimizer_step(model, optimizer, model.config.optim.clip_grad)
-    model.update_teacher(values.momentum)
-    return terms, norms
+    scaler = model.fp16_scaler
+    if scaler is not None:
+        scaler.unscale_(optimizer)
+    norms = clip_gradients(model.student, model.config.optim.clip_grad)
+    gradients = {} if scaler is not None else {f"gradient of {k}": v for k, v in norms.items()}
+    wrong = not_finite({**terms, **gradients})
+    if wrong:
+        model.skip_step()
+    else:
+        optimizer.step() if scaler is None else scaler.step(optimizer)
+        model.update_teacher(values.momentum)
+    if scaler is not None:
+        scaler.update()
+    return Step(terms, norms, wrong)
 
 
 def build_model(config: Config) -> POA:
@@ -120,30 +160,6 @@ def build_model(config: Config) -> POA:
     model = META_ARCHS.get(config.meta_arch)(config).to(resolve_device(config.train.device))
     model.prepare_for_distributed_training()
     return cast(POA, model)
-
-
-def optimizer_step(model: POA, optimizer: torch.optim.Optimizer, clip: float) -> dict[str, Tensor]:
-    """Clip each sub-module's gradient and take a step; return the norms before clipping."""
-    scaler = model.fp16_scaler
-    if scaler is None:
-        norms = clip_gradients(model.student, clip)
-        optimizer.step()
-        return norms
-    scaler.unscale_(optimizer)
-    norms = clip_gradients(model.student, clip)
-    scaler.step(optimizer)
-    scaler.update()
-    return norms
-
-
-def refuse_non_finite(terms: dict[str, Tensor], step: int) -> None:
-    """Raise a `UserError` if the loss is not finite, before the weights are touched."""
-    if not torch.isfinite(torch.stack(list(terms.values())).sum()):
-        wrong = [name for name, value in terms.items() if not torch.isfinite(value)]
-        raise UserError(
-            f"The loss is not finite at step {step} ({', '.join(wrong)}): nothing was updated, and "
-            f"the last checkpoint is whole; lower optim.base_lr or use train.precision=fp32."
-        )
 
 
 class StopRequest:
@@ -177,20 +193,36 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def _resume(run: Path, model: POA, optimizer: torch.optim.Optimizer) -> int:
-    folder = checkpoint.latest(run / "ckpt")
+def _resume(run: Path, model: POA, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load the newest checkpoint, if there is one, and return its state."""
+    root, train = run / "ckpt", model.config.train
+    checkpoint.clear_unfinished(root)
+    folder = checkpoint.latest(root, fall_back=train.damaged_checkpoint == "previous")
     if folder is None:
-        return 0
+        return {"step": 0}
     state = checkpoint.load(folder, model, optimizer)
     if model.fp16_scaler is not None and state.get("scaler"):
         model.fp16_scaler.load_state_dict(state["scaler"])
     if int(model.step) != state["step"]:
         raise UserError(f"'{folder}' disagrees with itself: step {int(model.step)} and {state}.")
     print(f"Resuming from '{folder}'.")
-    return int(state["step"])
+    return state
 
 
-def _save(run: Path, model: POA, optimizer: torch.optim.Optimizer, step: int, keep: int) -> None:
-    scaler = model.fp16_scaler.state_dict() if model.fp16_scaler is not None else None
-    state = {"step": step, "scaler": scaler}
-    checkpoint.save(run / "ckpt", model, optimizer, state, keep)
+def _save(run: Path, model: POA, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    train = model.config.train
+    model.step.fill_(state["step"])
+    multiples = train.keep_every * train.checkpoint_period
+    checkpoint.save(run / "ckpt", model, optimizer, state, train.keep_checkpoints, multiples)
+
+
+def _scaler_state(model: POA) -> dict[str, Any] | None:
+    return model.fp16_scaler.state_dict() if model.fp16_scaler is not None else None
+
+
+def _too_many(run: Path, limit: int, wrong: Sequence[str], step: int) -> str:
+    return (
+        f"The loss was not finite in {limit} steps in a row ({', '.join(wrong)}). The weights are those "
+        f"from before them, saved as '{run / 'ckpt' / str(step)}'; '{run / 'skipped_steps.jsonl'}' lists "
+        f"the images. Lower optim.base_lr or use train.precision=fp32, with train.accept_changes=true."
+    )

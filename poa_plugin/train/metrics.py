@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import sys
 import time
 from collections import defaultdict
@@ -19,19 +17,24 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from poa_plugin.elastic.subnet import Subnet
+from poa_plugin.files import append_line, flush, keep_lines_before
 from poa_plugin.train.schedules import Values
 
 
 class Metrics:
     """Means over `period` steps, written as one line each; every elastic student is listed.
 
+    A line stands at the same step and has the same numbers, but for times, however often the run was
+    stopped: what has come together since the last line is part of a checkpoint (`state`).
+
     Args:
         run: the output folder.
         period: steps between two lines.
         start: the step from which the run goes on; later lines of an earlier attempt are dropped.
-        total: the last step, for the progress display.
+        total: steps of the whole run; the last line stands at its end.
         epoch_length: steps of an epoch.
         images_per_step: over all shards.
+        state: what `state` returned at `start`.
     """
 
     def __init__(
@@ -42,19 +45,22 @@ class Metrics:
         total: int,
         epoch_length: int,
         images_per_step: int,
+        state: dict[str, Any] | None = None,
     ) -> None:
         self.period, self.total, self.epoch_length = period, total, epoch_length
         self.images_per_step = images_per_step
         self.path = run / "metrics.jsonl"
-        self.seconds = _keep_lines_before(self.path, start)
+        keep_lines_before(self.path, start)
         self.events = SummaryWriter(str(run / "events"), purge_step=start)
         self.display = Display(start, total)
         self.latest: dict[str, Any] | None = None
-        self._sums: dict[str, Any] = {}
-        self._norms: dict[str, Tensor] = {}
-        self._subnets: list[str] = []
-        self._steps = 0
-        self._last: tuple[int, Values]
+        state = state or {}
+        self.seconds = float(state.get("seconds", 0.0))
+        self._sums: dict[str, Any] = dict(state.get("sums", {}))
+        self._norms: dict[str, Any] = dict(state.get("norms", {}))
+        self._subnets: list[str] = list(state.get("subnets", []))
+        self._steps, self._skipped = int(state.get("steps", 0)), int(state.get("skipped", 0))
+        self._timed = 0
         self._since = time.perf_counter()
 
     def add(
@@ -64,28 +70,45 @@ class Metrics:
         norms: dict[str, Tensor],
         values: Values,
         subnets: Sequence[Subnet],
+        skipped: bool = False,
     ) -> None:
-        """Take in one step's results; write a line when `period` steps have come together."""
-        for name, value in terms.items():
-            self._sums[name] = self._sums.get(name, 0.0) + value
-        for name, value in norms.items():
-            self._norms[name] = value
+        """Take in one step's results; a skipped step is counted, and no part of the means."""
+        if skipped:
+            self._skipped += 1
+        else:
+            for name, value in terms.items():
+                self._sums[name] = self._sums.get(name, 0.0) + value
+            self._norms.update(norms)
+            self._steps += 1
+        self._timed += 1
         self._subnets += [subnet.name for subnet in subnets]
-        self._steps += 1
-        self._last = (step, values)
-        if self._steps == self.period:
-            self._write()
+        if (step + 1) % self.period == 0 or step + 1 == self.total:
+            self._write(step, values)
         self.display.advance(step, self.latest, subnets)
 
+    def state(self) -> dict[str, Any]:
+        """Return, as JSON values, what has come together since the last line."""
+        return {
+            "seconds": self.seconds + time.perf_counter() - self._since,
+            "sums": {name: float(value) for name, value in self._sums.items()},
+            "norms": {name: float(value) for name, value in self._norms.items()},
+            "subnets": list(self._subnets),
+            "steps": self._steps,
+            "skipped": self._skipped,
+        }
+
+    def flush(self) -> None:
+        """Have everything written so far on the disk, so that a kill leaves no gap in it."""
+        self.events.flush()
+        if self.path.is_file():
+            flush(self.path)
+
     def close(self) -> None:
-        """Write what has come together since the last line, stop the display, close the files."""
-        if self._steps:
-            self._write()
+        """Stop the display and close the files."""
         self.display.close()
         self.events.close()
 
-    def _write(self) -> None:
-        step, values = self._last
+    def _write(self, step: int, values: Values) -> None:
         now = time.perf_counter()
         elapsed, self._since = now - self._since, now
         self.seconds += elapsed
@@ -93,23 +116,29 @@ class Metrics:
         line: dict[str, Any] = {
             "step": step,
             "epoch": (step + 1) / self.epoch_length,
-            "loss": sum(terms.values()),
+            "loss": sum(terms.values()) if terms else None,
             "terms": terms,
             **asdict(values),
             "grad_norm": {name: float(value) for name, value in self._norms.items()},
-            "images_per_second": self._steps * self.images_per_step / elapsed,
+            "skipped_steps": self._skipped,
+            "images_per_second": self._timed * self.images_per_step / elapsed,
             "seconds": self.seconds,
             "subnets": self._subnets,
         }
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        append_line(self.path, line)
+        self._add_events(line)
+        self.latest = line
+        self._sums, self._norms, self._subnets = {}, {}, []
+        self._steps = self._skipped = self._timed = 0
+
+    def _add_events(self, line: dict[str, Any]) -> None:
+        step = line["step"]
         for name in ("loss", "lr", "weight_decay", "momentum", "teacher_temp", "images_per_second"):
-            self.events.add_scalar(name, line[name], step)
+            if line[name] is not None:
+                self.events.add_scalar(name, line[name], step)
         for group in ("terms", "grad_norm"):
             for name, value in line[group].items():
                 self.events.add_scalar(f"{group}/{name}", value, step)
-        self.latest = line
-        self._sums, self._subnets, self._steps = {}, [], 0
 
 
 class Bar(Progress):
@@ -162,7 +191,7 @@ class Display:
 
 def _summary(line: dict[str, Any] | None) -> str:
     """Return loss, speed, and the terms, each with both students' shares and both kinds of crops."""
-    if line is None:
+    if line is None or line["loss"] is None:
         return ""
     grouped: dict[str, float] = defaultdict(float)
     for name, value in line["terms"].items():
@@ -181,16 +210,3 @@ def _clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
-
-
-def _keep_lines_before(path: Path, step: int) -> float:
-    """Drop the lines of steps that will be run again; return the seconds of those that stay."""
-    if not path.is_file():
-        return 0.0
-    kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        with contextlib.suppress(ValueError):  # a line that a kill cut off
-            if json.loads(line)["step"] < step:
-                kept.append(line)
-    path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-    return float(json.loads(kept[-1])["seconds"]) if kept else 0.0

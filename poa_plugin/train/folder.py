@@ -1,0 +1,98 @@
+"""A run's output folder belongs to one configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import DictConfig, OmegaConf
+
+from poa_plugin.config import Config, load_config, save_config
+from poa_plugin.errors import UserError
+
+FREE = (
+    "output_dir",
+    "data.num_workers",
+    "train.device",
+    "train.threads",
+    "train.max_minutes",
+    "train.log_period",
+    "train.checkpoint_period",
+    "train.keep_checkpoints",
+    "train.keep_every",
+    "train.damaged_checkpoint",
+    "train.accept_changes",
+    "evaluation.",
+)
+"""Keys, and sections, that may differ between two starts of one run: they change no weight."""
+
+
+def check_folder(run: Path, config: Config) -> list[str]:
+    """Return what differs from the configuration of the run in a folder; nothing where there is none.
+
+    Raises:
+        UserError: something differs that matters, and `train.accept_changes` is off.
+    """
+    file = run / "config.yaml"
+    changes = differences(load_config(file), config) if file.is_file() else []
+    if changes and not config.train.accept_changes:
+        raise UserError(
+            f"'{run}' holds a run of another configuration: {_few(changes)}. Choose another "
+            f"output_dir, or go on with the new values by train.accept_changes=true."
+        )
+    return changes
+
+
+def claim_folder(run: Path, config: Config, changes: list[str]) -> None:
+    """Make a run's folder and write `config.yaml`.
+
+    The former configuration of a run that goes on with other values stays beside the new one, as
+    `config.1.yaml`, `config.2.yaml` and so on.
+
+    Args:
+        run: the output folder.
+        config: the whole configuration.
+        changes: what `check_folder` returned.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    file = run / "config.yaml"
+    if changes:
+        print(f"Going on with other values than before: {_few(changes)}.")
+        earlier = len(list(run.glob("config.*.yaml")))
+        save_config(load_config(file), run / f"config.{earlier + 1}.yaml")
+    save_config(config, file)
+
+
+def differences(there: Config, here: Config) -> list[str]:
+    """Return, for each key that matters and differs, a phrase with both values."""
+    old, new = _flat(there), _flat(here)
+    return [
+        f"{key} is {old.get(key, 'not set')} there and {new.get(key, 'not set')} here"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key) != new.get(key)
+    ]
+
+
+def _flat(config: Config) -> dict[str, Any]:
+    """Return the values that matter by their dotted keys; of the backbones, the chosen one's."""
+    container = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, config)))
+    student = container["student"]
+    container["student"] = {key: student[key] for key in ("arch", student["arch"])}
+    return {
+        key: value
+        for key, value in _items("", container)
+        if not any(key == free or (free[-1] == "." and key.startswith(free)) for free in FREE)
+    }
+
+
+def _items(prefix: str, section: dict[str, Any]) -> list[tuple[str, Any]]:
+    found = []
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        found += _items(f"{name}.", value) if isinstance(value, dict) else [(name, value)]
+    return found
+
+
+def _few(changes: list[str]) -> str:
+    more = f"; and {len(changes) - 8} more" if len(changes) > 8 else ""
+    return "; ".join(changes[:8]) + more
