@@ -92,3 +92,26 @@ def golden_folder() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no golden numbers at {folder}")
     return folder
+
+
+@pytest.fixture
+def demo_words(tmp_path: Path) -> list[str]:
+    """Words for a quick training on a few images written here."""
+    from PIL import Image
+
+    folder = tmp_path / "images/x"
+    folder.mkdir(parents=True)
+    for i in range(8):
+        Image.effect_noise((40, 40), 10 + i).save(folder / f"{i}.png")
+    config = Path(__file__).resolve().parents[1] / "configs/ssl/demo_vit.yaml"
+    return [
+        str(config),
+        "data.dataset=image_folder",
+        f"data.path={tmp_path / 'images'}",
+        "train.batch_size_per_shard=4",
+        "train.OFFICIAL_EPOCH_LENGTH=2",
+        "train.log_period=1",
+        "train.threads=1",
+        "optim.epochs=100",
+        "optim.warmup_epochs=1",
+    ]
