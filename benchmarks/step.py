@@ -1,0 +1,223 @@
+"""Seconds, memory and efficiency of a POA step beside a DINOv2 step of the same intact network.
+
+    python benchmarks/step.py [--rounds 3] [--threads 1] [--precision fp32]
+
+One run alternates between the steps, on one thread in fp32 unless told otherwise: a POA step at ViT
+192..384 x 6..12 (batch 4, 2 x 224 and 8 x 96 pixel crops, half of the global crops masked, heads of 1024,
+2048 and 4096 prototypes), averaged over four elastic students, and a DINOv2 step of the intact size with
+one head of 4096. A step is all of it: three branches, clipping, AdamW, the teacher's average.
+
+The GEMM peak is measured at the same shapes: every matrix product of a step is timed by itself. Peak
+memory is the resident set of a process of its own that takes two steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import re
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from poa_plugin.config import Config, default_config
+from poa_plugin.data.masking import shard_masks
+from poa_plugin.elastic import Subnet
+from poa_plugin.randomness import numpy_generator
+from poa_plugin.ssl import POA
+from poa_plugin.train.loop import build_model, train_step
+from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.schedules import Schedules
+
+SUBNETS = [Subnet(192, 6), Subnet(256, 8), Subnet(320, 10), Subnet(384, 11)]
+COMMON = [
+    "student.arch=vit",
+    "student.vit.min_width=192",
+    "student.vit.max_width=384",
+    "student.vit.min_depth=6",
+    "student.vit.max_depth=12",
+    "student.vit.drop_path_rate=0",
+    "train.shards=1",
+    "train.batch_size_per_shard=4",
+    "ibot.start_epoch=0",
+    "data.num_workers=0",
+]
+POA_WORDS = ["dino.head_n_prototypes=[1024,2048,4096]"]
+DINO_WORDS = [
+    "dino.head_n_prototypes=[4096]",
+    "dino.lambda_ie=1",
+    *[f"loss.terms.{term}_elastic=false" for term in ("cross_view", "masked_patch", "koleo")],
+    "loss.terms.same_view=false",
+]
+
+
+class Stepper:
+    """A model, its optimizer and one batch, ready to take steps."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        self.config = default_config([*COMMON, *words])
+        self.model: POA = build_model(self.config).train()
+        self.optimizer = build_optimizer(self.model.get_params_groups(), self.config)
+        self.values = Schedules(self.config)(1000)
+        self.batch = batch(self.config, self.model.mask_grid)
+
+    def step(self, subnet: Subnet) -> None:
+        step = train_step(self.model, self.optimizer, [self.batch], self.values, [subnet])
+        assert not step.wrong
+
+
+def batch(config: Config, grid: tuple[int, int]) -> dict[str, Any]:
+    """Return one shard of noise with block masks."""
+    generator = torch.Generator().manual_seed(0)
+    size, crops = config.train.batch_size_per_shard, config.crops
+    low, high = config.ibot.mask_ratio_min_max
+
+    def images(number: int, side: int) -> Tensor:
+        return torch.randn(number, 3, side, side, generator=generator)
+
+    return {
+        "collated_global_crops": images(2 * size, crops.global_crops_size),
+        "collated_local_crops": images(crops.local_crops_number * size, crops.local_crops_size),
+        "collated_masks": shard_masks(
+            2 * size,
+            grid,
+            config.ibot.mask_sample_probability,
+            (low, high),
+            numpy_generator("masks"),
+        ),
+        "image_ids": list(range(size)),
+    }
+
+
+def seconds(run: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+class Products(TorchDispatchMode):
+    """Notes the shapes of all matrix products, attention and convolution among them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: Counter[tuple[int, ...]] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        out = func(*args, **(kwargs or {}))
+        if name in ("mm", "addmm", "bmm", "baddbmm"):
+            a, b = args[-2:]
+            self.shapes[(*a.shape, b.shape[-1])] += 1
+        elif "scaled_dot_product" in name:
+            backward = "backward" in name
+            q, k = args[1:3] if backward else args[:2]
+            (b, h, n, d), m = q.shape, k.shape[2]
+            # The forward pass multiplies twice; the backward pass five times, one of them anew.
+            self.shapes[(b * h, n, d, m)] += 3 if backward else 1
+            self.shapes[(b * h, n, m, d)] += 2 if backward else 1
+        elif name in ("convolution", "convolution_backward"):
+            weight = args[2 if "backward" in name else 1]
+            grid = (args[0] if "backward" in name else out).shape
+            n, k = grid[0] * grid[2] * grid[3], weight[0].numel()
+            self.shapes[(n, k, len(weight)) if name == "convolution" else (len(weight), n, k)] += 1
+        return out
+
+
+def flops(shapes: Counter[tuple[int, ...]]) -> float:
+    return sum(2.0 * torch.Size(shape).numel() * times for shape, times in shapes.items())
+
+
+def gemm_seconds(shapes: Counter[tuple[int, ...]], repeats: int = 3) -> float:
+    """Return how long the products alone take, each at the fastest of some runs."""
+    total = 0.0
+    for shape, times in shapes.items():
+        a = torch.randn(shape[:-1])
+        b = torch.randn(*shape[:-3], shape[-2], shape[-1])
+        total += times * min(seconds(lambda a=a, b=b: a @ b) for _ in range(repeats))
+    return total
+
+
+def peak_memory(words: list[str], subnet: Subnet, threads: int, queue: Any) -> None:
+    torch.set_num_threads(threads)
+    stepper = Stepper(words)
+    for _ in range(2):
+        stepper.step(subnet)
+    status = Path("/proc/self/status").read_text()  # getrusage's peak is inherited from the parent
+    queue.put(1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
+
+
+def memory(words: list[str], subnet: Subnet, threads: int) -> float:
+    context = multiprocessing.get_context("spawn")
+    queue = context.Queue()
+    process = context.Process(target=peak_memory, args=(words, subnet, threads, queue))
+    process.start()
+    peak = queue.get()
+    process.join()
+    return float(peak)
+
+
+def profile(stepper: Stepper, subnet: Subnet) -> None:
+    """Print where the time of one step goes."""
+    with torch.profiler.profile() as trace:
+        stepper.step(subnet)
+    print(trace.key_averages().table(sort_by="self_cpu_time_total", row_limit=30))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
+    parser.add_argument("--profile", action="store_true", help="of one POA and one DINOv2 step")
+    parser.add_argument("--no-memory", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    precision = [f"train.precision={options.precision}"]
+    words = {"POA": [*POA_WORDS, *precision], "DINOv2": [*DINO_WORDS, *precision]}
+    steppers = {name: Stepper(extra) for name, extra in words.items()}
+    runs = [("POA", subnet) for subnet in SUBNETS] + [("DINOv2", Subnet(384, 12))]
+    if options.profile:
+        for name in steppers:
+            profile(steppers[name], SUBNETS[1])
+        return
+
+    products, times = {}, {run: [] for run in runs}
+    for name, subnet in runs:
+        with Products() as seen:
+            steppers[name].step(subnet)
+        products[name, subnet] = seen.shapes
+    print(f"{'':16} " + " ".join(f"round {i + 1}" for i in range(options.rounds)), flush=True)
+    for _ in range(options.rounds):
+        for name, subnet in runs:
+            times[name, subnet].append(seconds(lambda n=name, s=subnet: steppers[n].step(s)))
+    for (name, subnet), found in times.items():
+        print(f"{name:7}{subnet.name:9} " + " ".join(f"{value:7.3f}" for value in found))
+
+    best = {run: statistics.median(found) for run, found in times.items()}
+    poa = statistics.mean(best["POA", subnet] for subnet in SUBNETS)
+    dino = best["DINOv2", Subnet(384, 12)]
+    print(f"\n{'':8}{'s/step':>8}{'GFLOP':>8}{'GFLOP/s':>9}{'GEMM peak':>11}{'share':>7}{'GiB':>7}")
+    totals = {}
+    for name, members in (("POA", SUBNETS), ("DINOv2", [Subnet(384, 12)])):
+        work = statistics.mean(flops(products[name, s]) for s in members)
+        alone = statistics.mean(gemm_seconds(products[name, s]) for s in members)
+        took = statistics.mean(best[name, s] for s in members)
+        peaks = [] if options.no_memory else [memory(words[name], members[-1], options.threads)]
+        gib = f"{max(peaks) / 2**30:7.2f}" if peaks else ""
+        totals[name] = work
+        print(
+            f"{name:8}{took:8.3f}{work / 1e9:8.0f}{work / took / 1e9:9.1f}{work / alone / 1e9:11.1f}"
+            f"{alone / took:7.2f}{gib}"
+        )
+    print(f"\nPOA / DINOv2: time {poa / dino:.2f}, FLOPs {totals['POA'] / totals['DINOv2']:.2f}")
+
+
+if __name__ == "__main__":
+    main()
