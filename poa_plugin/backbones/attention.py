@@ -3,14 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
-from typing import cast
+from functools import cache, lru_cache
+from typing import Any, cast
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+Layout = tuple[tuple[int, int], ...]
+"""How images of several sizes lie packed in one row of tokens: (images, tokens of each), in order."""
 
-def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Tensor:
+
+def packed_attention(qkv: Tensor, layout: Layout) -> Tensor:
+    """Return the attention of packed tokens, each image within itself.
+
+    xFormers takes all images in one call, under a block-diagonal mask; PyTorch's kernel is called once
+    for each size of image.
+
+    Args:
+        qkv: (T, 3, H, d) queries, keys and values.
+        layout: whose tokens add up to T.
+
+    Returns:
+        (T, H, d).
+    """
+    if qkv.is_cuda and xformers_kernel() is not None:
+        q, k, v = qkv.unsqueeze(0).unbind(2)
+        return attention(q, k, v, block_diagonal_mask(layout)).squeeze(0)
+    parts = qkv.split([images * tokens for images, tokens in layout])
+    sized = [part.unflatten(0, size) for part, size in zip(parts, layout, strict=True)]
+    return torch.cat([attention(*part.unbind(2)).flatten(0, 1) for part in sized])
+
+
+@lru_cache(maxsize=64)
+def block_diagonal_mask(layout: Layout) -> Any:
+    """Return xFormers' mask under which each image of a layout attends to itself alone."""
+    from xformers.ops.fmha import BlockDiagonalMask
+
+    return BlockDiagonalMask.from_seqlens([n for images, n in layout for _ in range(images)])
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, bias: Any = None) -> Tensor:
     """Return softmax(q k^T / sqrt(d) + bias) v for each head.
 
     xFormers' kernel is used where it is installed and the tensors are on a GPU, and PyTorch's
@@ -18,7 +51,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None) -> Te
 
     Args:
         q, k, v: (B, N, H, d) queries, keys and values.
-        bias: (B or 1, H, N, N), added to the logits before the softmax.
+        bias: (B or 1, H, N, N), added to the logits before the softmax; on a GPU with xFormers also
+            one of its masks.
 
     Returns:
         (B, N, H, d).

@@ -10,7 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from poa_plugin.backbones.attention import Layout
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
+from poa_plugin.backbones.stochastic_depth import add_packed_residual
 from poa_plugin.backbones.vit import (
     Block,
     VisionTransformer,
@@ -55,7 +57,20 @@ class ViTOptions:
 
 
 class LockstepBlock(Lockstep, Block):  # type: ignore[misc]
-    """A block that takes all streams of a step in one call."""
+    """A block that takes all streams of a step in one call, those of one sub-network packed together."""
+
+    def run(self, x: Tensor, layout: Layout, keeps: Sequence[Tensor | None]) -> Tensor:
+        """Map the packed (T, D) tokens of one sub-network's streams to (T, D).
+
+        Args:
+            x: tokens.
+            layout: how the streams' images lie in them.
+            keeps: for each stream, this block's entry of `draw_drop_path`.
+        """
+        pairs = [(None, None) if keep is None else keep.unbind(0) for keep in keeps]
+        keep_attn, keep_mlp = ([pair[branch] for pair in pairs] for branch in range(2))
+        x = add_packed_residual(x, self.attention_branch, layout, keep_attn)
+        return add_packed_residual(x, self.mlp_branch, layout, keep_mlp)
 
 
 @BACKBONES.register_as("vit")
@@ -125,18 +140,35 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
     forward = ElasticBackbone.forward
 
     def walk(self, streams: Sequence[Stream]) -> list[Features]:
-        """See `ElasticBackbone.walk`."""
+        """See `ElasticBackbone.walk`.
+
+        The streams of one sub-network are packed: a layer multiplies all their tokens at once, and its
+        weights get one gradient.
+        """
         tokens = self._embed_streams(streams)
-        active = [set(self.active_blocks(stream.subnet)) for stream in streams]
-        keeps = [self.draw_drop_path(len(s.images), s.generator) for s in streams]
+        members = _by_subnet(streams)
+        packed: list[Tensor] = []
+        layouts, keeps, active = [], [], []
+        for subnet, ids in members.items():
+            packed.append(torch.cat([tokens[i].flatten(0, 1) for i in ids]))
+            layouts.append(
+                tuple((int(x.shape[0]), int(x.shape[1])) for x in map(tokens.__getitem__, ids))
+            )
+            drawn = [self.draw_drop_path(len(streams[i].images), streams[i].generator) for i in ids]
+            keeps.append(list(zip(*drawn, strict=True)))
+            active.append(set(self.active_blocks(subnet)))
         for i, block in enumerate(self.blocks):
-            on = [x if i in ids else None for x, ids in zip(tokens, active, strict=True)]
-            ran = block(on, [keep[i] for keep in keeps])
-            tokens = [x if y is None else y for x, y in zip(tokens, ran, strict=True)]
-        return [
-            outputs(x, self.norm(x), stream.masks)
-            for x, stream in zip(tokens, streams, strict=True)
-        ]
+            on = [x if i in ids else None for x, ids in zip(packed, active, strict=True)]
+            ran = block(on, layouts, [keep[i] for keep in keeps])
+            packed = [x if y is None else y for x, y in zip(packed, ran, strict=True)]
+        found: dict[int, Features] = {}
+        for x, ids, layout in zip(packed, members.values(), layouts, strict=True):
+            sizes = [images * n for images, n in layout]
+            parts = zip(ids, x.split(sizes), self.norm(x).split(sizes), layout, strict=True)
+            for i, before, after, size in parts:
+                masks = streams[i].masks
+                found[i] = outputs(before.unflatten(0, size), after.unflatten(0, size), masks)
+        return [found[i] for i in range(len(streams))]
 
     def get_intermediate_layers(  # type: ignore[override]
         self,
@@ -156,7 +188,9 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         wanted, taken = block_indices(n, len(ids)), {}
         [x] = self._embed_streams([Stream(images, subnet)])
         for i, block_id in enumerate(ids):
-            [x] = self.blocks[block_id]([x], [None])
+            layout = (tuple(x.shape[:2]),)
+            [y] = self.blocks[block_id]([x.flatten(0, 1)], [layout], [[None]])
+            x = y.unflatten(0, x.shape[:2])
             if i in wanted:
                 taken[i] = self.norm(x) if norm else x
         return intermediate(
@@ -255,6 +289,14 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         cls_token = slicing.leading(self.cls_token, width)
         pos_embed = slicing.leading(self.pos_embed, width)
         return add_cls_and_position(patches, cls_token, pos_embed, self._grid(images))
+
+
+def _by_subnet(streams: Sequence[Stream]) -> dict[Subnet, list[int]]:
+    """Return which streams each sub-network runs, in their order."""
+    members: dict[Subnet, list[int]] = {}
+    for i, stream in enumerate(streams):
+        members.setdefault(stream.subnet, []).append(i)
+    return members
 
 
 def _steps(what: str, low: int, high: int, step: int) -> list[int]:

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from poa_plugin.backbones.attention import Layout
+
 SUBSET_ABOVE = 0.1
 """Rates above this use the batch-subset form (DINOv2 `layers/block.py`)."""
 
@@ -55,6 +57,39 @@ def add_residual(
         residual = branch(x[keep]).to(x.dtype)
         return torch.index_add(x, 0, keep, residual, alpha=len(x) / len(keep))
     return x + branch(x) * keep.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+
+
+def add_packed_residual(
+    x: Tensor,
+    branch: Callable[[Tensor, Layout], Tensor],
+    layout: Layout,
+    keeps: Sequence[Tensor | None],
+) -> Tensor:
+    """Return `x + branch(x)` for packed tokens, as `add_residual` does for each size of image.
+
+    Args:
+        x: (T, D) tokens.
+        branch: maps tokens and their layout to as many tokens.
+        layout: of `x`.
+        keeps: for each entry of the layout, as in `add_residual`: all None, all indices or all factors.
+    """
+    kept = [keep for keep in keeps if keep is not None]
+    if not kept:
+        return x + branch(x, layout)
+    if kept[0].dtype != torch.long:
+        pairs = zip(kept, layout, strict=True)
+        factors = torch.cat([keep.repeat_interleave(n) for keep, (_, n) in pairs])
+        return x + branch(x, layout) * factors.to(x.dtype).unsqueeze(-1)
+    rows, start = [], 0
+    for keep, (images, n) in zip(kept, layout, strict=True):
+        rows.append((start + keep.unsqueeze(1) * n + torch.arange(n, device=keep.device)).flatten())
+        start += images * n
+    few = tuple((len(keep), n) for keep, (_, n) in zip(kept, layout, strict=True))
+    residuals = branch(x[torch.cat(rows)], few).to(x.dtype).split([len(r) for r in rows])
+    out = x.clone()
+    for own, residual, (images, _), (left, _) in zip(rows, residuals, layout, few, strict=True):
+        out.index_add_(0, own, residual, alpha=images / left)
+    return out
 
 
 def _draw(

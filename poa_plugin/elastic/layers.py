@@ -7,6 +7,7 @@ full width it is the layer it inherits from, and nothing is cut or multiplied.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Any, Protocol, cast
 
@@ -181,13 +182,16 @@ class Lockstep:
     """Mixin that lets a block take all streams of a step in one call.
 
     Parameters that live in shards are gathered once for the call, and ranks whose elastic students
-    skip different blocks still call the same blocks in the same order.
+    skip different blocks still call the same blocks in the same order. A block defines `run`.
     """
 
-    def forward(self, streams: list[Tensor | None], *extras: list[Any]) -> list[Tensor | None]:
+    def forward(self, streams: list[Tensor | None], *extras: Sequence[Any]) -> list[Tensor | None]:
         """Run each stream that is not None, with its own entry of every list in `extras`."""
-        run = super().forward  # type: ignore[misc]
         return [
-            None if x is None else run(x, *extra)
+            None if x is None else self.run(x, *extra)
             for x, *extra in zip(streams, *extras, strict=True)
         ]
+
+    def run(self, x: Tensor, *extra: Any) -> Tensor:
+        """Run one stream."""
+        raise NotImplementedError

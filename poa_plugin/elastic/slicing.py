@@ -8,7 +8,9 @@ parameter itself where nothing is cut away.
 from __future__ import annotations
 
 from fractions import Fraction
+from typing import Any, cast
 
+import torch
 from torch import Tensor
 
 
@@ -50,4 +52,23 @@ def leading_rows(parameter: Tensor, size: int, groups: int = 1) -> Tensor:
 
 def matrix(weight: Tensor, fan_out: int, fan_in: int, groups: int = 1) -> Tensor:
     """Return the active corner of a linear or convolution weight (out, in, ...), not yet scaled."""
-    return leading_rows(leading(weight, fan_in, dim=1), fan_out, groups)
+    if weight.shape[:2] == (fan_out, fan_in):
+        return weight
+    return cast(Tensor, _Corner.apply(weight, fan_out, fan_in, groups))
+
+
+class _Corner(torch.autograd.Function):
+    """The slice of a matrix along both dimensions, whose gradient is laid into zeros once."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, fan_out: int, fan_in: int, groups: int) -> Tensor:
+        ctx.shape, ctx.groups = weight.shape, groups
+        return leading_rows(leading(weight, fan_in, dim=1), fan_out, groups)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
+        whole = grad.new_zeros(ctx.shape)
+        rows = whole.unflatten(0, (ctx.groups, -1))
+        corner = rows[:, : len(grad) // ctx.groups, : grad.shape[1]]
+        corner.copy_(grad.unflatten(0, (ctx.groups, -1)))
+        return whole, None, None, None

@@ -62,9 +62,16 @@ class ProjectionHead(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.last_layer = PrototypeLayer(bottleneck_dim, n_prototypes)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, d) features, d at most the widest, to (N, K) logits."""
-        bottleneck = self.mlp(x)
+    def forward(self, features: Tensor | Sequence[Tensor]) -> Tensor:
+        """Map (N, d) features, d at most the widest, to (N, K) logits.
+
+        A list of features of several widths is taken as one batch from the first layer's output on.
+        """
+        first, *rest = self.mlp
+        several = [features] if isinstance(features, Tensor) else features
+        bottleneck = torch.cat([first(x) for x in several])
+        for layer in rest:
+            bottleneck = layer(bottleneck)
         eps = 1e-6 if bottleneck.dtype == torch.float16 else 1e-12
         return self.last_layer(F.normalize(bottleneck, dim=-1, eps=eps))
 
@@ -95,7 +102,8 @@ class MultiHead(nn.ModuleList):
 
     def forward(self, features: Sequence[Tensor]) -> list[list[Tensor]]:
         """Return, for each (N, d) of `features`, the (N, K_h) logits of every head h."""
-        return [[head(x) for head in self] for x in features]
+        sizes = [len(x) for x in features]
+        return [list(x) for x in zip(*(head(features).split(sizes) for head in self), strict=True)]
 
     @torch.no_grad()
     def sliced_state_dict(self, share: Fraction) -> dict[str, Tensor]:

@@ -138,9 +138,7 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     for name, parameter in _named_parameters(optimizer):
         keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in moments]
         for key in keys:
-            value = moments[f"{name}/{key}"]
-            on = "cpu" if key == "step" else parameter.device
-            optimizer.state[parameter][key] = value.to(on)
+            optimizer.state[parameter][key] = moments[f"{name}/{key}"].to(parameter.device)
     return cast(dict[str, Any], json.loads((folder / STATE).read_text(encoding="utf-8")))
 
 

@@ -15,7 +15,7 @@ def build_optimizer(groups: list[dict[str, Any]], config: Config) -> torch.optim
     """Return AdamW over `groups` (see `POA.get_params_groups`)."""
     optim = config.optim
     return torch.optim.AdamW(
-        groups, lr=0.0, weight_decay=0.0, betas=(optim.adamw_beta1, optim.adamw_beta2), foreach=True
+        groups, lr=0.0, weight_decay=0.0, betas=(optim.adamw_beta1, optim.adamw_beta2), fused=True
     )
 
 
