@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any
+from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poa_plugin.backbones.attention import Layout
+from poa_plugin.backbones.attention import Layout, attention, packed_attention
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
 from poa_plugin.backbones.stochastic_depth import add_packed_residual
 from poa_plugin.backbones.vit import (
@@ -25,7 +26,13 @@ from poa_plugin.backbones.vit import (
     timm_description,
 )
 from poa_plugin.elastic import slicing
-from poa_plugin.elastic.layers import ElasticLayers, Lockstep
+from poa_plugin.elastic.layers import (
+    Before,
+    ElasticLayerNorm,
+    ElasticLayers,
+    ElasticLinear,
+    Lockstep,
+)
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
 from poa_plugin.errors import UserError
 from poa_plugin.registry import BACKBONES
@@ -71,6 +78,37 @@ class LockstepBlock(Lockstep, Block):  # type: ignore[misc]
         keep_attn, keep_mlp = ([pair[branch] for pair in pairs] for branch in range(2))
         x = add_packed_residual(x, self.attention_branch, layout, keep_attn)
         return add_packed_residual(x, self.mlp_branch, layout, keep_mlp)
+
+    norm1: ElasticLayerNorm
+    norm2: ElasticLayerNorm
+
+    def attention_branch(self, x: Tensor, layout: Layout | None = None) -> Tensor:
+        """See `Block.attention_branch`; what the norm puts out is not stored."""
+        attn, norm = self.attn, self.norm1.at(x.shape[-1])
+        qkv = attn.qkv(x, before=norm).unflatten(-1, (3, -1, attn.head_dim))
+        out = attention(*qkv.unbind(2)) if layout is None else packed_attention(qkv, layout)
+        return _scaled(attn.proj, out.flatten(-2), self.ls1)
+
+    def mlp_branch(self, x: Tensor, layout: Layout | None = None) -> Tensor:
+        """See `Block.mlp_branch`; what the norm and the GELU put out is not stored."""
+        hidden = self.mlp.fc1(x, before=self.norm2.at(x.shape[-1]))
+        return _scaled(self.mlp.fc2, hidden, self.ls2, before=(F.gelu, ()))
+
+
+def _scaled(
+    linear: nn.Linear, x: Tensor, layer_scale: nn.Module, before: Before | None = None
+) -> Tensor:
+    """Return `layer_scale(linear(before(x)))`, the scale folded into the weight.
+
+    A weight times a scale of 1e-5 is below what float16 can hold: there the outputs are scaled.
+    """
+    gamma = getattr(layer_scale, "gamma", None)
+    device = x.device.type
+    half = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device) == torch.float16
+    if gamma is None or half:
+        return layer_scale(linear(x, before=before))
+    width = cast(ElasticLinear, linear).fan_out(x.shape[-1])
+    return linear(x, before=before, scale=slicing.leading(gamma, width))
 
 
 @BACKBONES.register_as("vit")

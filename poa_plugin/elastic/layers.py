@@ -7,7 +7,7 @@ full width it is the layer it inherits from, and nothing is cut or multiplied.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Any, Protocol, cast
 
@@ -16,6 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poa_plugin.elastic import slicing
+from poa_plugin.elastic.recompute import linear_after
+
+Before = tuple[Callable[..., Tensor], Sequence[Tensor]]
+"""A cheap function of tokens and parameters, and the parameters."""
 
 
 class Elastic(Protocol):
@@ -86,13 +90,31 @@ class ElasticLinear(nn.Linear):
         self.groups = groups
         self.fixed_output = fixed_output
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., i) to (..., o) with i, o the active widths; inputs are scaled by alpha."""
+    def forward(
+        self, x: Tensor, before: Before | None = None, scale: Tensor | None = None
+    ) -> Tensor:
+        """Map (..., i) to (..., o) with i, o the active widths; inputs are scaled by alpha.
+
+        Args:
+            x: inputs.
+            before: what the inputs go through first, worked out again in the backward pass.
+            scale: (o,) factors of the outputs, folded into weight and bias.
+        """
         fan_in = x.shape[-1]
-        if fan_in == self.in_features:
-            return F.linear(x, self.weight, self.bias)
         weight, bias = self._active(fan_in)
+        if scale is not None:
+            weight = weight * scale.unsqueeze(1)
+            bias = None if bias is None else bias * scale
         alpha = slicing.input_scale(self.in_features, fan_in)
+        if before is not None:
+            function, parameters = before
+            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+                rows = x.reshape(-1, fan_in)
+                out = linear_after(function, rows, parameters, weight, bias, alpha)
+                return out.view(*x.shape[:-1], out.shape[-1])
+            x = function(x, *parameters)
+        if alpha == 1:
+            return F.linear(x, weight, bias)
         if bias is None:
             return F.linear(x * alpha, weight)
         out = torch.addmm(bias, x.reshape(-1, fan_in), weight.t(), alpha=alpha)
@@ -107,12 +129,13 @@ class ElasticLinear(nn.Linear):
         return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
 
     def _active(self, fan_in: int) -> tuple[Tensor, Tensor | None]:
-        fan_out = self._fan_out(fan_in)
+        fan_out = self.fan_out(fan_in)
         weight = slicing.matrix(self.weight, fan_out, fan_in, self.groups)
         bias = None if self.bias is None else slicing.leading_rows(self.bias, fan_out, self.groups)
         return weight, bias
 
-    def _fan_out(self, fan_in: int) -> int:
+    def fan_out(self, fan_in: int) -> int:
+        """Return how many outputs there are for a number of inputs."""
         if self.fixed_output:
             return self.out_features
         return self.groups * (self.out_features // self.groups * fan_in // self.in_features)
@@ -123,9 +146,17 @@ class ElasticLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (..., d) tokens, d <= D."""
-        width = x.shape[-1]
-        weight, bias = slicing.leading(self.weight, width), slicing.leading(self.bias, width)
-        return F.layer_norm(x, (width,), weight, bias, self.eps)
+        function, parameters = self.at(x.shape[-1])
+        return function(x, *parameters)
+
+    def at(self, width: int) -> Before:
+        """Return the normalisation of tokens of a width, for `ElasticLinear`'s `before`."""
+
+        def normalise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+            return F.layer_norm(x, (width,), weight, bias, self.eps)
+
+        parameters = (slicing.leading(self.weight, width), slicing.leading(self.bias, width))
+        return normalise, parameters
 
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`."""
