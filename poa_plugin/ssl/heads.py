@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from poa_plugin.elastic.layers import ElasticLinear, sliced_parameters
+
+LOGITS_TO_KEEP = 1 << 23
+"""Up to so many logits of a head are kept for the backward pass (32 MiB); more are worked out again."""
 
 
 class PrototypeLayer(nn.Module):
@@ -62,18 +67,17 @@ class ProjectionHead(nn.Module):
                 nn.init.zeros_(layer.bias)
         self.last_layer = PrototypeLayer(bottleneck_dim, n_prototypes)
 
-    def forward(self, features: Tensor | Sequence[Tensor]) -> Tensor:
-        """Map (N, d) features, d at most the widest, to (N, K) logits.
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (N, d) features, d at most the widest, to (N, K) logits."""
+        return self.last_layer(self.bottleneck([x]))
 
-        A list of features of several widths is taken as one batch from the first layer's output on.
-        """
+    def bottleneck(self, features: Sequence[Tensor]) -> Tensor:
+        """Map (N, d) features of several widths to one batch of (sum of N, bottleneck_dim)."""
         first, *rest = self.mlp
-        several = [features] if isinstance(features, Tensor) else features
-        bottleneck = torch.cat([first(x) for x in several])
+        x = torch.cat([first(own) for own in features])
         for layer in rest:
-            bottleneck = layer(bottleneck)
-        eps = 1e-6 if bottleneck.dtype == torch.float16 else 1e-12
-        return self.last_layer(F.normalize(bottleneck, dim=-1, eps=eps))
+            x = layer(x)
+        return F.normalize(x, dim=-1, eps=1e-6 if x.dtype == torch.float16 else 1e-12)
 
 
 class MultiHead(nn.ModuleList):
@@ -100,10 +104,37 @@ class MultiHead(nn.ModuleList):
             for size in n_prototypes
         )
 
-    def forward(self, features: Sequence[Tensor]) -> list[list[Tensor]]:
-        """Return, for each (N, d) of `features`, the (N, K_h) logits of every head h."""
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        consume: Callable[[int, Sequence[Tensor]], dict[str, Tensor]] | None = None,
+    ) -> list[Any]:
+        """Return, for each (N, d) of `features`, the (N, K_h) logits of every head h.
+
+        Args:
+            features: of any widths.
+            consume: makes scalars, such as losses, of a head's number and its logits of all features;
+                then the result is what it returned, head by head. Large logits are not kept: the
+                backward pass works them out again, so that no two heads' are in memory at once.
+        """
         sizes = [len(x) for x in features]
-        return [list(x) for x in zip(*(head(features).split(sizes) for head in self), strict=True)]
+        heads = [cast(ProjectionHead, head) for head in self]
+        if consume is None:
+            logits = [head.last_layer(head.bottleneck(features)).split(sizes) for head in heads]
+            return [list(own) for own in zip(*logits, strict=True)]
+
+        def finish(number: int, bottleneck: Tensor) -> dict[str, Tensor]:
+            return consume(number, heads[number].last_layer(bottleneck).split(sizes))
+
+        found = []
+        for number, head in enumerate(heads):
+            bottleneck = head.bottleneck(features)
+            if len(bottleneck) * len(head.last_layer.weight_g) <= LOGITS_TO_KEEP:
+                found.append(finish(number, bottleneck))
+            else:
+                again = {"use_reentrant": False, "preserve_rng_state": False}
+                found.append(cast(Any, checkpoint)(finish, number, bottleneck, **again))
+        return found
 
     @torch.no_grad()
     def sliced_state_dict(self, share: Fraction) -> dict[str, Tensor]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -55,23 +53,16 @@ def cross_view(
     return global_sum / pairs, local_sum / pairs
 
 
-def same_view(
-    intact_logits: Sequence[Tensor], elastic_log_probs: Sequence[Tensor], temperature: float
-) -> list[Tensor]:
-    """Return the distillation of the intact into the elastic student, one scalar for each pair.
+def same_view(intact_log_probs: Tensor, elastic_log_probs: Tensor) -> Tensor:
+    """Return the distillation of the intact into the elastic student on the same crops.
 
     The targets are softmax(intact logits / temperature), detached: no centring, and the student's
     temperature (POA eq. 7, 9; published code).
 
     Args:
-        intact_logits, elastic_log_probs: (N, K) pairs on the same crops, global then local.
-        temperature: the students'.
+        intact_log_probs, elastic_log_probs: (N, K).
     """
-    pairs = zip(intact_logits, elastic_log_probs, strict=True)
-    return [
-        cross_entropy(torch.softmax(logits.detach().float() / temperature, dim=-1), log_probs)
-        for logits, log_probs in pairs
-    ]
+    return cross_entropy(intact_log_probs.detach().exp(), elastic_log_probs)
 
 
 def masked_patch(targets: Tensor, log_probs: Tensor, weights: Tensor, n_images: int) -> Tensor:

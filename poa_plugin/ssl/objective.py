@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -47,76 +47,72 @@ class Targets:
 class Student:
     """What one student put out for one shard.
 
-    `cls` (2 B, d) are its class tokens of the global crops; `logits` has, by head, the global class
-    tokens, the local class tokens and the masked patches, in this order.
+    `cls` (2 B, d) are its class tokens of the global crops; `tokens` (N, d) what goes into the heads:
+    the global class tokens, the local class tokens and the masked patches, `sizes` of each.
     """
 
     cls: Tensor
-    logits: list[Tensor]
+    tokens: Tensor
     sizes: tuple[int, int, int]
 
 
-def shard_parts(
+def head_parts(
     config: Config,
-    targets: Targets,
+    cls_targets: Tensor,
+    patch_targets: Tensor,
     shard: Shard,
-    intact: Student,
-    elastic: Student | None = None,
+    sizes: tuple[int, int, int],
+    logits: Sequence[Tensor],
 ) -> Parts:
-    """Return one shard's summands of the loss (POA eq. 10, weighted as the recipe says)."""
-    dino, ibot = config.dino, config.ibot
+    """Return one head's summands of one shard's loss (POA eq. 10, weighted as the recipe says).
+
+    Args:
+        config: a resolved configuration.
+        cls_targets, patch_targets: (2 B, K) and (M, K), the teacher's probabilities.
+        shard: the batch.
+        sizes: rows of global class tokens, local class tokens and masked patches in the logits.
+        logits: (N, K) of the intact student and, if there is one, of the elastic student.
+    """
+    dino, ibot, temp = config.dino, config.ibot, config.loss.student_temp
     on = cast(Mapping[str, bool], config.loss.terms)
-    shares = {"intact": (intact, dino.lambda_ie)}
-    if elastic is not None:
-        shares["elastic"] = (elastic, 1 - dino.lambda_ie)
-    n_heads = len(targets.cls)
+    n_heads = len(dino.head_n_prototypes)
+    shares = {"intact": dino.lambda_ie, "elastic": 1 - dino.lambda_ie}
     parts: Parts = {}
-    log_probs = {
-        name: _log_probs(student, config.loss.student_temp) for name, (student, _) in shares.items()
-    }
-    for name, (student, share) in shares.items():
+    split: list[tuple[Tensor, ...]] = []
+    for (name, share), out in zip(shares.items(), logits, strict=False):
+        split.append(losses.log_probabilities(out, temp).split(sizes))
+        global_logp, local_logp, patch_logp = split[-1]
         if on[f"cross_view_{name}"]:
             weight = dino.loss_weight * share / n_heads
-            pairs = [
-                losses.cross_view(target, *logp[:2], config.loss.normalisation)
-                for target, logp in zip(targets.cls, log_probs[name], strict=True)
-            ]
-            parts[f"cross_view_{name}_global"] = weight * torch.stack([g for g, _ in pairs])
-            parts[f"cross_view_{name}_local"] = weight * torch.stack([x for _, x in pairs])
+            local = local_logp if len(local_logp) else None
+            found = losses.cross_view(cls_targets, global_logp, local, config.loss.normalisation)
+            parts[f"cross_view_{name}_global"] = weight * found[0]
+            parts[f"cross_view_{name}_local"] = weight * found[1]
         if on[f"masked_patch_{name}"] and shard.masks is not None:
-            weight = ibot.loss_weight * share / n_heads
-            values = [
-                losses.masked_patch(target, logp[2], shard.patch_weights, len(shard.masks))
-                for target, logp in zip(targets.patches, log_probs[name], strict=True)
-            ]
-            parts[f"masked_patch_{name}"] = weight * torch.stack(values)
-        if on[f"koleo_{name}"] and dino.koleo_loss_weight > 0:
-            spread = torch.stack([losses.koleo(view) for view in student.cls.chunk(2)]).sum()
-            parts[f"koleo_{name}"] = dino.koleo_loss_weight / len(shares) * spread
-    if elastic is not None and on["same_view"]:
-        parts |= _same_view_parts(config, intact, log_probs["elastic"])
+            weight, n_images = ibot.loss_weight * share / n_heads, len(shard.masks)
+            value = losses.masked_patch(patch_targets, patch_logp, shard.patch_weights, n_images)
+            parts[f"masked_patch_{name}"] = weight * value
+    if len(split) == 2 and on["same_view"]:
+        intact, elastic = split
+        for kind, target, logp in zip(("global", "local"), intact, elastic, strict=False):
+            if len(logp):
+                value = losses.same_view(target, logp)
+                parts[f"same_view_{kind}"] = shares["elastic"] / n_heads * value
     return parts
 
 
-def _same_view_parts(
-    config: Config, intact: Student, log_probs: list[tuple[Tensor, Tensor | None, Tensor]]
-) -> Parts:
-    weight = (1 - config.dino.lambda_ie) / len(log_probs)
-    values: dict[str, list[Tensor]] = {"same_view_global": [], "same_view_local": []}
-    for logits, (global_logp, local_logp, _) in zip(intact.logits, log_probs, strict=True):
-        views = [global_logp] if local_logp is None else [global_logp, local_logp]
-        chunks = logits.split(intact.sizes)[: len(views)]
-        found = losses.same_view(chunks, views, config.loss.student_temp)
-        for name, value in zip(values, found, strict=False):
-            values[name].append(value)
-    return {name: weight * torch.stack(found) for name, found in values.items() if found}
+def koleo_parts(config: Config, students: Sequence[Student]) -> Parts:
+    """Return KoLeo's summands of one shard's loss: of both views of each student."""
+    on, weight = cast(Mapping[str, bool], config.loss.terms), config.dino.koleo_loss_weight
+    return {
+        f"koleo_{name}": weight
+        / len(students)
+        * torch.stack([losses.koleo(view) for view in student.cls.chunk(2)]).sum()
+        for name, student in zip(("intact", "elastic"), students, strict=False)
+        if on[f"koleo_{name}"] and weight > 0
+    }
 
 
-def _log_probs(student: Student, temperature: float) -> list[tuple[Tensor, Tensor | None, Tensor]]:
-    """Return, by head, the log probabilities of the global, local and masked-patch rows."""
-    every = []
-    for logits in student.logits:
-        log_probs = losses.log_probabilities(logits, temperature)
-        global_logp, local_logp, patch_logp = log_probs.split(student.sizes)
-        every.append((global_logp, local_logp if len(local_logp) else None, patch_logp))
-    return every
+def mean_over_shards(every: Sequence[Parts]) -> Parts:
+    """Return the mean of the shards' summands, by term."""
+    return {name: torch.stack([parts[name] for parts in every]).mean(0) for name in every[0]}

@@ -18,7 +18,15 @@ from poa_plugin.randomness import torch_generator
 from poa_plugin.registry import BACKBONES, META_ARCHS
 from poa_plugin.ssl.centering import Centering, SinkhornKnopp
 from poa_plugin.ssl.heads import MultiHead
-from poa_plugin.ssl.objective import Parts, Shard, Student, Targets, shard_parts
+from poa_plugin.ssl.objective import (
+    Parts,
+    Shard,
+    Student,
+    Targets,
+    head_parts,
+    koleo_parts,
+    mean_over_shards,
+)
 from poa_plugin.ssl.param_groups import params_groups
 
 
@@ -157,11 +165,27 @@ class POA(nn.Module):
         with self._autocast(device):
             targets = self._teacher_targets(shards, teacher_temp)
             students = self._run_students(shards)
-            every = [
-                shard_parts(self.config, target, shard, *outputs)
-                for target, shard, outputs in zip(targets, shards, students, strict=True)
-            ]
-        return {name: torch.stack([parts[name] for parts in every]).mean(0) for name in every[0]}
+
+            def consume(head: int, logits: Sequence[Tensor]) -> Parts:
+                rows = iter(logits)
+                return mean_over_shards(
+                    [
+                        head_parts(
+                            self.config,
+                            target.cls[head],
+                            target.patches[head],
+                            shard,
+                            own[0].sizes,
+                            [next(rows) for _ in own],
+                        )
+                        for target, shard, own in zip(targets, shards, students, strict=True)
+                    ]
+                )
+
+            tokens = [student.tokens for own in students for student in own]
+            heads = self.student["dino_head"](tokens, consume)
+            spread = mean_over_shards([koleo_parts(self.config, own) for own in students])
+        return {name: torch.stack([parts[name] for parts in heads]) for name in heads[0]} | spread
 
     def sample_subnets(self, n_shards: int) -> list[Subnet]:
         """Return this step's elastic students, one for each shard; the intact one where there is none."""
@@ -229,9 +253,8 @@ class POA(nn.Module):
             inputs += [out["x_norm_clstoken"], patches]
             sizes.append((len(inputs[-2]), len(patches)))
         logits = self.teacher["dino_head"](inputs)
-        n_heads = len(logits[0])
-        cls = [torch.cat([x[h] for x in logits[0::2]]) for h in range(n_heads)]
-        patches = [torch.cat([x[h] for x in logits[1::2]]) for h in range(n_heads)]
+        cls = [torch.cat(own) for own in zip(*logits[0::2], strict=True)]
+        patches = [torch.cat(own) for own in zip(*logits[1::2], strict=True)]
         cls_split = [x.split([n for n, _ in sizes]) for x in self.cls_targets(cls, temperature)]
         masked = self.patch_targets(patches, temperature) if self.masks_active else patches
         patch_split = [x.split([m for _, m in sizes]) for x in masked]
@@ -252,7 +275,7 @@ class POA(nn.Module):
                         streams.append(Stream(crops, subnet, masks, generator))
                 owners.append(shard)
         features = iter(self.student["backbone"](streams))
-        inputs, sizes = [], []
+        students = []
         for shard in owners:
             out = next(features)
             cls = out["x_norm_clstoken"]
@@ -260,13 +283,8 @@ class POA(nn.Module):
             if shard.local_crops is not None:
                 local = next(features)["x_norm_clstoken"]
             patches = out["x_norm_patchtokens"].flatten(0, 1)[shard.patch_ids]
-            inputs.append((cls, torch.cat([cls, local, patches])))
-            sizes.append((len(cls), len(local), len(patches)))
-        logits = self.student["dino_head"]([x for _, x in inputs])
-        students = [
-            Student(cls, out, size)
-            for (cls, _), out, size in zip(inputs, logits, sizes, strict=True)
-        ]
+            sizes = (len(cls), len(local), len(patches))
+            students.append(Student(cls, torch.cat([cls, local, patches]), sizes))
         per_shard = len(students) // len(shards)
         return [students[i : i + per_shard] for i in range(0, len(students), per_shard)]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import pytest
 import torch
@@ -111,3 +112,24 @@ def test_heads_of_a_narrow_network_scale_their_input() -> None:
 def test_prototypes_start_normalised() -> None:
     [head] = MultiHead(12, [5], hidden_dim=16, bottleneck_dim=8)
     assert head(torch.randn(50, 12)).abs().max() <= 1 + 1e-5
+
+
+def test_logits_that_are_worked_out_again_give_the_same_gradients(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heads = MultiHead(12, [5, 7], hidden_dim=16, bottleneck_dim=8)
+    features = [torch.randn(3, 8, requires_grad=True), torch.randn(4, 12, requires_grad=True)]
+    calls: list[int] = []
+
+    def consume(head: int, logits: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        calls.append(head)
+        return {"a": logits[0].logsumexp(-1).sum(), "b": logits[1].pow(2).sum()}
+
+    found = []
+    for keep in (1 << 23, 0):
+        monkeypatch.setattr("poa_plugin.ssl.heads.LOGITS_TO_KEEP", keep)
+        parts = heads(features, consume)
+        inputs = [*features, *heads.parameters()]
+        found.append(torch.autograd.grad(sum(sum(p.values()) for p in parts), inputs))
+    assert calls == [0, 1, 0, 1, 1, 0]
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
