@@ -1,0 +1,92 @@
+"""The optimizer's moments of a published training checkpoint, under parameter names.
+
+There a moment has a number in the place of a name: parameters are numbered through the groups, which
+are made for the backbone and for the heads each by itself, in the order in which their first
+parameter stands in the module.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from poa_plugin.errors import UserError
+from poa_plugin.interop.contents import Checkpoint
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")
+Setting = tuple[float, float, bool]
+
+
+def named_moments(
+    checkpoint: Checkpoint, settings: Mapping[str, Setting], shapes: Mapping[str, Any]
+) -> dict[str, dict[str, Tensor]]:
+    """Return the moments of the student's parameters by our names.
+
+    Args:
+        checkpoint: with an optimizer.
+        settings: lr_multiplier, wd_multiplier and is_last_layer of our parameters.
+        shapes: of our parameters.
+
+    Raises:
+        UserError: the groups are not those that these settings make, or a moment is misshapen.
+    """
+    optimizer = checkpoint.optimizer or {}
+    numbers = _numbers(checkpoint, settings)
+    moments: dict[str, dict[str, Tensor]] = {}
+    for number, state in optimizer.get("state", {}).items():
+        name = numbers[int(number)]
+        if name not in settings:
+            continue  # a moment of a part that was left out
+        moments[name] = {key: _tensor(state[key]) for key in MOMENTS if key in state}
+        for key in MOMENTS[1:]:
+            if key in moments[name] and moments[name][key].shape != shapes[name]:
+                raise UserError(
+                    f"The optimizer in '{checkpoint.file}' has a {key} of shape "
+                    f"{tuple(moments[name][key].shape)} for '{name}', which is {tuple(shapes[name])}."
+                )
+    return moments
+
+
+def _numbers(checkpoint: Checkpoint, settings: Mapping[str, Setting]) -> dict[int, str]:
+    groups: dict[tuple[str, Setting], list[str]] = {}
+    for name in checkpoint.student_order:
+        setting = settings.get(name) or _setting_of_a_head(name)
+        groups.setdefault((name.partition(".")[0], setting), []).append(name)
+    theirs = (checkpoint.optimizer or {}).get("param_groups", [])
+    if len(theirs) != len(groups):
+        raise _other_groups(checkpoint, f"{len(theirs)} groups, not {len(groups)}")
+    numbers: dict[int, str] = {}
+    for group, ((_, setting), names) in zip(theirs, groups.items(), strict=True):
+        multiplier = group.get("lr_multiplier", setting[0])
+        if len(group["params"]) != len(names):
+            count = len(group["params"])
+            raise _other_groups(
+                checkpoint, f"{count} parameters where '{names[0]}' is one of {len(names)}"
+            )
+        if not math.isclose(multiplier, setting[0], rel_tol=1e-6):
+            raise _other_groups(
+                checkpoint, f"lr_multiplier {multiplier:g} where '{names[0]}' has {setting[0]:g}"
+            )
+        numbers |= {int(number): name for number, name in zip(group["params"], names, strict=True)}
+    return numbers
+
+
+def _setting_of_a_head(name: str) -> Setting:
+    """Return the setting of a left-out head's parameter."""
+    return 1.0, 0.0 if name.endswith(".bias") else 1.0, "last_layer" in name
+
+
+def _other_groups(checkpoint: Checkpoint, found: str) -> UserError:
+    return UserError(
+        f"The optimizer in '{checkpoint.file}' was made with other optim.layerwise_decay or "
+        f"optim.patch_embed_lr_mult: it has {found}; give the run's own with --config, or leave the "
+        f"moments out with --drop optimizer."
+    )
+
+
+def _tensor(value: Any) -> Tensor:
+    return torch.as_tensor(value, dtype=torch.float32)
