@@ -131,9 +131,10 @@ def _check(
     missing = [_short(key, several) for key in expected.keys() - found.keys()]
     extra = [entry.key for key, entry in found.items() if key not in expected]
     misshapen = [
-        f"'{found[key].key}' is {tuple(found[key].tensor.shape)}, not {tuple(expected[key].shape)}"
+        f"'{found[key].key}' is {_form(found[key].tensor)}, not {_form(expected[key])}"
         for key in expected.keys() & found.keys()
         if found[key].tensor.shape != expected[key].shape
+        or not found[key].tensor.is_floating_point()
     ]
     problems = []
     if missing:
@@ -146,6 +147,11 @@ def _check(
         problems.append(f"of another shape: {', '.join(sorted(misshapen))}")
     if problems:
         raise UserError(f"The weights in '{checkpoint.file}' do not fit; {'; '.join(problems)}.")
+
+
+def _form(tensor: Tensor) -> str:
+    kind = "" if tensor.is_floating_point() else f" of {tensor.dtype}".replace("torch.", "")
+    return f"{tuple(tensor.shape)}{kind}"
 
 
 def _short(key: str, several: bool) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from poa_plugin.errors import UserError
 from poa_plugin.interop.read import WHOLE
@@ -66,11 +66,12 @@ def lay_out(contents: Mapping[str, Any], file: Path) -> Layout:
     """
     layout = Layout()
     tensors = _networks(contents, layout, file)
-    if flat := [key for key in tensors if "flat_param" in key]:
-        raise UserError(
-            f"The file '{file}' holds one rank's flat parameters ('{flat[0]}'), from which names "
-            f"cannot be told: {WHOLE}."
-        )
+    for key, tensor in tensors.items():
+        if "flat_param" in key or type(tensor) not in (Tensor, nn.Parameter):
+            raise UserError(
+                f"The file '{file}' holds one rank's flat or sharded parameters ('{key}'), from "
+                f"which names cannot be told: {WHOLE}."
+            )
     bare: dict[str, Entry] = {}
     for key, tensor in tensors.items():
         name = _WRAPPERS.sub("", key)

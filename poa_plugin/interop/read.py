@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -49,29 +50,29 @@ def read_file(file: Path) -> dict[str, Any]:
 
 def _load(file: Path) -> Any:
     try:
-        with safe_globals(NUMPY_NUMBERS):
+        with safe_globals(NUMPY_NUMBERS), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is no checkpoint can fail anywhere in the reader
         raise UserError(_why(file, str(error))) from error
 
 
 def _why(file: Path, message: str) -> str:
-    unsafe = re.search(
-        r"(?:Unsupported|global:?) (?:global: )?(?:GLOBAL )?([\w.]+\.[\w.]+)", message
-    )
+    unsafe = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", message)
     name = unsafe.group(1) if unsafe else ""
     if name.startswith("torch.distributed"):
         return (
-            f"The file '{file}' holds one rank's shard of a training state ({name}), from which names "
-            f"cannot be told: {WHOLE}."
+            f"The file '{file}' holds one rank's shard of a training state ({name}), from which "
+            f"names cannot be told: {WHOLE}."
         )
     if name:
         return (
-            f"The file '{file}' holds objects ('{name}') that only code named in the file could make; "
-            f"none of it was run: save its state dict anew, with tensors and numbers only."
+            f"The file '{file}' holds objects ('{name}') that only code named in the file could "
+            f"make; none of it was run: save its state dict anew, with tensors and numbers only."
         )
-    reason = message.strip().splitlines()[0].rstrip(".") if message.strip() else "it is damaged"
-    return f"The file '{file}' is no checkpoint that torch can read: {reason[:200]}."
+    reason = " ".join(message.rpartition("WeightsUnpickler error:")[2].split())
+    reason = reason.partition(". ")[0].partition(" Check the documentation")[0].rstrip(".")
+    return f"The file '{file}' is no checkpoint that torch can read: {reason or 'it is damaged'}."
 
 
 WHOLE = (
