@@ -51,7 +51,12 @@ def build_parser() -> argparse.ArgumentParser:
     import_ = _command(commands, "import", _import, "make a run of another code base's checkpoint")
     import_.add_argument("file", metavar="FILE", type=Path, help="POA's, DINOv2's or timm's")
     import_.add_argument("--to", required=True, type=Path, metavar="RUN", help="the run's folder")
-    import_.add_argument("--format", choices=("auto", "poa", "dinov2", "timm"), default="auto")
+    import_.add_argument(
+        "--format",
+        default="auto",
+        metavar="NAME",
+        help="poa, dinov2, timm; told from names if auto",
+    )
     import_.add_argument(
         "--config", nargs="+", default=[], metavar="CONFIG|key=value", help="a recipe, and words"
     )

@@ -35,7 +35,7 @@ def fit_config(
     known = {"student.arch": checkpoint.family.name}
     known |= checkpoint.family.architecture(checkpoint.tensors(branch, "backbone"))
     known |= heads_architecture(checkpoint.tensors(branch, "dino_head"))
-    given = _given(path, words, known)
+    given = _given(path, words, checkpoint.family.name)
     _refuse_contradictions(known, given, checkpoint.file)
     open_ = _choices(checkpoint, known, given)
     chosen = {key: value for key, value in open_.items() if key not in given}
@@ -44,7 +44,7 @@ def fit_config(
     config = _load(path, [*laid_over, *words])
     lines = [f"Read off the weights: {_list(known)}."]
     if chosen:
-        lines.append(f"Chosen, and yours to change with --config: {_list(chosen)}.")
+        lines.append(f"Chosen where weights do not tell; --config changes it: {_list(chosen)}.")
     return config, lines
 
 
@@ -76,22 +76,18 @@ def heads_architecture(heads: Mapping[str, Tensor]) -> dict[str, Any]:
     return known
 
 
-def _given(path: Path | None, words: Sequence[str], known: Mapping[str, Any]) -> dict[str, Any]:
+def _given(path: Path | None, words: Sequence[str], arch: str) -> dict[str, Any]:
     """Return the values that the user wrote down, typed by the schema, by dotted keys."""
-    arch = [_word("student.arch", known["student.arch"])]
-    typed = _load(path, [*arch, *words] if _needs_arch(path, words) else words)
+    typed = _load(path, [_word("student.arch", arch), *words])
     layers = [OmegaConf.load(path)] if path else []
     written = OmegaConf.merge(*layers, OmegaConf.from_dotlist(list(words)))
-    return {
+    given = {
         key: OmegaConf.select(cast(DictConfig, typed), key)
         for key in _leaves(OmegaConf.to_container(written))
     }
-
-
-def _needs_arch(path: Path | None, words: Sequence[str]) -> bool:
-    layers = [OmegaConf.load(path)] if path and path.is_file() else []
-    merged = OmegaConf.merge(*layers, OmegaConf.from_dotlist(list(words)))
-    return OmegaConf.select(merged, "student.arch") is None
+    if "student.arch" in given:
+        given["student.arch"] = OmegaConf.select(written, "student.arch")
+    return given
 
 
 def _load(path: Path | None, words: Sequence[str]) -> Config:

@@ -65,6 +65,8 @@ def import_checkpoint(
     run = Path(run)
     if (newest := own.latest(run / "ckpt")) is not None:
         raise UserError(f"'{run}' holds a checkpoint already, '{newest}': choose another folder.")
+    if run.exists() and not run.is_dir():
+        raise UserError(f"'{run}' is a file: a run is a folder.")
     checkpoint = read_checkpoint(file, format_name, [name for name in drop if name != "optimizer"])
     if "optimizer" in drop:
         checkpoint.optimizer = None

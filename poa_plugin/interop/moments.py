@@ -38,16 +38,18 @@ def named_moments(
     numbers = _numbers(checkpoint, settings)
     moments: dict[str, dict[str, Tensor]] = {}
     for number, state in optimizer.get("state", {}).items():
-        name = numbers[int(number)]
+        if number not in numbers:
+            raise _other_groups(checkpoint, f"a state '{number}' that is in no group")
+        name = numbers[number]
         if name not in settings:
             continue  # a moment of a part that was left out
-        moments[name] = {key: _tensor(state[key]) for key in MOMENTS if key in state}
+        if absent := [key for key in MOMENTS if key not in state]:
+            raise _other_groups(checkpoint, f"no {absent[0]} for '{name}', so it is no Adam's")
+        moments[name] = {key: torch.as_tensor(state[key], dtype=torch.float32) for key in MOMENTS}
         for key in MOMENTS[1:]:
-            if key in moments[name] and moments[name][key].shape != shapes[name]:
-                raise UserError(
-                    f"The optimizer in '{checkpoint.file}' has a {key} of shape "
-                    f"{tuple(moments[name][key].shape)} for '{name}', which is {tuple(shapes[name])}."
-                )
+            if moments[name][key].shape != shapes[name]:
+                found, wanted = tuple(moments[name][key].shape), tuple(shapes[name])
+                raise _other_groups(checkpoint, f"a {key} of {found} for '{name}', not of {wanted}")
     return moments
 
 
@@ -71,7 +73,7 @@ def _numbers(checkpoint: Checkpoint, settings: Mapping[str, Setting]) -> dict[in
             raise _other_groups(
                 checkpoint, f"lr_multiplier {multiplier:g} where '{names[0]}' has {setting[0]:g}"
             )
-        numbers |= {int(number): name for number, name in zip(group["params"], names, strict=True)}
+        numbers |= dict(zip(group["params"], names, strict=True))
     return numbers
 
 
@@ -82,11 +84,7 @@ def _setting_of_a_head(name: str) -> Setting:
 
 def _other_groups(checkpoint: Checkpoint, found: str) -> UserError:
     return UserError(
-        f"The optimizer in '{checkpoint.file}' was made with other optim.layerwise_decay or "
-        f"optim.patch_embed_lr_mult: it has {found}; give the run's own with --config, or leave the "
-        f"moments out with --drop optimizer."
+        f"The optimizer in '{checkpoint.file}' does not fit: it has {found}; give the run's own "
+        f"optim.layerwise_decay and optim.patch_embed_lr_mult with --config, or leave the moments "
+        f"out with --drop optimizer."
     )
-
-
-def _tensor(value: Any) -> Tensor:
-    return torch.as_tensor(value, dtype=torch.float32)

@@ -192,6 +192,31 @@ def test_a_training_checkpoint_of_the_golden_step(golden_folder: Path, tmp_path:
         import_checkpoint(tmp_path / "model_0000041.rank_0.pth", tmp_path / "other", words=wrong)
 
 
+@pytest.mark.parametrize("used", [True, False])
+def test_centres_of_the_losses(golden_folder: Path, tmp_path: Path, used: bool) -> None:
+    """Centres that were used make `train.centering=centering`; a file has zeros where they were not."""
+    init = Golden(golden_folder).arrays(["vit_ssl_init.npz"])
+    contents = {key.replace("/", ".", 1): value for key, value in init.items()}
+    for kind, shape in (("dino_loss", (1,)), ("ibot_patch_loss", (1, 1))):
+        for head, n in enumerate((24, 40, 56)):
+            center = torch.randn(*shape, n) if used else torch.zeros(*shape, n)
+            contents[f"{kind}.center_{head}"] = center
+    torch.save({"model": contents, "iteration": 3}, tmp_path / "file.pth")
+    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=TINY)
+    assert imported.step == 4
+    assert any("moments start anew" in line for line in imported.lines)
+    config = open_run(tmp_path / "run").config
+    assert config.train.centering == ("centering" if used else "sinkhorn_knopp")
+    tensors = load_file(tmp_path / "run/ckpt/4" / checkpoint.MODEL)
+    if used:
+        assert torch.equal(tensors["cls_targets.center_1"], contents["dino_loss.center_1"])
+        assert torch.equal(
+            tensors["patch_targets.center_2"], contents["ibot_patch_loss.center_2"][0]
+        )
+    else:
+        assert not [key for key in tensors if "center" in key]
+
+
 def as_published(folder: Path, config: Config) -> dict[str, Any]:
     """One of our own checkpoints as the published code would have written it."""
     model = build_model(config)

@@ -17,8 +17,9 @@ from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetada
 from poa_plugin.errors import UserError
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.interop.layout import lay_out
-from tests.interop.published_files import backbone_key
+from tests.interop.published_files import backbone_key, optimizer_state
 from tests.interop.test_other_formats import WORDS, dinov2_state, timm_vit
+from tests.parity.published import student_key as our_student_key
 from tests.test_cli import fails
 
 
@@ -248,3 +249,60 @@ def test_a_cut_off_file(tmp_path: Path, state: dict[str, Tensor]) -> None:
     cut.write_bytes(cut.read_bytes()[:-2000])
     with pytest.raises(UserError, match="cannot be read"):
         read_checkpoint(cut)
+
+
+def test_optimizers_that_do_not_fit(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    """The moments of another optimizer are refused, and left out where that is asked for."""
+    heads = {
+        "mlp0.0.linear.weight": torch.zeros(32, 128),
+        "mlp0.0.linear.bias": torch.zeros(32),
+        "mlp0.2.weight": torch.zeros(16, 32),
+        "mlp0.2.bias": torch.zeros(16),
+        "last_layer0.weight_g": torch.ones(16, 1),
+        "last_layer0.weight_v": torch.ones(16, 16),
+    }
+    branch = {f"backbone.{key}": value for key, value in state.items()}
+    branch |= {f"dino_head.{key}": value for key, value in heads.items()}
+    model = {f"{b}.{key}": value for b in ("student", "teacher") for key, value in branch.items()}
+
+    def contents(optimizer: dict[str, Any]) -> dict[str, Any]:
+        return {"model": model, "optimizer": optimizer, "iteration": 9}
+
+    settings = dict.fromkeys(branch, (1.0, 1.0, False))
+    moment = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
+    first = next(iter(branch))
+    one_group = optimizer_state(list(branch), settings, {first: moment})
+    words = ["optim.layerwise_decay=1", "optim.patch_embed_lr_mult=1"]
+    assert "groups, not" in refused(tmp_path, contents(one_group), *words)
+    named = {"state": {"student.backbone.cls_token": moment}, "param_groups": []}
+    assert "--drop optimizer" in refused(tmp_path, contents(named))
+    for name in branch:
+        undecayed = name.endswith(".bias") or "norm" in name or "gamma" in name
+        settings[name] = (1.0, 0.0 if undecayed else 1.0, "last_layer" in name)
+    shape = refused(
+        tmp_path, contents(optimizer_state(list(branch), settings, {first: moment})), *words
+    )
+    assert f"a exp_avg of (3,) for '{our_student_key(first)}'" in shape
+    lacking = {first: {"step": torch.tensor(1.0)}}
+    assert "no exp_avg" in refused(
+        tmp_path, contents(optimizer_state(list(branch), settings, lacking)), *words
+    )
+    file = save(tmp_path, contents(named))
+    options = {"words": ["student.vit.head_dim=64", "train.device=cpu"], "drop": ["optimizer"]}
+    imported = import_checkpoint(file, tmp_path / "run", **options)
+    assert imported.step == 10
+    assert any("moments start anew" in line for line in imported.lines)
+
+
+def test_recipes_that_cannot_be_used(
+    tmp_path: Path, state: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["import", str(save(tmp_path, state)), "--to", str(tmp_path / "run"), "--config"]
+    assert "no configuration file" in fails(capsys, *argv, str(tmp_path / "none.yaml"))
+    (tmp_path / "bad.yaml").write_text("a: [1")
+    assert "not valid YAML" in fails(capsys, *argv, str(tmp_path / "bad.yaml"))
+    (tmp_path / "other.yaml").write_text("student: {arch: something}\n")
+    assert "student.arch is something, but" in fails(capsys, *argv, str(tmp_path / "other.yaml"))
+    assert "takes one recipe, not 2" in fails(capsys, *argv, "a.yaml", "b.yaml")
+    (tmp_path / "run").write_text("")
+    assert "is a file" in fails(capsys, *argv[:-1])
