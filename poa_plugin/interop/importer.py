@@ -94,21 +94,26 @@ def _entries(checkpoint: Checkpoint, config: Config) -> tuple[dict[str, Entry], 
         for name, entry in entries.items():
             tensor = backbone.get(name.removeprefix("backbone."), entry.tensor)
             found[f"{branch}.{name}"] = Entry(entry.key, tensor)
-    centred = config.train.centering == "centering"
-    for name, entry in checkpoint.centers.items():
-        if centred or not name.startswith(CENTERS):
-            fits = entry.tensor.dim() == 3 and len(entry.tensor) == 1
-            found[name] = Entry(entry.key, entry.tensor[0] if fits else entry.tensor)
-        else:
-            lines.append(
-                f"Left out: '{entry.key}', as train.centering=sinkhorn_knopp keeps no centre."
-            )
+    lines += _add_centers(found, checkpoint, config)
     kinds = {str(entry.tensor.dtype).removeprefix("torch.") for entry in found.values()} - {
         "float32"
     }
     if kinds:
         lines.append(f"Weights stored as {', '.join(sorted(kinds))} are turned into float32.")
     return found, list(dict.fromkeys(lines))
+
+
+def _add_centers(found: dict[str, Entry], checkpoint: Checkpoint, config: Config) -> list[str]:
+    """Add the losses' centres where the run keeps them, and what else stands under the losses' names."""
+    unused = []
+    for name, entry in checkpoint.centers.items():
+        if config.train.centering != "centering" and name.startswith(CENTERS):
+            unused.append(entry.key)
+            continue
+        fits = entry.tensor.dim() == 3 and len(entry.tensor) == 1
+        found[name] = Entry(entry.key, entry.tensor[0] if fits else entry.tensor)
+    keeps = f"as train.centering={config.train.centering} keeps no centres"
+    return [f"Left out, {keeps}: {_quoted(unused)}."] if unused else []
 
 
 def _expected(model: POA, found: Mapping[str, Entry]) -> dict[str, Tensor]:
