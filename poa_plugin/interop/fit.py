@@ -50,6 +50,7 @@ def fit_config(
 
 def heads_architecture(heads: Mapping[str, Tensor]) -> dict[str, Any]:
     """Return the configuration that projection heads prove; nothing without heads."""
+    heads = {name: tensor for name, tensor in heads.items() if tensor.dim()}
     sizes: dict[int, int] = {}
     for name, tensor in heads.items():
         if match := re.match(r"(\d+)\.(last_layer\.weight_[gv]$|mlp\.)", name):

@@ -59,7 +59,8 @@ def import_checkpoint(
 
     Raises:
         UserError: the run's folder holds a checkpoint already, the file cannot be read, the
-            configuration contradicts it, or keys are missing, unknown or misshapen: all are named.
+            configuration contradicts it, or keys are missing, unknown, misshapen or not finite:
+            all are named.
             Nothing has been written then.
     """
     run = Path(run)
@@ -143,6 +144,7 @@ def _check(
         if found[key].tensor.shape != expected[key].shape
         or not found[key].tensor.is_floating_point()
     ]
+    wild = [entry.key for entry in found.values() if not torch.isfinite(entry.tensor).all()]
     problems = []
     if missing:
         why = _reasons(checkpoint.family.missing_reasons, missing)
@@ -152,6 +154,8 @@ def _check(
         problems.append(f"unknown here: {_quoted(extra)}{why}")
     if misshapen:
         problems.append(f"of another shape: {', '.join(sorted(misshapen))}")
+    if wild:
+        problems.append(f"not finite: {_quoted(wild)}")
     if problems:
         raise UserError(f"The weights in '{checkpoint.file}' do not fit; {'; '.join(problems)}.")
 
@@ -222,8 +226,11 @@ def _start(step: int, checkpoint: Checkpoint) -> str:
         return f"Training goes on at step {step}, with the optimizer's moments."
     if step:
         return f"Training goes on at step {step}; the optimizer's moments start anew."
-    if checkpoint.iteration is not None:
-        return "Training starts at step 0: to go on it takes student, teacher and heads."
+    if checkpoint.iteration is not None or checkpoint.optimizer is not None:
+        return (
+            "Training starts at step 0, with no optimizer's state: to go on it takes student, teacher, "
+            "heads and an iteration."
+        )
     return ""
 
 

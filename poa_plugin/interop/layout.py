@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torch import Tensor, nn
 
 from poa_plugin.errors import UserError
@@ -111,10 +112,11 @@ def _networks(contents: Mapping[str, Any], layout: Layout, file: Path) -> dict[s
             else:
                 layout.ignored.append(f"{name}.{key}")
     optimizer, iteration = contents.get("optimizer"), contents.get("iteration")
-    layout.optimizer = (
-        optimizer if isinstance(optimizer, Mapping) and optimizer.get("state") else None
-    )
-    layout.iteration = int(iteration) if iteration is not None else None
+    if isinstance(optimizer, Mapping) and optimizer.get("state"):
+        layout.optimizer = optimizer
+    elif optimizer is not None:
+        layout.ignored.append("optimizer")
+    layout.iteration = int(iteration) if isinstance(iteration, (int, np.integer)) else None
     beside = [key for key in contents if key not in (*found, *TRAINING)]
     _refuse_tensors(contents, beside, file)
     layout.ignored += beside

@@ -63,16 +63,15 @@ def _numbers(checkpoint: Checkpoint, settings: Mapping[str, Setting]) -> dict[in
         raise _other_groups(checkpoint, f"{len(theirs)} groups, not {len(groups)}")
     numbers: dict[int, str] = {}
     for group, ((_, setting), names) in zip(theirs, groups.items(), strict=True):
-        multiplier = group.get("lr_multiplier", setting[0])
         if len(group["params"]) != len(names):
             count = len(group["params"])
             raise _other_groups(
                 checkpoint, f"{count} parameters where '{names[0]}' is one of {len(names)}"
             )
-        if not math.isclose(multiplier, setting[0], rel_tol=1e-6):
-            raise _other_groups(
-                checkpoint, f"lr_multiplier {multiplier:g} where '{names[0]}' has {setting[0]:g}"
-            )
+        for key, ours in (("lr_multiplier", setting[0]), ("wd_multiplier", setting[1])):
+            value = group.get(key, ours)
+            if not math.isclose(value, ours, rel_tol=1e-6):
+                raise _other_groups(checkpoint, f"{key} {value:g} where '{names[0]}' has {ours:g}")
         numbers |= dict(zip(group["params"], names, strict=True))
     return numbers
 

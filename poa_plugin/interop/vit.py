@@ -56,7 +56,7 @@ class VisionTransformerFamily(Family):
         lines = []
         cls_token, positions = backbone.get("cls_token"), backbone.get("pos_embed")
         if format_name == "timm" and "mask_token" not in backbone and cls_token is not None:
-            zeros = torch.zeros(1, cls_token.tensor.shape[-1])
+            zeros = torch.zeros(1, *cls_token.tensor.shape[-1:])
             backbone["mask_token"] = Entry("mask_token", zeros)
             lines.append("The file has no mask token: it starts at zero.")
         if format_name == "timm" and positions is not None and _lacks_cls(positions.tensor):
@@ -73,23 +73,19 @@ class VisionTransformerFamily(Family):
         found to be the one that does not fit.
         """
         blocks = [re.match(r"blocks\.(\d+)\.", name) for name in backbone]
-        depth = 1 + max(int(match.group(1)) for match in blocks if match)
+        numbers = [int(match.group(1)) for match in blocks if match]
         norms = [len(x) for name, x in backbone.items() if _is_norm(name) and x.dim() == 1]
-        if not norms:
-            raise UserError(
-                "The file's blocks have no norms, from which their width could be told."
-            )
+        if not numbers or not norms:
+            raise UserError("There are no blocks with norms in the file's backbone.")
+        depth = 1 + max(numbers)
         width = mode(norms)
-        hidden = mode(
-            [len(x) for name, x in backbone.items() if name.endswith("fc1.weight")] or [4 * width]
-        )
         patches = [x for name, x in backbone.items() if name == "patch_embed.proj.weight"]
-        patch = int(patches[0].shape[-1]) if patches and patches[0].dim() == 4 else 16
+        patch = max(patches[0].shape[-1], 1) if patches and patches[0].dim() == 4 else 16
         section: dict[str, Any] = {
             "max_width": width,
             "max_depth": depth,
             "patch_size": patch,
-            "mlp_ratio": _ratio(width, hidden),
+            "mlp_ratio": _ratio(width, _hidden(backbone, width)),
             "qkv_bias": _in_most_blocks(backbone, depth, "attn.qkv.bias"),
             "proj_bias": _in_most_blocks(backbone, depth, "attn.proj.bias"),
             "ffn_bias": _in_most_blocks(backbone, depth, "mlp.fc1.bias"),
@@ -146,7 +142,22 @@ def _lacks_cls(table: Tensor) -> bool:
 
 
 def _is_norm(name: str) -> bool:
-    return name.endswith(("norm1.weight", "norm2.weight", "norm.weight"))
+    return re.search(r"(^|\.)(norm1|norm2|norm)\.weight$", name) is not None
+
+
+def _hidden(backbone: Mapping[str, Tensor], width: int) -> int:
+    """Return the MLP's hidden width; a gated MLP gives half of what its first layer puts out."""
+    firsts = [x for name, x in backbone.items() if name.endswith("fc1.weight") and x.dim() == 2]
+    seconds = [x for name, x in backbone.items() if name.endswith("fc2.weight") and x.dim() == 2]
+    if not firsts:
+        return 4 * width
+    hidden = mode([len(x) for x in firsts])
+    if seconds and hidden == 2 * mode([x.shape[1] for x in seconds]):
+        raise UserError(
+            f"The file's MLPs are gated: 'fc1' puts out {hidden} units of which 'fc2' takes half; "
+            f"the backbone here has two linear layers and a GELU."
+        )
+    return hidden
 
 
 def _in_most_blocks(backbone: Mapping[str, Tensor], depth: int, name: str) -> bool:

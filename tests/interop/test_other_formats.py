@@ -130,6 +130,26 @@ def test_timm_networks_that_are_others(
     assert not (tmp_path / "run").exists()
 
 
+def test_timm_with_gated_mlps(tmp_path: Path) -> None:
+    model = timm_vit(name="vit_giant_patch14_dinov2", img_size=28, patch_size=14)
+    with pytest.raises(UserError, match=r"MLPs are gated: 'fc1' puts out \d+ units of which"):
+        import_here(tmp_path, model.state_dict())
+
+
+def test_a_timm_training_checkpoint_starts_anew(tmp_path: Path) -> None:
+    model = timm_vit(num_classes=0)
+    optimizer = torch.optim.AdamW(model.parameters())
+    contents = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict(), "epoch": 4}
+    assert "Not used: 'optimizer', 'epoch'." in import_here(tmp_path, contents).lines
+    model(torch.zeros(1, 3, 48, 48)).sum().backward()
+    optimizer.step()
+    contents |= {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(contents, tmp_path / "file.pth")
+    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "other", words=WORDS)
+    assert any("starts at step 0, with no optimizer's state" in line for line in imported.lines)
+    assert imported.step == 0
+
+
 @pytest.mark.parametrize("chunks", [0, 2])
 @pytest.mark.parametrize("wrap", [lambda s: s, lambda s: {"teacher": s}], ids=["bare", "teacher"])
 def test_dinov2(tmp_path: Path, chunks: int, wrap: Callable[[Any], Any]) -> None:

@@ -84,7 +84,7 @@ def test_each_kind_of_key_by_itself(tmp_path: Path, state: dict[str, Tensor], ke
     ours = key.replace(".linear.", ".").replace(".norm.", ".").replace("norm.norm.", "norm.")
     without = {name: value for name, value in state.items() if name != key}
     assert f"missing: '{ours}'" in refused(tmp_path, without)
-    for wrong in (torch.zeros(3, 5, 7), state[key][..., :-1]):
+    for wrong in (torch.zeros(3, 5, 7), state[key][..., :-1], torch.tensor(1.0)):
         assert f"'{key}' is {tuple(wrong.shape)}" in refused(tmp_path, {**state, key: wrong})
 
 
@@ -99,6 +99,12 @@ def test_a_branch_that_lacks_what_the_other_has(tmp_path: Path, state: dict[str,
 def test_integers_are_no_weights(tmp_path: Path, state: dict[str, Tensor]) -> None:
     said = refused(tmp_path, {**state, "norm.norm.bias": torch.zeros(128, dtype=torch.int64)})
     assert "'norm.norm.bias' is (128,) of int64, not (128,)" in said
+
+
+def test_weights_that_are_not_finite(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    state["blocks.1.ls1.gamma"][3] = torch.inf
+    state["pos_embed"][0, 1, 2] = torch.nan
+    assert "not finite: 'blocks.1.ls1.gamma', 'pos_embed'" in refused(tmp_path, state)
 
 
 def test_a_missing_block_is_missing(tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -237,6 +243,9 @@ def test_formats_and_names_to_drop(tmp_path: Path, state: dict[str, Tensor]) -> 
     assert "did you mean 'dinov2'" in refused(tmp_path, state, format_name="dino")
     assert "'blocks.0.attn.qkv.linear.weight'" in refused(tmp_path, state, format_name="timm")
     assert "Nothing in" in refused(tmp_path, state, drop=["haed"])
+    assert "missing: 'norm.bias', 'norm.weight'" in refused(tmp_path, state, drop=["norm"])
+    for everything in ("blocks", "backbone"):
+        assert "no blocks with norms" in refused(tmp_path, state, drop=[everything])
 
 
 def test_a_cut_off_file(tmp_path: Path, state: dict[str, Tensor]) -> None:
