@@ -1,4 +1,4 @@
-"""The command line: `poa train`, `networks`, `extract`, `eval`, `report`, `demo`."""
+"""The command line: `poa train`, `networks`, `extract`, `import`, `eval`, `report`, `demo`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,26 @@ def build_parser() -> argparse.ArgumentParser:
     extract.add_argument("--to", required=True, type=Path, metavar="FOLDER")
     extract.add_argument(
         "--with-heads", action="store_true", help="the projection heads and the mask token too"
+    )
+
+    import_ = _command(commands, "import", _import, "make a run of another code base's checkpoint")
+    import_.add_argument("file", metavar="FILE", type=Path, help="POA's, DINOv2's or timm's")
+    import_.add_argument("--to", required=True, type=Path, metavar="RUN", help="the run's folder")
+    import_.add_argument(
+        "--format",
+        default="auto",
+        metavar="NAME",
+        help="poa, dinov2, timm; told from names if auto",
+    )
+    import_.add_argument(
+        "--config", nargs="+", default=[], metavar="CONFIG|key=value", help="a recipe, and words"
+    )
+    import_.add_argument(
+        "--drop",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="leave out, such as a classifier, head",
     )
 
     evaluate = commands.add_parser("eval", help="evaluate the sub-networks of a run")
@@ -127,6 +147,24 @@ def _extract(arguments: argparse.Namespace) -> None:
         wanted = {arguments.to: space[arguments.network]}
     folders = run.write(wanted, arguments.branch, arguments.with_heads)
     print(f"Wrote {len(folders)} network{'s' * (len(folders) > 1)} to '{arguments.to}'.")
+
+
+def _import(arguments: argparse.Namespace) -> None:
+    from poa_plugin.interop import import_checkpoint
+
+    paths = [word for word in arguments.config if "=" not in word]
+    if len(paths) > 1:
+        raise UserError(f"--config takes one recipe, not {len(paths)}: {', '.join(paths)}.")
+    imported = import_checkpoint(
+        arguments.file,
+        arguments.to,
+        config=paths[0] if paths else None,
+        words=[word for word in arguments.config if "=" in word],
+        format_name=arguments.format,
+        drop=arguments.drop,
+    )
+    print("\n".join(imported.lines))
+    print(f"Wrote '{imported.run}', which stands at step {imported.step}.")
 
 
 def _knn(arguments: argparse.Namespace) -> None:

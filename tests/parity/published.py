@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from torch import Tensor
 
 from poa_plugin.errors import UserError
+from poa_plugin.interop.published import head_key
+from poa_plugin.interop.published import vit_key as backbone_key
 
 OPTIONS = {
     "vit": {
@@ -61,19 +62,6 @@ def backbone_words(family: str, options: dict[str, Any]) -> list[str]:
             raise UserError(f"no counterpart of {key}={value}")
         words.append(f"student.{family}.{names[key]}={'null' if value is None else value}")
     return words
-
-
-def backbone_key(key: str) -> str:
-    """Return our name of a published backbone parameter (`attn.qkv.linear.weight` and the like)."""
-    key = re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key)
-    return re.sub(r"\.(linear|norm)\.(weight|bias)$", r".\2", key)
-
-
-def head_key(key: str) -> str:
-    """Return our name of a published head parameter (`mlp1.0.linear.weight`, `last_layer1.weight_g`)."""
-    key = re.sub(r"^mlp(\d+)\.", r"\1.mlp.", key)
-    key = re.sub(r"^last_layer(\d+)\.", r"\1.last_layer.", key)
-    return key.replace(".linear.", ".")
 
 
 def student_key(key: str) -> str:

@@ -1,0 +1,32 @@
+"""DINOv2's names: timm's, with blocks that may be chunked, a mask token, and one projection head."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+from poa_plugin.interop.formats import Format, weight_norm_key
+
+
+def flat_blocks(key: str) -> str:
+    """Return a name without its chunk: `blocks.<chunk>.<id>.` counts blocks through all chunks."""
+    return re.sub(r"^blocks\.\d+\.(\d+)\.", r"blocks.\1.", key)
+
+
+def head_key(key: str) -> str:
+    """Return our name of a head's parameter: its only head is our head 0."""
+    return weight_norm_key(re.sub(r"^(mlp|last_layer)\.", r"0.\1.", key))
+
+
+def _recognises(names: Collection[str]) -> bool:
+    marks = r"^backbone\.(mask_token$|register_tokens$|blocks\.\d+\.\d+\.)|^(dino|ibot)_head\."
+    return any(re.search(marks, name) for name in names)
+
+
+FORMAT = Format(
+    name="dinov2",
+    title="DINOv2's format",
+    recognises=_recognises,
+    backbones={"vit": flat_blocks},
+    head=head_key,
+)

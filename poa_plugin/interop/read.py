@@ -1,0 +1,82 @@
+"""Reading files that somebody else wrote: tensors and plain values only, so that no pickle can run code."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.serialization import safe_globals
+
+from poa_plugin.errors import UserError
+from poa_plugin.weights import load_tensors
+
+_SCALAR = np.float64(0).__reduce__()[0]
+NUMPY_NUMBERS: list[Any] = [
+    np.dtype,
+    *(type(np.dtype(name)) for name in ("float64", "float32", "int64", "int32", "bool")),
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+]
+"""What a NumPy number is made of in a pickle, by NumPy 1 and 2. Training checkpoints of DINOv2's kind
+hold such numbers: the learning rates in the optimizer's groups come from NumPy schedules."""
+
+
+def read_file(file: Path) -> dict[str, Any]:
+    """Read a safetensors file, or a torch file restricted to tensors and plain values.
+
+    Raises:
+        UserError: it is not there, damaged, no dictionary, or holds objects that only running code
+            from the file could make.
+    """
+    if file.is_dir():
+        raise UserError(f"'{file}' is a folder: give the checkpoint's file in it.")
+    if not file.is_file():
+        raise UserError(f"There is no file '{file}'.")
+    if file.stat().st_size == 0:
+        raise UserError(f"The file '{file}' is empty.")
+    if file.suffix == ".safetensors":
+        return dict(load_tensors(file))
+    loaded = _load(file)
+    if not isinstance(loaded, Mapping):
+        kind = type(loaded).__name__
+        raise UserError(f"The file '{file}' is no checkpoint: it holds a {kind}, no dictionary.")
+    return {str(key): value for key, value in loaded.items()}
+
+
+def _load(file: Path) -> Any:
+    try:
+        with safe_globals(NUMPY_NUMBERS), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a file that is no checkpoint can fail anywhere in the reader
+        raise UserError(_why(file, str(error))) from error
+
+
+def _why(file: Path, message: str) -> str:
+    unsafe = re.search(r"[Uu]nsupported (?:global: )?GLOBAL (\S+)", message)
+    name = unsafe.group(1) if unsafe else ""
+    if name.startswith("torch.distributed"):
+        return (
+            f"The file '{file}' holds one rank's shard of a training state ({name}), from which "
+            f"names cannot be told: {WHOLE}."
+        )
+    if name:
+        return (
+            f"The file '{file}' holds objects ('{name}') that only code named in the file could "
+            f"make; none of it was run: save its state dict anew, with tensors and numbers only."
+        )
+    reason = " ".join(message.rpartition("WeightsUnpickler error:")[2].split())
+    reason = reason.partition(". ")[0].partition(" Check the documentation")[0].rstrip(".")
+    return f"The file '{file}' is no checkpoint that torch can read: {reason or 'it is damaged'}."
+
+
+WHOLE = (
+    "import the whole weights that the same run wrote for evaluation (eval/<iteration>/"
+    "teacher_checkpoint.pth), or gather the shards with the code that wrote them"
+)
+"""The end of a sentence about sharded checkpoints."""

@@ -1,0 +1,298 @@
+"""Files of the published code: outputs equal the golden numbers, and training goes on bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+import poa_plugin as poa
+from poa_plugin.cli import main
+from poa_plugin.config import Config
+from poa_plugin.elastic import Subnet
+from poa_plugin.errors import UserError
+from poa_plugin.extract import open_run
+from poa_plugin.interop import import_checkpoint
+from poa_plugin.registry import DATASETS
+from poa_plugin.ssl.param_groups import parameter_settings
+from poa_plugin.train import checkpoint
+from poa_plugin.train.loop import build_model, train
+from poa_plugin.train.optim import build_optimizer
+from tests.conftest import SMALL
+from tests.interop.published_files import (
+    backbone_key,
+    module_order,
+    optimizer_state,
+    published_key,
+)
+from tests.parity.backbones import TOLERANCE, _output_cases
+from tests.parity.golden import Golden, largest
+from tests.parity.published import backbone_key as our_key
+from tests.parity.published import rename
+from tests.parity.published import student_key as our_student_key
+
+WORDS = ["student.vit.head_dim=16", "train.device=cpu", "dino.head_n_prototypes=[16]"]
+WORDS += ["dino.head_hidden_dim=32", "dino.head_bottleneck_dim=16"]
+TINY = ["student.vit.head_dim=8", "train.device=cpu"]
+
+
+class Noise:
+    """Twelve images of coloured noise, without labels."""
+
+    labels, classes = None, []
+
+    def __init__(self, path: str | None, split: str, image_size: int | None) -> None: ...
+
+    def __len__(self) -> int:
+        return 12
+
+    def image(self, index: int) -> Tensor:
+        generator = torch.Generator().manual_seed(index)
+        return torch.randint(0, 256, (3, 60, 60), generator=generator, dtype=torch.uint8)
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+
+if "interop_noise" not in DATASETS:
+    DATASETS.register_as("interop_noise")(Noise)
+
+
+def golden_backbone(golden: Golden) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The golden meta data, and the golden weights under our names."""
+    meta = golden.meta("vit")
+    assert meta is not None
+    return meta, rename(golden.arrays(meta["files"]["state"]), "", our_key)
+
+
+def layout(name: str, state: dict[str, Tensor]) -> dict[str, Any]:
+    """Our weights in one of the layouts in which the published code leaves files."""
+    published = {backbone_key(key): value for key, value in state.items()}
+    chunked = {backbone_key(key, 3, 6): value for key, value in state.items()}
+    whole = {f"backbone.{key}": value for key, value in published.items()}
+    return {
+        "bare": published,
+        "chunked": chunked,
+        "teacher": {"teacher": whole},
+        "teacher chunked": {"teacher": {f"backbone.{k}": v for k, v in chunked.items()}},
+        "model": {"model": published, "iteration": 12, "epoch": 3},
+        "student and teacher": {
+            "model": {f"{b}.{k}": v for b in ("student", "teacher") for k, v in whole.items()},
+            "iteration": 7,
+        },
+        "wrapped": {"model": {f"teacher.module._fsdp_wrapped_module.{k}": v for k, v in whole.items()}},
+    }[name]  # fmt: skip
+
+
+LAYOUTS = [
+    "bare",
+    "chunked",
+    "teacher",
+    "teacher chunked",
+    "model",
+    "student and teacher",
+    "wrapped",
+]
+
+
+def test_the_names_made_here_are_the_published_ones(golden_folder: Path) -> None:
+    golden = Golden(golden_folder)
+    meta, state = golden_backbone(golden)
+    published = golden.arrays(meta["files"]["state"])
+    assert {backbone_key(key) for key in state} == set(published)
+    init = golden.arrays(["vit_ssl_init.npz"])
+    ours = rename(init, "student/", our_student_key)
+    assert [f"student/{key}" for key in module_order(ours)] == [k for k in init if "student/" in k]
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_layout_holds_the_same_weights(
+    golden_folder: Path, tmp_path: Path, name: str
+) -> None:
+    _, state = golden_backbone(Golden(golden_folder))
+    torch.save(layout(name, state), tmp_path / "file.pth")
+    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=WORDS)
+    assert imported.step == 0
+    for branch in ("student", "teacher"):
+        found = open_run(tmp_path / "run").backbone(branch).state_dict()
+        assert found.keys() == state.keys()
+        assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+def test_outputs_of_all_networks_equal_the_golden_ones(golden_folder: Path, tmp_path: Path) -> None:
+    golden = Golden(golden_folder)
+    meta, state = golden_backbone(golden)
+    torch.save(layout("teacher chunked", state), tmp_path / "teacher_checkpoint.pth")
+    argv = ["import", str(tmp_path / "teacher_checkpoint.pth"), "--to", str(tmp_path / "run")]
+    assert main([*argv, "--config", *WORDS]) == 0
+    run = open_run(tmp_path / "run")
+    assert [subnet.name for subnet in run.space] == [net["name"] for net in meta["networks"]]
+    backbone = run.backbone()
+    inputs, outputs = (golden.arrays(meta["files"][key]) for key in ("inputs", "outputs"))
+    tolerance = max(TOLERANCE, 2 * meta.get("fp32_vs_fp64_max_abs", 0.0))
+    compared = 0
+    for network in meta["networks"]:
+        subnet = Subnet(network["width"], network["depth"])
+        with torch.no_grad():
+            for case in _output_cases("vit", backbone, subnet, inputs, outputs, tolerance):
+                assert not case.failed, case.line
+                assert not case.absent, case.line
+                compared += 1
+    assert compared == 16 * 7 + 2 * 4  # lin4 features exist from a depth of 6 on
+
+
+def test_extracted_networks_equal_the_golden_ones(golden_folder: Path, tmp_path: Path) -> None:
+    golden = Golden(golden_folder)
+    meta, state = golden_backbone(golden)
+    torch.save(layout("chunked", state), tmp_path / "file.pth")
+    import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=WORDS)
+    argv = ["extract", str(tmp_path / "run"), "--network", "all", "--to", str(tmp_path / "nets")]
+    assert main(argv) == 0
+    inputs, outputs = (golden.arrays(meta["files"][key]) for key in ("inputs", "outputs"))
+    for network in meta["networks"]:
+        plain = poa.load(tmp_path / "nets" / network["name"])
+        for view in ("global", "local"):
+            with torch.no_grad():
+                features = plain(inputs[view])
+            for token, key in (("cls", "x_norm_clstoken"), ("patch", "x_norm_patchtokens")):
+                wanted = outputs[f"{network['name']}/{view}/{token}"]
+                assert largest(features[key], wanted) < TOLERANCE
+
+
+def test_a_training_checkpoint_of_the_golden_step(golden_folder: Path, tmp_path: Path) -> None:
+    """Groups and order as in the golden meta file: every moment reaches its parameter."""
+    golden = Golden(golden_folder)
+    meta = golden.meta("head_loss")
+    assert meta is not None
+    case = next(case for case in meta["total"] if case["name"] == "vit_small_ibot")
+    init = golden.arrays(case["files"]["init"])
+    model = {key.replace("/", ".", 1): value for key, value in init.items()}
+    names = [key.removeprefix("student/") for key in init if key.startswith("student/")]
+    settings = {
+        key: (group["lr_multiplier"], group["wd_multiplier"], group["is_last_layer"])
+        for key, group in case["param_groups"].items()
+    }
+    moments = {
+        name: {
+            "step": torch.tensor(5.0),
+            "exp_avg": torch.full_like(init[f"student/{name}"], float(i)),
+            "exp_avg_sq": torch.full_like(init[f"student/{name}"], i + 0.5),
+        }
+        for i, name in enumerate(names)
+    }
+    contents = {
+        "model": {**model, **{f"dino_loss.center_{h}": torch.zeros(1, n) for h, n in enumerate((24, 40, 56))}},
+        "optimizer": optimizer_state(names, settings, moments),
+        "iteration": 41,
+    }  # fmt: skip
+    torch.save(contents, tmp_path / "model_0000041.rank_0.pth")
+    words = [*TINY, f"optim.layerwise_decay={case['layerwise_decay']}"]
+    words.append(f"optim.patch_embed_lr_mult={case['patch_embed_lr_mult']}")
+    imported = import_checkpoint(
+        tmp_path / "model_0000041.rank_0.pth", tmp_path / "run", words=words
+    )
+    assert imported.step == 42
+    assert any("'dino_loss.center_0'" in line for line in imported.lines)
+    folder = tmp_path / "run/ckpt/42"
+    found = load_file(folder / checkpoint.OPTIMIZER)
+    assert len(found) == 3 * len(names)
+    for name, wanted in moments.items():
+        for key, value in wanted.items():
+            assert torch.equal(found[f"{our_student_key(name)}/{key}"], value), name
+    assert json.loads((folder / checkpoint.STATE).read_text())["step"] == 42
+    heads = open_run(tmp_path / "run").heads("student").state_dict()
+    for key, value in rename(init, "student/dino_head.", lambda k: k).items():
+        assert torch.equal(heads[our_student_key(f"dino_head.{key}").partition(".")[2]], value)
+    with pytest.raises(UserError, match=r"lr_multiplier .* where .*--drop optimizer"):
+        wrong = [*words, "optim.layerwise_decay=0.7"]
+        import_checkpoint(tmp_path / "model_0000041.rank_0.pth", tmp_path / "other", words=wrong)
+
+
+@pytest.mark.parametrize("used", [True, False])
+def test_centres_of_the_losses(golden_folder: Path, tmp_path: Path, used: bool) -> None:
+    """Centres that were used make `train.centering=centering`; a file has zeros where they were not."""
+    init = Golden(golden_folder).arrays(["vit_ssl_init.npz"])
+    contents = {key.replace("/", ".", 1): value for key, value in init.items()}
+    for kind, shape in (("dino_loss", (1,)), ("ibot_patch_loss", (1, 1))):
+        for head, n in enumerate((24, 40, 56)):
+            center = torch.randn(*shape, n) if used else torch.zeros(*shape, n)
+            contents[f"{kind}.center_{head}"] = center
+    torch.save({"model": contents, "iteration": 3}, tmp_path / "file.pth")
+    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=TINY)
+    assert imported.step == 4
+    assert any("moments start anew" in line for line in imported.lines)
+    config = open_run(tmp_path / "run").config
+    assert config.train.centering == ("centering" if used else "sinkhorn_knopp")
+    tensors = load_file(tmp_path / "run/ckpt/4" / checkpoint.MODEL)
+    if used:
+        assert torch.equal(tensors["cls_targets.center_1"], contents["dino_loss.center_1"])
+        assert torch.equal(
+            tensors["patch_targets.center_2"], contents["ibot_patch_loss.center_2"][0]
+        )
+    else:
+        assert not [key for key in tensors if "center" in key]
+
+
+def as_published(folder: Path, config: Config) -> dict[str, Any]:
+    """One of our own checkpoints as the published code would have written it."""
+    model = build_model(config)
+    optimizer = build_optimizer(model.get_params_groups(), config)
+    state = checkpoint.load(folder, model, optimizer)
+    branches = {
+        branch: module_order(getattr(model, branch).state_dict())
+        for branch in ("student", "teacher")
+    }
+    contents: dict[str, Any] = {
+        f"{branch}.{key}": value
+        for branch, tensors in branches.items()
+        for key, value in tensors.items()
+    }
+    for kind, ours in (("dino_loss", model.cls_targets), ("ibot_patch_loss", model.patch_targets)):
+        for head, n in enumerate(config.dino.head_n_prototypes):
+            center = ours.state_dict().get(f"center_{head}", torch.zeros(1, n))
+            contents[f"{kind}.center_{head}"] = center if kind == "dino_loss" else center[None]
+    optim = config.optim
+    ours_ = parameter_settings(model.student, optim.layerwise_decay, optim.patch_embed_lr_mult)
+    settings = {published_key(name): setting for name, setting in ours_.items()}
+    moments = {
+        published_key(name): optimizer.state[parameter]
+        for name, parameter in model.student.named_parameters()
+    }
+    names = list(branches["student"])
+    return {
+        "model": contents,
+        "optimizer": optimizer_state(names, settings, moments),
+        "iteration": state["step"] - 1,
+    }
+
+
+def test_training_goes_on_bit_for_bit(
+    small_config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run that moves to the published format and back after 2 steps of 6 ends like one that stayed."""
+    words = [
+        "data.dataset=interop_noise",
+        "train.OFFICIAL_EPOCH_LENGTH=3",
+        "train.checkpoint_period=2",
+        "train.keep_checkpoints=0",
+        "optim.epochs=2",
+        "optim.warmup_epochs=1",
+    ]
+    config = small_config(*words, f"output_dir={tmp_path / 'stayed'}")
+    assert train(config).finished
+    torch.save(as_published(tmp_path / "stayed/ckpt/2", config), tmp_path / "moved.pth")
+    imported = import_checkpoint(tmp_path / "moved.pth", tmp_path / "moved", words=[*SMALL, *words])
+    assert imported.step == 2
+    capsys.readouterr()
+    assert train(poa.load_config(tmp_path / "moved/config.yaml")).finished
+    assert "Resuming from" in capsys.readouterr().out
+    for file in (checkpoint.MODEL, checkpoint.OPTIMIZER):
+        stayed, moved = (load_file(tmp_path / run / "ckpt/6" / file) for run in ("stayed", "moved"))
+        assert stayed.keys() == moved.keys()
+        assert all(torch.equal(value, moved[key]) for key, value in stayed.items())
