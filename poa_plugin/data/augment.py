@@ -88,7 +88,7 @@ class MultiCropAugmentation:
             levels = colour.gaussian_blur(levels, uniform(*BLUR_SIGMA, generator))
         if chance(view.solarize, generator):
             levels = colour.solarize(levels)
-        return colour.normalise(levels)
+        return colour.normalise_levels(levels)
 
 
 def resized_crop(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:

@@ -21,7 +21,7 @@ BLUR_KERNEL = 9
 BLUR_SIGMAS = 6  # beyond so many, a weight is lost in float32's rounding
 WHITE = 255.0
 
-Levels = NDArray[np.float32]
+Array = NDArray[np.float32]
 
 _MEAN, _STD = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
 
@@ -34,7 +34,7 @@ def adjust_brightness(levels: Tensor, factor: float) -> Tensor:
 def adjust_contrast(levels: Tensor, factor: float) -> Tensor:
     """Blend with the mean of the image's grey; equals torchvision's `adjust_contrast`."""
     grey = _luma(levels).floor_() if len(levels) == 3 else levels
-    return _blend(levels, grey.mean(dim=(-3, -2, -1), keepdim=True), factor)
+    return _blend(levels, grey.mean(), factor)
 
 
 def adjust_saturation(levels: Tensor, factor: float) -> Tensor:
@@ -109,17 +109,25 @@ def gaussian_blur(levels: Tensor, sigma: float) -> Tensor:
 
 
 def normalise(image: Tensor) -> Tensor:
-    """Turn levels or uint8, (..., 1 or 3, H, W), into (..., 3, H, W) with ImageNet's statistics.
+    """Turn uint8, (..., 1 or 3, H, W), into (..., 3, H, W) float32 with ImageNet's statistics.
 
     Equals torchvision's `normalize(to_dtype(image, torch.float32, scale=True), mean, std)`.
     """
-    return image.mul(1 / WHITE).sub(_MEAN).div_(_STD)
+    return normalise_levels(image.float())
+
+
+def normalise_levels(levels: Tensor) -> Tensor:
+    """Do the same with levels, in place where they have three channels."""
+    levels.mul_(1 / WHITE)
+    three = levels.sub_(_MEAN) if levels.shape[-3] == 3 else levels.sub(_MEAN)
+    return three.div_(_STD)
 
 
 def _luma(levels: Tensor) -> Tensor:
-    red, green, blue = levels.split(1)
+    red, green, blue = levels.unbind()
     by_red, by_green, by_blue = GREY_WEIGHTS
-    return red.mul(by_red).add_(green, alpha=by_green).add_(blue, alpha=by_blue)
+    grey = red.mul(by_red).add_(green, alpha=by_green).add_(blue, alpha=by_blue)
+    return grey[None]
 
 
 def _blend(levels: Tensor, other: Tensor, factor: float) -> Tensor:
@@ -127,8 +135,8 @@ def _blend(levels: Tensor, other: Tensor, factor: float) -> Tensor:
 
 
 def _hue_saturation_value(
-    image: Levels,
-) -> tuple[Levels, Levels, Levels]:
+    image: Array,
+) -> tuple[Array, Array, Array]:
     """Turn (3, H, W) levels, overwritten, into hue in [0, 1), saturation and value, each (H, W)."""
     image *= np.float32(1 / WHITE)
     value = np.maximum(image[0], image[1])
@@ -137,9 +145,9 @@ def _hue_saturation_value(
     np.minimum(span, image[2], out=span)
     np.subtract(value, span, out=span)
     below = np.subtract(value, image, out=image)
-    never_zero = np.float32(0.001)  # less than one level: it only divides zeros
-    below /= np.maximum(span, never_zero)
-    saturation = np.divide(span, np.maximum(value, never_zero), out=span)
+    never_zero = np.float32(1e-30)  # lost in all but zeros, which then divide zeros
+    below /= span + never_zero
+    saturation = np.divide(span, value + never_zero, out=span)
 
     red, green, blue = below  # from 0, for the largest, to 1, for the smallest
     hue = green + 4
@@ -155,7 +163,7 @@ def _hue_saturation_value(
     return hue, saturation, value
 
 
-def _choose(first: Levels, second: Levels, mask: Levels) -> None:
+def _choose(first: Array, second: Array, mask: Array) -> None:
     """Keep what is first where the mask is 1, take the second where it is 0; overwrites all three."""
     first *= mask
     second *= np.subtract(1, mask, out=mask)
@@ -163,11 +171,11 @@ def _choose(first: Levels, second: Levels, mask: Levels) -> None:
 
 
 def _deal_out(
-    image: Levels,
-    sector: Levels,
-    smallest: Levels,
-    middle: Levels,
-    largest: Levels,
+    image: Array,
+    sector: Array,
+    smallest: Array,
+    middle: Array,
+    largest: Array,
 ) -> None:
     """Write the channels of sector 0 to 5 (6 is 0) of the colour circle, from levels in order.
 
@@ -194,7 +202,7 @@ def _gaussian(sigma: float, reach: int) -> list[float]:
     return [weight / (2 * sum(weights) - 1) for weight in weights]
 
 
-def _weighted_sum(flat: Levels, weights: list[float], stride: int) -> Levels:
+def _weighted_sum(flat: Array, weights: list[float], stride: int) -> Array:
     """Weigh each element and its neighbours on both sides; the ends without neighbours are left out."""
     centre, end = (len(weights) - 1) * stride, len(flat) - (len(weights) - 1) * stride
     total = flat[centre:end] * np.float32(weights[0])

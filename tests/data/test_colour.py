@@ -74,7 +74,7 @@ def test_grey_and_solarised_and_normalised(channels: int, size: tuple[int, int])
         three = TF.to_dtype(TF.grayscale_to_rgb(image), torch.float32, scale=True)
         wanted = TF.normalize(three, list(colour.IMAGENET_MEAN), list(colour.IMAGENET_STD))
         assert torch.equal(colour.normalise(image), wanted)
-        assert torch.equal(colour.normalise(levels(image)), wanted)
+        assert torch.equal(colour.normalise_levels(levels(image)), wanted)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (2, 5), (4, 7), (5, 8), (9, 12)])
