@@ -1,4 +1,4 @@
-"""Multi-crop augmentation: torchvision's operations, with parameters drawn from a given generator."""
+"""Multi-crop augmentation: views of an image, with parameters drawn from a given generator."""
 
 from __future__ import annotations
 
@@ -6,18 +6,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-import torchvision.transforms.v2.functional as TF
+import torch.nn.functional as F
 from numpy.random import Generator
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 
 from poa_plugin.config import CropsConfig
+from poa_plugin.data import colour
 from poa_plugin.errors import UserError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-BLUR_KERNEL, BLUR_SIGMA = 9, (0.1, 2.0)
-SOLARIZE_THRESHOLD = 128
+BLUR_SIGMA = (0.1, 2.0)
 ASPECT_RATIOS = (3 / 4, 4 / 3)
 
 
@@ -79,28 +76,29 @@ class MultiCropAugmentation:
 
     def _view(self, image: Tensor, view: View, generator: Generator) -> Tensor:
         box = draw_crop(image.shape[-2], image.shape[-1], view.scale, generator)
-        size = [view.size, view.size]
-        x = TF.resized_crop(image, *box, size, InterpolationMode.BICUBIC, antialias=True)
+        pixels = resized_crop(image, box, view.size)
         if chance(self.flips, generator):
-            x = TF.horizontal_flip(x)
+            pixels = pixels.flip(-1)
+        levels = pixels.float()
         if chance(self.jitter_probability, generator):
-            x = jitter(x, draw_jitter(self.jitter_strengths, generator))
-        if chance(self.grey_probability, generator) and len(x) == 3:
-            x = TF.rgb_to_grayscale(x, num_output_channels=3)
+            levels = jitter(levels, draw_jitter(self.jitter_strengths, generator))
+        if chance(self.grey_probability, generator):
+            levels = colour.rgb_to_grey(levels)
         if chance(view.blur, generator):
-            sigma = uniform(*BLUR_SIGMA, generator)
-            x = blur(x, sigma)
+            levels = colour.gaussian_blur(levels, uniform(*BLUR_SIGMA, generator))
         if chance(view.solarize, generator):
-            x = TF.solarize(x, SOLARIZE_THRESHOLD)
-        return normalise(x)
+            levels = colour.solarize(levels)
+        return colour.normalise_levels(levels)
 
 
-def normalise(image: Tensor) -> Tensor:
-    """Turn (..., 1 or 3, H, W) uint8 into (..., 3, H, W) float32 with ImageNet's statistics."""
-    x = TF.to_dtype(image, torch.float32, scale=True)
-    if x.shape[-3] == 1:
-        x = x.expand(*x.shape[:-3], 3, *x.shape[-2:])
-    return TF.normalize(x, list(IMAGENET_MEAN), list(IMAGENET_STD))
+def resized_crop(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
+    """Cut out (top, left, height, width) and resize it to a square, as uint8.
+
+    Equals torchvision's `resized_crop`, bicubic and with antialiasing.
+    """
+    top, left, height, width = box
+    cut = image[None, :, top : top + height, left : left + width]
+    return F.interpolate(cut, (size, size), mode="bicubic", antialias=True)[0].contiguous()
 
 
 def draw_crop(
@@ -136,24 +134,17 @@ def draw_jitter(strengths: list[float], generator: Generator) -> list[tuple[str,
     return [drawn[i] for i in generator.permutation(4)]
 
 
-def jitter(image: Tensor, factors: list[tuple[str, float]]) -> Tensor:
-    """Apply drawn factors in their order; a grey image has no saturation and no hue."""
+def jitter(levels: Tensor, factors: list[tuple[str, float]]) -> Tensor:
+    """Apply drawn factors in their order, in place; a grey image has no saturation and no hue."""
     operations: dict[str, Callable[[Tensor, float], Tensor]] = {
-        "brightness": TF.adjust_brightness,
-        "contrast": TF.adjust_contrast,
-        "saturation": TF.adjust_saturation,
-        "hue": TF.adjust_hue,
+        "brightness": colour.adjust_brightness,
+        "contrast": colour.adjust_contrast,
+        "saturation": colour.adjust_saturation,
+        "hue": colour.adjust_hue,
     }
     for name, factor in factors:
-        if len(image) == 3 or name in ("brightness", "contrast"):
-            image = operations[name](image, factor)
-    return image
-
-
-def blur(image: Tensor, sigma: float) -> Tensor:
-    """Blur with a kernel of nine pixels, or the widest that the reflected border of the image allows."""
-    kernel = min(BLUR_KERNEL, 2 * min(image.shape[-2:]) - 1)
-    return TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma])
+        levels = operations[name](levels, factor)
+    return levels
 
 
 def chance(probability: float, generator: Generator) -> bool:
