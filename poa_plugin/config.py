@@ -123,6 +123,7 @@ class TrainConfig:
     centering: str = "sinkhorn_knopp"
     precision: str = "fp32"
     device: str = "auto"
+    compile: bool = False
     threads: int | None = None
     max_minutes: float | None = None
     log_period: int = 10

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from poa_plugin.elastic.layers import sliced_parameters
+from poa_plugin.elastic.layers import Lockstep, sliced_parameters
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
 
@@ -80,6 +80,10 @@ class ElasticBackbone(nn.Module):
         if isinstance(images, Tensor):
             return self.walk([Stream(images, subnet or self.space.intact, masks)])[0]
         return self.walk(images)
+
+    def lockstep_blocks(self) -> Sequence[Lockstep]:
+        """Return the modules that take all streams of a step in one call, in their order."""
+        raise NotImplementedError
 
     def feature_width(self, subnet: Subnet) -> int:
         """Return the number of channels of a member's features."""

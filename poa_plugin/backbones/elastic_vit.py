@@ -257,6 +257,10 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         """See `ElasticBackbone.sliced_mask_token`; (1, d)."""
         return slicing.leading(self.mask_token, subnet.width).detach().clone()
 
+    def lockstep_blocks(self) -> list[LockstepBlock]:
+        """See `ElasticBackbone.lockstep_blocks`."""
+        return [cast(LockstepBlock, block) for block in self.blocks]
+
     def feature_width(self, subnet: Subnet) -> int:
         """See `ElasticBackbone.feature_width`."""
         return subnet.width

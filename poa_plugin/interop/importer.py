@@ -256,5 +256,5 @@ def _write(
         model.step.fill_(step)
     run.mkdir(parents=True, exist_ok=True)
     save_config(config, run / "config.yaml")
-    state = {"step": step, "scaler": None}
+    state = {"step": step, "scaler": None, "imported": True}
     own.save(run / "ckpt", model, optimizer, state, config.train.keep_checkpoints)

@@ -107,6 +107,14 @@ def latest(root: Path, fall_back: bool = False) -> Path | None:
     return None
 
 
+def is_imported(root: Path) -> bool:
+    """Tell whether the newest checkpoint was imported (`poa import`), and nothing trained from it."""
+    newest = latest(root, fall_back=True)
+    if newest is None:
+        return False
+    return bool(json.loads((newest / STATE).read_text(encoding="utf-8")).get("imported"))
+
+
 def damage(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint's files, or None if each is as it was written."""
     try:

@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from poa_plugin.config import Config, load_config, save_config
 from poa_plugin.errors import UserError
+from poa_plugin.train import checkpoint
 
 FREE = (
     "output_dir",
@@ -30,11 +31,15 @@ FREE = (
 def check_folder(run: Path, config: Config) -> list[str]:
     """Return what differs from the configuration of the run in a folder; nothing where there is none.
 
+    A run that was imported and not yet trained here takes any configuration that its weights fit.
+
     Raises:
         UserError: something differs that matters, and `train.accept_changes` is off.
     """
     file = run / "config.yaml"
     changes = differences(load_config(file), config) if file.is_file() else []
+    if changes and checkpoint.is_imported(run / "ckpt"):
+        return []
     if changes and not config.train.accept_changes:
         raise UserError(
             f"'{run}' holds a run of another configuration: {_few(changes)}. Choose another "

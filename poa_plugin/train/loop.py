@@ -26,6 +26,7 @@ from poa_plugin.train import checkpoint
 from poa_plugin.train.folder import check_folder, claim_folder
 from poa_plugin.train.metrics import Metrics
 from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradients
+from poa_plugin.train.parallel import compile_blocks
 from poa_plugin.train.schedules import Schedules, Values
 from poa_plugin.train.skipping import SkippedSteps, not_finite
 
@@ -159,6 +160,8 @@ def build_model(config: Config) -> POA:
     """Build the meta-architecture on its device, its teacher equal to its student."""
     model = META_ARCHS.get(config.meta_arch)(config).to(resolve_device(config.train.device))
     model.prepare_for_distributed_training()
+    if config.train.compile:
+        compile_blocks(model)
     return cast(POA, model)
 
 

@@ -1,0 +1,132 @@
+"""Streams of one sub-network packed into one row of tokens: the same as each by itself."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from poa_plugin.backbones import ElasticBackbone, Stream, attention
+from poa_plugin.backbones.attention import packed_attention, xformers_kernel
+from poa_plugin.backbones.stochastic_depth import (
+    add_packed_residual,
+    add_residual,
+    draw_drop_path,
+)
+from poa_plugin.config import Config
+from poa_plugin.elastic import Subnet
+from poa_plugin.ssl import build_backbone
+from tests.conftest import randomise
+
+LAYOUT = ((3, 7), (4, 2), (1, 5))
+
+
+def apart(x: Tensor) -> list[Tensor]:
+    parts = x.split([images * n for images, n in LAYOUT])
+    return [part.unflatten(0, size) for part, size in zip(parts, LAYOUT, strict=True)]
+
+
+def together(parts: list[Tensor]) -> Tensor:
+    return torch.cat([part.flatten(0, 1) for part in parts])
+
+
+def test_packed_attention_keeps_images_apart() -> None:
+    qkv = torch.randn(3 * 7 + 4 * 2 + 5, 3, 4, 8)
+    wanted = together([attention.attention(*part.unbind(2)) for part in apart(qkv)])
+    torch.testing.assert_close(packed_attention(qkv, LAYOUT), wanted, atol=1e-6, rtol=0)
+
+
+def test_packed_attention_on_a_gpu_takes_one_call_under_a_mask(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Stand-ins for xFormers' kernel and mask are called with tensors that say they are on a GPU."""
+
+    class Mask:
+        @staticmethod
+        def from_seqlens(lengths: list[int]) -> Tensor:
+            return torch.block_diag(*[torch.ones(n, n) for n in lengths]).log()
+
+    def kernel(q: Tensor, k: Tensor, v: Tensor, attn_bias: Tensor) -> Tensor:
+        q, k, v = (x.as_subclass(Tensor).transpose(1, 2) for x in (q, k, v))
+        logits = q @ k.mT * q.shape[-1] ** -0.5 + attn_bias
+        return (logits.softmax(-1) @ v).transpose(1, 2)
+
+    ops, fmha = types.ModuleType("xformers.ops"), types.ModuleType("xformers.ops.fmha")
+    ops.memory_efficient_attention, fmha.BlockDiagonalMask = kernel, Mask
+    for name, module in (("xformers.ops", ops), ("xformers.ops.fmha", fmha)):
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setitem(sys.modules, "xformers", types.ModuleType("xformers"))
+    xformers_kernel.cache_clear()
+
+    class OnGpu(Tensor):
+        is_cuda = True
+
+    qkv = torch.randn(3 * 7 + 4 * 2 + 5, 3, 4, 8)
+    found = packed_attention(qkv.as_subclass(OnGpu), LAYOUT)
+    xformers_kernel.cache_clear()
+    attention.block_diagonal_mask.cache_clear()
+    torch.testing.assert_close(found, packed_attention(qkv, LAYOUT), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.1, 0.4])
+def test_packed_residuals(rate: float) -> None:
+    """Rates up to 0.1 scale images, higher ones take a subset of them."""
+    x = torch.randn(3 * 7 + 4 * 2 + 5, 6)
+    generator = torch.Generator().manual_seed(1)
+    keeps = []
+    for images, _ in LAYOUT:
+        [keep] = draw_drop_path([rate], images, torch.device("cpu"), generator)
+        keeps.append(None if keep is None else keep[0])
+    wanted = together(
+        [
+            add_residual(part, lambda y: y.mean(1, keepdim=True) + y, keep)
+            for part, keep in zip(apart(x), keeps, strict=True)
+        ]
+    )
+
+    def branch(y: Tensor, layout: attention.Layout) -> Tensor:
+        parts = y.split([images * n for images, n in layout])
+        sized = [part.unflatten(0, size) for part, size in zip(parts, layout, strict=True)]
+        return together([part.mean(1, keepdim=True) + part for part in sized])
+
+    found = add_packed_residual(x, branch, LAYOUT, keeps)
+    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.08, 0.3])
+def test_streams_together_are_streams_apart(
+    small_config: Callable[..., Config], rate: float
+) -> None:
+    """Outputs and gradients, of two sub-networks with streams of several sizes."""
+    backbone: ElasticBackbone = randomise(
+        build_backbone(small_config(f"student.vit.drop_path_rate={rate}"))
+    ).train()
+
+    def streams() -> list[Stream]:
+        generator = torch.Generator().manual_seed(0)
+        large = torch.randn(3, 3, 48, 48, generator=generator)
+        small = torch.randn(5, 3, 32, 32, generator=generator)
+        masks = torch.rand(3, 36, generator=generator) < 0.4
+        return [
+            Stream(images, subnet, mask, torch.Generator().manual_seed(i))
+            for i, (subnet, images, mask) in enumerate(
+                (subnet, images, mask)
+                for subnet in (Subnet(48, 4), Subnet(32, 3), Subnet(48, 2))
+                for images, mask in ((large, masks), (small, None))
+            )
+        ]
+
+    def gradients(features: list) -> list[Tensor]:
+        loss = sum(f["x_norm_clstoken"].sum() + f["x_prenorm"].square().mean() for f in features)
+        return torch.autograd.grad(loss, list(backbone.parameters()), allow_unused=True)
+
+    together_, apart_ = backbone(streams()), [backbone([s])[0] for s in streams()]
+    for ours, theirs in zip(together_, apart_, strict=True):
+        torch.testing.assert_close(ours["x_prenorm"], theirs["x_prenorm"], atol=1e-5, rtol=0)
+    for ours, theirs in zip(gradients(together_), gradients(apart_), strict=True):
+        scale = float(theirs.abs().max())
+        torch.testing.assert_close(ours, theirs, atol=1e-5 * max(scale, 1), rtol=0)

@@ -1,0 +1,96 @@
+"""A linear layer that works its input out again: same values and gradients, less that is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from poa_plugin.elastic.layers import ElasticLayerNorm, ElasticLinear
+from poa_plugin.elastic.recompute import linear_after
+
+
+def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:], weight, bias, 1e-6)
+
+
+CASES = {"norm": (norm, 2), "gelu": (F.gelu, 0)}
+
+
+@pytest.mark.parametrize("alpha", [1.0, 1.5])
+@pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients(case: str, with_bias: bool, alpha: float) -> None:
+    before, n_parameters = CASES[case]
+    x, weight = torch.randn(5, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
+    bias = torch.randn(4, requires_grad=True) if with_bias else None
+    parameters = [torch.randn(6, requires_grad=True) for _ in range(n_parameters)]
+    inputs = [x, weight, *parameters, *([] if bias is None else [bias])]
+    found = linear_after(before, x, parameters, weight, bias, alpha)
+    wanted = F.linear(alpha * before(x, *parameters), weight, bias)
+    torch.testing.assert_close(found, wanted)
+    upstream = torch.randn(5, 4)
+    pairs = zip(
+        torch.autograd.grad(found, inputs, upstream),
+        torch.autograd.grad(wanted, inputs, upstream),
+        strict=True,
+    )
+    for ours, theirs in pairs:
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+
+
+def test_gradients_that_nobody_wants_are_none() -> None:
+    x, weight = torch.randn(5, 6), torch.randn(4, 6, requires_grad=True)
+    linear_after(F.gelu, x, (), weight, None).sum().backward()
+    assert weight.grad is not None
+    weight.requires_grad_(False)
+    x.requires_grad_()
+    linear_after(F.gelu, x, (), weight, None).sum().backward()
+    assert x.grad is not None
+
+
+def saved_numbers(run: Callable[[], Tensor]) -> int:
+    sizes: dict[int, int] = {}
+
+    def pack(x: Tensor) -> Tensor:
+        sizes[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes() // x.element_size()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
+        run()
+    return sum(sizes.values())
+
+
+@pytest.mark.parametrize("width", [8, 12])
+def test_what_the_norm_puts_out_is_not_stored(width: int) -> None:
+    x = torch.randn(1000, width, requires_grad=True)
+    layer_norm, linear = ElasticLayerNorm(12), ElasticLinear(12, 36, groups=3)
+    plain = saved_numbers(lambda: linear(layer_norm(x)))
+    ours = saved_numbers(lambda: linear(x, before=layer_norm.at(width)))
+    assert plain - ours >= x.numel()
+    torch.testing.assert_close(linear(x, before=layer_norm.at(width)), linear(layer_norm(x)))
+    with torch.no_grad():
+        torch.testing.assert_close(linear(x, before=layer_norm.at(width)), linear(layer_norm(x)))
+
+
+def test_under_autocast_products_are_half_precision_and_gradients_whole() -> None:
+    layer_norm, linear = ElasticLayerNorm(12), ElasticLinear(12, 24)
+    x = torch.randn(50, 8, requires_grad=True)
+    found = []
+    for before in (layer_norm.at(8), None):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = linear(x, before=before) if before else linear(layer_norm(x))
+        assert out.dtype == torch.bfloat16
+        inputs = [x, *linear.parameters(), *layer_norm.parameters()]
+        found.append(torch.autograd.grad(out.float().square().sum(), inputs))
+    for ours, theirs in zip(*found, strict=True):
+        assert ours.dtype == torch.float32
+        torch.testing.assert_close(ours, theirs, atol=0.02 * float(theirs.abs().max()), rtol=0)
+
+
+def test_a_scale_is_folded_into_the_weights() -> None:
+    linear, x, scale = ElasticLinear(12, 24), torch.randn(5, 8), torch.randn(16)
+    torch.testing.assert_close(linear(x, scale=scale), linear(x) * scale)
