@@ -5,7 +5,7 @@
 From the bytes of JPEGs of 500 x 375 pixels to a batch's normalised crops (2 x 224 and 8 x 96), three
 ways that take turns, each with the same drawn parameters:
 
-* ours: decoded with torchvision, `poa_plugin.data.MultiCropAugmentation`;
+* ours: decoded by `poa_plugin.data.decode`, `poa_plugin.data.MultiCropAugmentation`;
 * tensors: the same with torchvision's operations, one by one, on tensors;
 * PIL: the same operations in DINOv2's order on PIL images (`data/augmentations.py` there).
 """
@@ -28,11 +28,11 @@ import torchvision.transforms.v2.functional as TF
 from omegaconf import OmegaConf
 from PIL import Image
 from torch import Tensor
-from torchvision.io import decode_jpeg
 from torchvision.transforms import InterpolationMode
 
 from poa_plugin.config import CropsConfig
 from poa_plugin.data import MultiCropAugmentation, augment, colour
+from poa_plugin.data.decode import decode as decode_image
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 92
 Views = tuple[list[Tensor], list[Tensor]]
@@ -99,7 +99,7 @@ def torchvision_normalise(x: Any) -> Tensor:
 
 
 def decode(file: bytes) -> Tensor:
-    return decode_jpeg(torch.frombuffer(bytearray(file), dtype=torch.uint8))
+    return decode_image(file, "")
 
 
 def decode_pil(file: bytes) -> Image.Image:

@@ -83,6 +83,17 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _threads(knn)
 
+    data = commands.add_parser("data", help="look at data sets")
+    check = _command(
+        data.add_subparsers(required=True, metavar="WHAT"),
+        "check",
+        _check_data,
+        "read every image once and say what cannot be used",
+    )
+    check.add_argument("path", metavar="PATH", help="as data.path")
+    check.add_argument("--dataset", default="image_folder", help="as data.dataset")
+    check.add_argument("--workers", type=int, default=0, help="processes that read")
+
     report = _command(commands, "report", _report, "write plots and a page about a run")
     report.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
 
@@ -187,6 +198,17 @@ def _knn(arguments: argparse.Namespace) -> None:
         reference=open_run(arguments.reference) if arguments.reference else None,
     )
     print(results_table(rows))
+
+
+def _check_data(arguments: argparse.Namespace) -> int:
+    import poa_plugin.builtin  # noqa: F401  (registers the data sets)
+    from poa_plugin.config import DataConfig
+    from poa_plugin.data.check import check_dataset
+
+    checks = check_dataset(arguments.dataset, arguments.path, arguments.workers)
+    for check in checks:
+        print(check.text(DataConfig.max_bad_share))
+    return 1 if any(check.n_bad for check in checks) else 0
 
 
 def _report(arguments: argparse.Namespace) -> None:

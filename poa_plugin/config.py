@@ -110,6 +110,8 @@ class DataConfig:
     path: str | None = None
     image_size: int | None = None
     num_workers: int = 8
+    unusual_images: str = "convert"
+    max_bad_share: float = 0.001
 
 
 @dataclass
@@ -184,6 +186,7 @@ class Config:
 
 
 CHOICES = {
+    "data.unusual_images": ("convert", "skip"),
     "loss.normalisation": ("code", "paper"),
     "crops.blur": ("paper", "published"),
     "train.centering": ("sinkhorn_knopp", "centering"),

@@ -1,17 +1,27 @@
 """Data: images by index, multi-crop augmentation, block masks, and batches by step and shard."""
 
+from poa_plugin.data.archives import Parquet, WebDataset
 from poa_plugin.data.augment import MultiCropAugmentation
 from poa_plugin.data.colour import normalise
-from poa_plugin.data.datasets import Dataset, Elpv, ImageFolder, build_dataset
+from poa_plugin.data.datasets import Dataset, EncodedImages, build_dataset
+from poa_plugin.data.decode import BadImageError
+from poa_plugin.data.elpv import Elpv
+from poa_plugin.data.folders import FileList, ImageFolder, ImageNet
 from poa_plugin.data.loader import ShardBatch, train_batches
 from poa_plugin.data.masking import block_mask, shard_masks
 
 __all__ = [
+    "BadImageError",
     "Dataset",
     "Elpv",
+    "EncodedImages",
+    "FileList",
     "ImageFolder",
+    "ImageNet",
     "MultiCropAugmentation",
+    "Parquet",
     "ShardBatch",
+    "WebDataset",
     "block_mask",
     "build_dataset",
     "normalise",

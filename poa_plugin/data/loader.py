@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -14,23 +17,29 @@ from torch.utils.data import Dataset as TorchDataset
 from poa_plugin.config import Config
 from poa_plugin.data.augment import MultiCropAugmentation
 from poa_plugin.data.datasets import Dataset
+from poa_plugin.data.decode import BadImageError
+from poa_plugin.data.faults import BadImageNote, BadImages
 from poa_plugin.data.masking import shard_masks
 from poa_plugin.device import resolve_device
 from poa_plugin.errors import UserError
 from poa_plugin.randomness import numpy_generator
+
+SUBSTITUTES, MAX_DEATHS = 100, 3
 
 
 class ShardBatch(TypedDict):
     """One shard's images, under the names of DINOv2's collate function.
 
     `collated_global_crops` (2 B, 3, g, g) and `collated_local_crops` (V * B, 3, l, l), view-major;
-    `collated_masks` (2 B, N) bool; `image_ids`, the B indices into the data set.
+    `collated_masks` (2 B, N) bool; `image_ids`, the B indices into the data set; `bad_images`, those in
+    whose place others were taken.
     """
 
     collated_global_crops: Tensor
     collated_local_crops: Tensor
     collated_masks: Tensor
     image_ids: list[int]
+    bad_images: list[BadImageNote]
 
 
 class Batches(TorchDataset["ShardBatch | UserError"]):
@@ -59,14 +68,14 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
 
     def batch(self, step: int, shard: int) -> ShardBatch:
         """Return the batch of one step and shard."""
-        ids = self.image_ids(step, shard)
-        views = [
-            self.augmentation(
-                self.dataset.image(index),
-                numpy_generator("crops", self.seed, step, shard, position),
-            )
-            for position, index in enumerate(ids)
-        ]
+        wanted = self.image_ids(step, shard)
+        ids, views = [], []
+        bad: list[BadImageNote] = []
+        for position, index in enumerate(wanted):
+            used, image = self._usable(index, (step, shard, position), bad)
+            generator = numpy_generator("crops", self.seed, step, shard, position)
+            views.append(self.augmentation(image, generator))
+            ids.append(used)
         masks = shard_masks(
             2 * len(ids),
             self.mask_grid,
@@ -79,7 +88,25 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
             "collated_local_crops": _view_major([local for _, local in views]),
             "collated_masks": masks,
             "image_ids": ids,
+            "bad_images": bad,
         }
+
+    def _usable(
+        self, index: int, place: tuple[int, int, int], bad: list[BadImageNote]
+    ) -> tuple[int, Tensor]:
+        """Return an image, or where it cannot be used one that (seed, step, shard, position) decide."""
+        substitutes = None
+        for _ in range(SUBSTITUTES):
+            try:
+                return index, self.dataset.image(index)
+            except BadImageError as error:
+                bad.append(BadImageNote(error.name, error.kind, error.reason))
+            substitutes = substitutes or numpy_generator("substitute", self.seed, *place)
+            index = int(substitutes.integers(len(self.dataset)))
+        raise UserError(
+            f"{SUBSTITUTES} images drawn one after the other cannot be used, the last of them "
+            f"'{bad[-1].name}' ({bad[-1].kind}): 'poa data check' looks at the whole data set."
+        )
 
     def image_ids(self, step: int, shard: int) -> list[int]:
         """Return the images of one step and shard.
@@ -99,9 +126,17 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
 
 
 def train_batches(
-    config: Config, dataset: Dataset, mask_grid: tuple[int, int], start_step: int, end_step: int
+    config: Config,
+    dataset: Dataset,
+    mask_grid: tuple[int, int],
+    start_step: int,
+    end_step: int,
+    run: Path | None = None,
 ) -> Iterator[list[ShardBatch]]:
     """Yield, for each step from `start_step` up to `end_step`, one batch for each shard.
+
+    A worker process that dies, for want of memory perhaps, is no loss: batches are functions of the
+    step, and new workers go on at the one that is due.
 
     Args:
         config: a resolved configuration.
@@ -109,9 +144,11 @@ def train_batches(
         mask_grid: rows and columns of patches in a global crop.
         start_step: the first step; any step can be the first, nothing is replayed.
         end_step: one past the last step.
+        run: where images that cannot be used are written down (see `BadImages`).
 
     Raises:
-        UserError: the data set has fewer images than one shard's batch, or one cannot be read.
+        UserError: the data set has fewer images than one shard's batch, too many of them cannot be
+            used, or workers die again and again.
     """
     batches = Batches(config, dataset, mask_grid)
     if len(dataset) < batches.batch_size:
@@ -119,24 +156,64 @@ def train_batches(
             f"The data set has {len(dataset)} images, fewer than train.batch_size_per_shard="
             f"{batches.batch_size}: lower it, or check data.path."
         )
+    bad_images = BadImages(run, len(dataset), config.data.max_bad_share)
+    shards: list[ShardBatch] = []
+    numbers = range(start_step * batches.shards, end_step * batches.shards)
+    for batch in _with_new_workers(batches, numbers, config):
+        bad_images.note(batch["bad_images"])
+        shards.append(batch)
+        if len(shards) == batches.shards:
+            yield shards
+            shards = []
+
+
+def _with_new_workers(batches: Batches, numbers: range, config: Config) -> Iterator[ShardBatch]:
+    """Yield numbered batches; where a worker process died, new ones go on at the batch that is due."""
+    due, deaths = numbers.start, 0
+    while due < numbers.stop:
+        loader = _loader(batches, range(due, numbers.stop), config)
+        try:
+            while due < numbers.stop:
+                batch = _raise_error(next(loader))
+                due, deaths = due + 1, 0
+                yield batch
+        except RuntimeError as error:
+            deaths += 1
+            if "DataLoader worker" not in str(error):
+                raise
+            if deaths == MAX_DEATHS:
+                raise UserError(
+                    f"Worker processes of the data loader were killed {deaths} times before they had "
+                    f"made one batch, which is often for want of memory: lower data.num_workers "
+                    f"(now {config.data.num_workers}), or allow the job more. The last checkpoint is "
+                    f"whole."
+                ) from error
+            print("\nA worker process of the data loader died; new ones go on.", file=sys.stderr)
+        finally:
+            # An error's traceback keeps this frame; its workers must not wait for that to be collected.
+            del loader
+
+
+def _loader(batches: Batches, numbers: range, config: Config) -> Iterator[ShardBatch | UserError]:
+    """Return an iterator over numbered batches, made by `data.num_workers` processes."""
     workers = config.data.num_workers
-    loader = iter(
-        DataLoader(
-            batches,
-            batch_size=None,
-            sampler=range(start_step * batches.shards, end_step * batches.shards),
-            num_workers=workers,
-            prefetch_factor=2 if workers else None,
-            worker_init_fn=_start_worker if workers else None,
-            pin_memory=resolve_device(config.train.device).type == "cuda",
-        )
+    loader = DataLoader(
+        batches,
+        batch_size=None,
+        sampler=numbers,
+        num_workers=workers,
+        prefetch_factor=2 if workers else None,
+        worker_init_fn=_start_worker if workers else None,
+        pin_memory=resolve_device(config.train.device).type == "cuda",
     )
-    try:
-        for _ in range(start_step, end_step):
-            yield [_raise_error(next(loader)) for _ in range(batches.shards)]
-    finally:
-        # An error's traceback keeps this frame; its workers must not wait for that to be collected.
-        del loader
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGCHLD)
+    iterator = iter(loader)
+    if main and workers:
+        # torch's handler raises where a step happens to be when a worker dies, such as half-way
+        # through an update; without it the death is found when the next batch is asked for.
+        signal.signal(signal.SIGCHLD, before if callable(before) else signal.SIG_DFL)
+    return iterator
 
 
 def _raise_error(batch: ShardBatch | UserError) -> ShardBatch:

@@ -13,6 +13,7 @@ from poa_plugin.train import checkpoint
 
 FREE = (
     "output_dir",
+    "data.max_bad_share",
     "data.num_workers",
     "train.device",
     "train.threads",

@@ -83,7 +83,7 @@ def _train(
     period, so_far = config.train.log_period, state.get("metrics")
     metrics = Metrics(run, period, start, total, epoch, images, so_far)
     skipped = SkippedSteps(run, config.train.max_skipped_steps, start)
-    batches = train_batches(config, dataset, model.mask_grid, start, total)
+    batches = train_batches(config, dataset, model.mask_grid, start, total, run)
     deadline = time.perf_counter() + 60 * (config.train.max_minutes or math.inf)
     model.train()
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from poa_plugin.config import Config
-from poa_plugin.data import Elpv, ImageFolder, build_dataset, datasets
+from poa_plugin.data import Elpv, ImageFolder, build_dataset, elpv
 from poa_plugin.errors import UserError
 
 
@@ -78,7 +78,7 @@ def test_what_is_wrong_with_a_folder_is_said(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no images in the folder .*\.jpg"):
         ImageFolder(str(tmp_path), "train")
     (tmp_path / "a.png").write_bytes(b"broken")
-    with pytest.raises(UserError, match=r"a\.png' cannot be read"):
+    with pytest.raises(UserError, match=r"a\.png' cannot be used"):
         ImageFolder(str(tmp_path), "train").image(0)
 
 
@@ -148,7 +148,7 @@ def test_a_palette_with_transparency(tmp_path: Path) -> None:
 
 def test_what_the_demo_needs_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "elpv_dataset.utils", None)
-    datasets._elpv.cache_clear()
+    elpv._elpv.cache_clear()
     with pytest.raises(UserError, match=r"pip install 'poa-plugin\[demo\]'"):
         Elpv(None, "train", 32)
 

@@ -1,0 +1,152 @@
+"""Reading a whole data set once, to know before a run what is in it."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, cast
+
+from rich.progress import track
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as TorchDataset
+
+from poa_plugin.data.datasets import Dataset, EncodedImages, Split
+from poa_plugin.data.decode import UNUSUAL, BadImageError
+from poa_plugin.errors import UserError
+from poa_plugin.registry import DATASETS
+
+SHOWN = 20
+
+
+class Look(NamedTuple):
+    """What was found of one image: its sides, or how it is bad."""
+
+    height: int = 0
+    width: int = 0
+    name: str = ""
+    kind: str = ""
+    reason: str = ""
+
+
+@dataclass
+class SplitCheck:
+    """What was found in one split of a data set.
+
+    Attributes:
+        split: `train` or `test`.
+        n_images: all of them.
+        classes: names of classes and how many images each has; empty without labels.
+        sides: of the images that can be used, (height, width).
+        bad: by kind, the names and reasons of images that cannot be used.
+        unusual: by kind, those that training converts (`data.unusual_images`).
+    """
+
+    split: str
+    n_images: int
+    classes: dict[str, int]
+    sides: list[tuple[int, int]] = field(default_factory=list)
+    bad: dict[str, list[Look]] = field(default_factory=lambda: defaultdict(list))
+    unusual: dict[str, list[Look]] = field(default_factory=lambda: defaultdict(list))
+
+    @property
+    def n_bad(self) -> int:
+        """The number of images that cannot be used."""
+        return sum(map(len, self.bad.values()))
+
+    def text(self, share_limit: float) -> str:
+        """Return lines for people.
+
+        Args:
+            share_limit: the share of bad images at which a run stops (`data.max_bad_share`).
+        """
+        lines = [f"{self.split}: {self.n_images} images"]
+        if self.classes:
+            counts = self.classes.values()
+            each = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else f"{min(counts)}"
+            lines[0] += f"; classes: {len(counts)}, images of each: {each}"
+        for side, name in enumerate(("height", "width")):
+            found = [sides[side] for sides in self.sides]
+            if found:
+                middle = statistics.median_low(found)
+                lines.append(f"  {name} {min(found)} to {max(found)} pixels, median {middle}")
+        for what, kinds in (("converted", self.unusual), ("cannot be used", self.bad)):
+            for kind, looks in sorted(kinds.items()):
+                lines.append(f"  {kind}: {len(looks)} {what}")
+                lines += [f"    {look.name}: {look.reason}" for look in looks[:SHOWN] if look.name]
+                if len(looks) > SHOWN:
+                    lines.append(f"    and {len(looks) - SHOWN} more")
+        share = self.n_bad / self.n_images
+        verdict = "every image can be used"
+        if self.n_bad:
+            verdict = f"{self.n_bad} images ({share:.2%}) cannot be used; training " + (
+                "passes over them" if share <= share_limit else "would stop: see data.max_bad_share"
+            )
+        return "\n".join([*lines, f"  {verdict}"])
+
+
+class _Looks(TorchDataset[Look]):
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> Look:
+        try:
+            pixels = self.dataset.image(index)
+        except BadImageError as error:
+            if error.kind not in UNUSUAL:
+                return Look(0, 0, error.name, error.kind, error.reason)
+            cast(EncodedImages, self.dataset).convert_unusual = True
+            try:
+                converted = self[index]
+            finally:
+                cast(EncodedImages, self.dataset).convert_unusual = False
+            if converted.kind:
+                return converted
+            reason = f"{converted.width} x {converted.height} pixels"
+            return Look(converted.height, converted.width, error.name, error.kind, reason)
+        return Look(int(pixels.shape[-2]), int(pixels.shape[-1]))
+
+
+def check_dataset(name: str, path: str | None, workers: int = 0) -> list[SplitCheck]:
+    """Read every image of every split of a data set.
+
+    Args:
+        name: of a registered data set.
+        path: where it is.
+        workers: processes that read.
+
+    Raises:
+        UserError: the data set is unknown or not there.
+    """
+    make = DATASETS.get(name)
+    found, splits = [], cast(Sequence[Split], ("train", "test"))
+    for split in splits:
+        try:
+            dataset = cast(Dataset, make(path, split, None))
+        except UserError:
+            if split == "train":
+                raise
+            continue  # a data set without images to test with
+        if isinstance(dataset, EncodedImages):
+            dataset.convert_unusual = False
+        found.append(_check_split(dataset, split, workers))
+    return found
+
+
+def _check_split(dataset: Dataset, split: str, workers: int) -> SplitCheck:
+    counts = dict.fromkeys(dataset.classes, 0)
+    for label in dataset.labels or []:
+        counts[dataset.classes[label]] += 1
+    check = SplitCheck(split, len(dataset), counts if dataset.labels else {})
+    loader = DataLoader(_Looks(dataset), batch_size=None, num_workers=workers)
+    for look in track(loader, description=split, total=len(dataset), transient=True):
+        if look.height:
+            check.sides.append((look.height, look.width))
+        if look.kind:
+            kinds = check.unusual if look.kind in UNUSUAL else check.bad
+            kinds[look.kind].append(look)
+    return check
