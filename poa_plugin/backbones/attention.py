@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any, cast
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -14,7 +13,7 @@ Layout = tuple[tuple[int, int], ...]
 """How images of several sizes lie packed in one row of tokens: (images, tokens of each), in order."""
 
 
-def packed_attention(qkv: Tensor, layout: Layout) -> Tensor:
+def packed_attention(qkv: Tensor, layout: Layout) -> list[Tensor]:
     """Return the attention of packed tokens, each image within itself.
 
     xFormers takes all images in one call, under a block-diagonal mask; PyTorch's kernel is called once
@@ -25,14 +24,14 @@ def packed_attention(qkv: Tensor, layout: Layout) -> Tensor:
         layout: whose tokens add up to T.
 
     Returns:
-        (T, H, d).
+        Parts of (T, H, d), one after the other; joining them would be a copy to keep for nothing.
     """
     if qkv.is_cuda and xformers_kernel() is not None:
         q, k, v = qkv.unsqueeze(0).unbind(2)
-        return attention(q, k, v, block_diagonal_mask(layout)).squeeze(0)
+        return [attention(q, k, v, block_diagonal_mask(layout)).squeeze(0)]
     parts = qkv.split([images * tokens for images, tokens in layout])
     sized = [part.unflatten(0, size) for part, size in zip(parts, layout, strict=True)]
-    return torch.cat([attention(*part.unbind(2)).flatten(0, 1) for part in sized])
+    return [attention(*part.unbind(2)).flatten(0, 1) for part in sized]
 
 
 @lru_cache(maxsize=64)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poa_plugin.backbones.attention import Layout, attention, packed_attention
+from poa_plugin.backbones.attention import Layout, packed_attention
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
 from poa_plugin.backbones.stochastic_depth import add_packed_residual
 from poa_plugin.backbones.vit import (
@@ -82,15 +82,15 @@ class LockstepBlock(Lockstep, Block):  # type: ignore[misc]
     norm1: ElasticLayerNorm
     norm2: ElasticLayerNorm
 
-    def attention_branch(self, x: Tensor, layout: Layout | None = None) -> Tensor:
-        """See `Block.attention_branch`; what the norm puts out is not stored."""
+    def attention_branch(self, x: Tensor, layout: Layout) -> Tensor:
+        """Return what attention adds to packed (T, D) tokens; what the norm puts out is not stored."""
         attn, norm = self.attn, self.norm1.at(x.shape[-1])
         qkv = attn.qkv(x, before=norm).unflatten(-1, (3, -1, attn.head_dim))
-        out = attention(*qkv.unbind(2)) if layout is None else packed_attention(qkv, layout)
-        return _scaled(attn.proj, out.flatten(-2), self.ls1)
+        parts = packed_attention(qkv, layout)
+        return torch.cat([_scaled(attn.proj, part.flatten(1), self.ls1) for part in parts])
 
-    def mlp_branch(self, x: Tensor, layout: Layout | None = None) -> Tensor:
-        """See `Block.mlp_branch`; what the norm and the GELU put out is not stored."""
+    def mlp_branch(self, x: Tensor, layout: Layout) -> Tensor:
+        """Return what the MLP adds to packed (T, D) tokens; norm and GELU are not stored."""
         hidden = self.mlp.fc1(x, before=self.norm2.at(x.shape[-1]))
         return _scaled(self.mlp.fc2, hidden, self.ls2, before=(F.gelu, ()))
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poa_plugin.backbones.attention import Layout, attention, packed_attention
+from poa_plugin.backbones.attention import attention
 from poa_plugin.backbones.base import Features
 from poa_plugin.backbones.stochastic_depth import add_residual, draw_drop_path
 from poa_plugin.elastic.layers import PlainLayers
@@ -75,11 +75,10 @@ class Attention(nn.Module):
         self.qkv = layers.linear(width, 3 * width, shape.qkv_bias, groups=3)
         self.proj = layers.linear(width, width, shape.proj_bias)
 
-    def forward(self, x: Tensor, layout: Layout | None = None) -> Tensor:
-        """Map (B, N, D) to (B, N, D), or packed (T, D) tokens of a layout to (T, D)."""
-        qkv = self.qkv(x).unflatten(-1, (3, -1, self.head_dim))
-        out = attention(*qkv.unbind(2)) if layout is None else packed_attention(qkv, layout)
-        return self.proj(out.flatten(-2))
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, N, D) to (B, N, D)."""
+        q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).unbind(2)
+        return self.proj(attention(q, k, v).flatten(2))
 
 
 class Mlp(nn.Module):
@@ -115,16 +114,8 @@ class Block(nn.Module):
             keep: this block's entry of `draw_drop_path`.
         """
         keep_attn, keep_mlp = (None, None) if keep is None else keep.unbind(0)
-        x = add_residual(x, self.attention_branch, keep_attn)
-        return add_residual(x, self.mlp_branch, keep_mlp)
-
-    def attention_branch(self, x: Tensor, layout: Layout | None = None) -> Tensor:
-        """Return what attention adds to (B, N, D) tokens, or to packed ones."""
-        return self.ls1(self.attn(self.norm1(x), layout))
-
-    def mlp_branch(self, x: Tensor, layout: Layout | None = None) -> Tensor:
-        """Return what the MLP adds to (B, N, D) tokens, or to packed ones."""
-        return self.ls2(self.mlp(self.norm2(x)))
+        x = add_residual(x, lambda y: self.ls1(self.attn(self.norm1(y))), keep_attn)
+        return add_residual(x, lambda y: self.ls2(self.mlp(self.norm2(y))), keep_mlp)
 
 
 class VisionTransformer(nn.Module):

@@ -102,17 +102,17 @@ class ElasticLinear(nn.Linear):
         """
         fan_in = x.shape[-1]
         weight, bias = self._active(fan_in)
+        alpha = slicing.input_scale(self.in_features, fan_in)
+        recomputes = before is not None or scale is not None
+        function, parameters = before or (_as_it_is, ())
+        if recomputes and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            rows = x.reshape(-1, fan_in)
+            out = linear_after(function, rows, parameters, weight, bias, alpha, scale)
+            return out.view(*x.shape[:-1], out.shape[-1])
+        x = function(x, *parameters)
         if scale is not None:
             weight = weight * scale.unsqueeze(1)
             bias = None if bias is None else bias * scale
-        alpha = slicing.input_scale(self.in_features, fan_in)
-        if before is not None:
-            function, parameters = before
-            if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-                rows = x.reshape(-1, fan_in)
-                out = linear_after(function, rows, parameters, weight, bias, alpha)
-                return out.view(*x.shape[:-1], out.shape[-1])
-            x = function(x, *parameters)
         if alpha == 1:
             return F.linear(x, weight, bias)
         if bias is None:
@@ -139,6 +139,10 @@ class ElasticLinear(nn.Linear):
         if self.fixed_output:
             return self.out_features
         return self.groups * (self.out_features // self.groups * fan_in // self.in_features)
+
+
+def _as_it_is(x: Tensor) -> Tensor:
+    return x.view_as(x)
 
 
 class ElasticLayerNorm(nn.LayerNorm):

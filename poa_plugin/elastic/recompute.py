@@ -20,21 +20,23 @@ def linear_after(
     weight: Tensor,
     bias: Tensor | None,
     alpha: float = 1.0,
+    scale: Tensor | None = None,
 ) -> Tensor:
-    """Return `alpha * before(x, *parameters) @ weight.T + bias`, keeping no more than `x`.
+    """Return `scale * (alpha * before(x, *parameters) @ weight.T + bias)`, keeping no more than `x`.
 
     Args:
         before: a cheap function of (N, i) inputs and its parameters, such as a normalisation.
         x: (N, i).
         parameters: of `before`.
         weight: (o, i), sliced already.
-        bias: (o,) or None; not scaled.
+        bias: (o,) or None; alpha is not applied to it.
         alpha: the factor that makes up for missing inputs.
+        scale: (o,) factors of the outputs, multiplied into weight and bias, or None.
 
     Returns:
         (N, o).
     """
-    out = _LinearAfter.apply(before, alpha, weight, bias, x, *parameters)
+    out = _LinearAfter.apply(before, alpha, weight, bias, scale, x, *parameters)
     return cast(Tensor, out)
 
 
@@ -46,41 +48,67 @@ class _LinearAfter(torch.autograd.Function):
         alpha: float,
         weight: Tensor,
         bias: Tensor | None,
+        scale: Tensor | None,
         x: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
-        ctx.before, ctx.alpha, ctx.has_bias = before, alpha, bias is not None
-        ctx.save_for_backward(weight, x, *parameters)
+        ctx.before, ctx.alpha = before, alpha
+        ctx.save_for_backward(weight, bias, scale, x, *parameters)
         y = before(x, *parameters)
+        weight = _times(weight, scale)
         if bias is None:
             return (y if alpha == 1 else y * alpha) @ weight.t()
-        return torch.addmm(bias, y, weight.t(), alpha=alpha)
+        return torch.addmm(_times(bias, scale), y, weight.t(), alpha=alpha)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        weight, *inputs = ctx.saved_tensors
-        needed = ctx.needs_input_grad
+        weight, bias, scale, *inputs = ctx.saved_tensors
+        needed = ctx.needs_input_grad[2:]
         with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
             wanted = [
                 x.detach().requires_grad_(needs)
-                for x, needs in zip(inputs, needed[4:], strict=True)
+                for x, needs in zip(inputs, needed[3:], strict=True)
             ]
             y = ctx.before(*wanted)
-        by_weight = by_bias = None
-        product = y.detach().to(grad.dtype)
-        if needed[2]:
-            by_weight = (grad.t() @ product).to(weight.dtype)
-            by_weight = by_weight if ctx.alpha == 1 else by_weight.mul_(ctx.alpha)
-        if ctx.has_bias and needed[3]:
-            by_bias = grad.sum(0)
+        own = _of_weights(grad, y.detach(), weight, bias, scale, ctx.alpha, needed)
         found: list[Tensor | None] = [None] * len(wanted)
         differentiable = [i for i, x in enumerate(wanted) if x.requires_grad]
         if differentiable:
-            by_product = grad @ weight.to(grad.dtype)
+            by_product = grad @ _times(weight, scale).to(grad.dtype)
             by_product = by_product if ctx.alpha == 1 else by_product.mul_(ctx.alpha)
-            own = torch.autograd.grad(
-                y, [wanted[i] for i in differentiable], by_product.to(y.dtype)
-            )
-            for i, value in zip(differentiable, own, strict=True):
+            upstream = by_product.to(y.dtype)
+            by_inputs = torch.autograd.grad(y, [wanted[i] for i in differentiable], upstream)
+            for i, value in zip(differentiable, by_inputs, strict=True):
                 found[i] = value
-        return None, None, by_weight, by_bias, *found
+        return None, None, *own, *found
+
+
+def _of_weights(
+    grad: Tensor,
+    y: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    scale: Tensor | None,
+    alpha: float,
+    needed: Sequence[bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return the gradients of weight, bias and scale, as far as they are needed."""
+    if not any(needed[:3]):
+        return None, None, None
+    product = (grad.t() @ y.to(grad.dtype)).to(weight.dtype)
+    product = product if alpha == 1 else product.mul_(alpha)
+    total = grad.sum(0).to(weight.dtype)
+    by_scale = None
+    if scale is not None and needed[2]:
+        by_scale = (product * weight).sum(1)
+        by_scale = by_scale if bias is None else by_scale + total * bias
+    by_weight = _times(product, scale) if needed[0] else None
+    by_bias = _times(total, scale) if bias is not None and needed[1] else None
+    return by_weight, by_bias, by_scale
+
+
+def _times(parameter: Tensor, scale: Tensor | None) -> Tensor:
+    """Return a weight's rows, or a bias, multiplied by a scale of the outputs."""
+    if scale is None:
+        return parameter
+    return parameter * (scale.unsqueeze(1) if parameter.dim() == 2 else scale)

@@ -22,15 +22,18 @@ CASES = {"norm": (norm, 2), "gelu": (F.gelu, 0)}
 
 @pytest.mark.parametrize("alpha", [1.0, 1.5])
 @pytest.mark.parametrize("with_bias", [True, False])
+@pytest.mark.parametrize("with_scale", [True, False])
 @pytest.mark.parametrize("case", CASES)
-def test_values_and_gradients(case: str, with_bias: bool, alpha: float) -> None:
+def test_values_and_gradients(case: str, with_scale: bool, with_bias: bool, alpha: float) -> None:
     before, n_parameters = CASES[case]
     x, weight = torch.randn(5, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
     bias = torch.randn(4, requires_grad=True) if with_bias else None
     parameters = [torch.randn(6, requires_grad=True) for _ in range(n_parameters)]
-    inputs = [x, weight, *parameters, *([] if bias is None else [bias])]
-    found = linear_after(before, x, parameters, weight, bias, alpha)
+    scale = torch.randn(4, requires_grad=True) if with_scale else None
+    inputs = [x, weight, *parameters, *[p for p in (bias, scale) if p is not None]]
+    found = linear_after(before, x, parameters, weight, bias, alpha, scale)
     wanted = F.linear(alpha * before(x, *parameters), weight, bias)
+    wanted = wanted if scale is None else wanted * scale
     torch.testing.assert_close(found, wanted)
     upstream = torch.randn(5, 4)
     pairs = zip(
