@@ -144,13 +144,20 @@ def gemm_seconds(shapes: Counter[tuple[int, ...]], repeats: int = 3) -> float:
     return total
 
 
+def peak_of_this_process() -> float:
+    """Return the largest resident set so far in bytes; getrusage's is inherited from the parent."""
+    status = Path("/proc/self/status").read_text()
+    found = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert found
+    return 1024.0 * int(found[1])
+
+
 def peak_memory(words: list[str], subnet: Subnet, threads: int, queue: Any) -> None:
     torch.set_num_threads(threads)
     stepper = Stepper(words)
     for _ in range(2):
         stepper.step(subnet)
-    status = Path("/proc/self/status").read_text()  # getrusage's peak is inherited from the parent
-    queue.put(1024 * int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]))
+    queue.put(peak_of_this_process())
 
 
 def memory(words: list[str], subnet: Subnet, threads: int) -> float:
@@ -163,11 +170,32 @@ def memory(words: list[str], subnet: Subnet, threads: int) -> float:
     return float(peak)
 
 
+GROUPS = {
+    "matrix products": r"aten::(mm|addmm|bmm|baddbmm)$",
+    "attention": r"scaled_dot_product",
+    "GELU": r"gelu",
+    "layer norm": r"layer_norm",
+    "copies and fills": r"aten::(copy_|fill_|zero_|cat|_index_put_impl_|index|index_select)$",
+    "patch convolution": r"convolution",
+    "softmax and losses": r"softmax|logsumexp|exp|log$",
+    "AdamW, norms, the teacher's average": r"Adam|_foreach|_fused|linalg_vector_norm|lerp",
+    "sums, products of elements": r"aten::(add|add_|mul|mul_|sub|div|sum|addcmul|addcdiv|sqrt)",
+}
+
+
 def profile(stepper: Stepper, subnet: Subnet) -> None:
-    """Print where the time of one step goes."""
+    """Print where the time of one step goes: operations by group, then one by one."""
     with torch.profiler.profile() as trace:
         stepper.step(subnet)
-    print(trace.key_averages().table(sort_by="self_cpu_time_total", row_limit=30))
+    events = trace.key_averages()
+    total = sum(event.self_cpu_time_total for event in events)
+    shares: Counter[str] = Counter()
+    for event in events:
+        group = next((name for name, p in GROUPS.items() if re.search(p, event.key)), "other")
+        shares[group] += event.self_cpu_time_total
+    for group, took in shares.most_common():
+        print(f"{took / total:7.1%} {group}")
+    print(events.table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=55))
 
 
 def main() -> None:
@@ -184,8 +212,10 @@ def main() -> None:
     steppers = {name: Stepper(extra) for name, extra in words.items()}
     runs = [("POA", subnet) for subnet in SUBNETS] + [("DINOv2", Subnet(384, 12))]
     if options.profile:
-        for name in steppers:
-            profile(steppers[name], SUBNETS[1])
+        for name, member in (("POA", SUBNETS[1]), ("DINOv2", Subnet(384, 12))):
+            print(f"{name} {member.name}")
+            steppers[name].step(member)
+            profile(steppers[name], member)
         return
 
     products, times = {}, {run: [] for run in runs}

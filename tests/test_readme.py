@@ -23,7 +23,7 @@ def test_there_are_commands() -> None:
 def test_commands_are_understood(command: str) -> None:
     words = shlex.split(command, comments=True)[1:]
     arguments = build_parser().parse_args(words)
-    if hasattr(arguments, "config"):
+    if isinstance(getattr(arguments, "config", None), str):
         assert (ROOT / arguments.config).is_file()
 
 
@@ -33,6 +33,21 @@ def test_files_that_are_named_exist() -> None:
     assert named
     for path in named:
         assert (ROOT / path).exists(), path
+
+
+def test_every_line_of_the_fault_table_is_a_test() -> None:
+    page = (ROOT / "docs/reliability.md").read_text(encoding="utf-8")
+    code = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py"))
+    rows = re.findall(r"^\| (?!fault|---).*\| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) >= 20
+    for cell in rows:
+        assert cell == "the same" or "`" in cell, cell
+        for name in re.findall(r"(?<=[`:])(test_\w+)(?=[\[`])", cell):
+            assert f"def {name}(" in code, name
+        for path in re.findall(r"`(tests/[\w/]+\.py)", cell):
+            assert (ROOT / path).is_file(), path
+        for kind in re.findall(r"\[(\w+)\]", cell):
+            assert f"def {kind}(" in code, kind
 
 
 def test_make_targets_exist() -> None:

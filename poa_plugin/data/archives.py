@@ -6,7 +6,9 @@ has a number, as if it were a file.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import tarfile
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
@@ -15,9 +17,11 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from poa_plugin.data.datasets import EncodedImages, Split
+from poa_plugin.data.datasets import EncodedImages, NoSplitError, Split
+from poa_plugin.data.decode import BadImageError
 from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 
@@ -26,12 +30,11 @@ OPEN_FILES = 256
 
 
 class Member(NamedTuple):
-    """Where an image lies: which shard, from which byte, how long; its key, and its class if it has one."""
+    """An image in a shard: from which byte, how long; its name, and its class if it has one."""
 
-    shard: int
     offset: int
     size: int
-    key: str
+    name: str
     label: int | None
 
 
@@ -41,12 +44,13 @@ class WebDataset(EncodedImages):
 
     Shards are taken in the sorted order of their names, samples in the shards' order. Tar headers are
     read once, when the data set is opened; images are read by their offsets. Compressed shards have none.
-    `.cls` files hold a class's number.
+    `.cls` files hold a class's number. What stands between a key and an image's ending, such as in
+    `<key>.mask.png`, says that it is something else. Of two images of one key the first is taken.
 
     Args:
-        path: a folder, whose `*train*.tar` and `*val*.tar` (or `*test*.tar`) are the splits where it has
-            both and which is all for training otherwise; or a pattern such as
-            `/data/train-*.tar`, for training.
+        path: a folder, all of it for training unless the word `train` is in the names of some shards and
+            `val`, `validation` or `test` in those of others; or, for training, a pattern such as
+            `/data/train-*.tar` or `/data/train-{000000..000146}.tar`.
         split: `train` or `test`.
         image_size: see `EncodedImages`.
 
@@ -58,35 +62,40 @@ class WebDataset(EncodedImages):
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
         super().__init__(path, split, image_size)
         self.shards = split_files(path, split, ".tar")
-        self.members = [
-            member for i, shard in enumerate(self.shards) for member in _members(shard, i)
-        ]
-        if not self.members:
+        places: list[tuple[int, int, int]] = []
+        self.names: list[str] = []
+        labels: list[int] = []
+        for number, shard in enumerate(self.shards):
+            for member in _members(shard):
+                places.append((number, member.offset, member.size))
+                self.names.append(member.name)
+                if member.label is not None:
+                    labels.append(member.label)
+        if not places:
             raise UserError(f"There are no images in the {len(self.shards)} shards of '{path}'.")
-        labels = [member.label for member in self.members if member.label is not None]
-        if labels and len(labels) < len(self.members):
+        if labels and len(labels) < len(places):
             raise UserError(
-                f"{len(self.members) - len(labels)} of {len(self.members)} images in the shards of "
+                f"{len(places) - len(labels)} of {len(places)} images in the shards of "
                 f"'{path}' have no '.cls' file beside them: give all of them one, or none."
             )
+        self.places = np.array(places, dtype=np.int64)
         self.labels = labels or None
         self.classes = [str(i) for i in range(max(labels) + 1)] if labels else []
 
     def __len__(self) -> int:
-        return len(self.members)
+        return len(self.names)
 
     def name(self, index: int) -> str:
         """Return the shard and the file in it."""
-        member = self.members[index]
-        return f"{self.shards[member.shard].name}/{member.key}"
+        return f"{self.shards[self.places[index][0]].name}/{self.names[index]}"
 
     def read(self, index: int) -> bytes:
         """See `EncodedImages.read`."""
-        member = self.members[index]
-        descriptor = _descriptor(self.shards[member.shard], os.getpid())
-        content = os.pread(descriptor, member.size, member.offset)
-        if len(content) < member.size:
-            raise OSError(5, "the shard ends before it")
+        shard, offset, size = map(int, self.places[index])
+        descriptor = _opened(self.shards[shard], os.getpid()).fileno()
+        content = os.pread(descriptor, size, offset)
+        if len(content) < size:
+            raise BadImageError(self.name(index), "truncated", "the shard ends before it does")
         return content
 
 
@@ -127,6 +136,11 @@ class Parquet(EncodedImages):
         self.ends = list(accumulate(lengths))
         if not self.ends or not self.ends[-1]:
             raise UserError(f"There are no images in the {len(self.files)} files of '{path}'.")
+        if any(isinstance(label, str) for label in labels):
+            raise UserError(
+                f"The column 'label' of '{path}' holds text: it must hold the numbers of classes, whose "
+                f"names may stand in Hugging Face's metadata."
+            )
         if labels and (len(labels) < len(self) or None in labels):
             raise UserError(f"Some images of '{path}' have a label and others not.")
         self.labels = labels or None
@@ -143,10 +157,18 @@ class Parquet(EncodedImages):
     def read(self, index: int) -> bytes:
         """See `EncodedImages.read`."""
         file, group, row = self._place(index)
-        value = _row_group(self.files[file], group, os.getpid())[row].as_py()
+        try:
+            value = _row_group(self.files[file], group, os.getpid())[row].as_py()
+        except (
+            Exception
+        ) as error:  # pyarrow's errors are of many kinds, OSError without a number among them
+            if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+                raise
+            reason = f"its row group cannot be read ({str(error).splitlines()[0]})"
+            raise BadImageError(self.name(index), "corrupt", reason) from error
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
-            raise OSError(5, "its row holds no bytes")
+            raise BadImageError(self.name(index), "corrupt", "its row holds no bytes")
         return content
 
     def _place(self, index: int) -> tuple[int, int, int]:
@@ -166,26 +188,40 @@ def split_files(path: str | None, split: Split, ending: str) -> list[Path]:
     given = Path(path)
     if given.is_dir():
         files = sorted(file for file in given.iterdir() if file.name.endswith(ending))
-        held_out = [f for f in files if "val" in f.name or "test" in f.name]
-        training = [f for f in files if "train" in f.name]
+        training = [file for file in files if _words(file) & {"train"}]
+        held_out = [file for file in files if _words(file) & {"val", "validation", "test"}]
+        held_out = [file for file in held_out if file not in training]
         if training and held_out:
             return training if split == "train" else held_out
-    elif given.is_file():
-        files = [given]
     else:
-        folder, pattern = given.parent, given.name
-        files = sorted(folder.glob(pattern)) if folder.is_dir() else []
+        found = [file for name in _expanded(given.name) for file in given.parent.glob(name)]
+        files = sorted(set(found))
     if not files:
         raise UserError(f"There is no {ending} file at '{path}'.")
     if split == "test":
-        raise UserError(
-            f"'{path}' has no images to test with: that takes a folder with 'train' in the names of "
-            f"some of its {ending} files, and 'val' or 'test' in those of others."
+        raise NoSplitError(
+            f"'{path}' has no images to test with: that takes a folder with the word 'train' in the names "
+            f"of some of its {ending} files, and 'val' or 'test' in those of others."
         )
     return files
 
 
-def _members(shard: Path, number: int) -> Iterator[Member]:
+def _words(file: Path) -> set[str]:
+    return set(re.split(r"[^a-z]+", file.name.lower()))
+
+
+def _expanded(pattern: str) -> list[str]:
+    """Return the patterns that one with a range such as `{000..146}` stands for."""
+    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if found is None:
+        return [pattern]
+    numbers = range(int(found[1]), int(found[2]) + 1)
+    names = [f"{i:0{len(found[1])}}" for i in numbers]
+    start, end = found.span()
+    return [one for name in names for one in _expanded(pattern[:start] + name + pattern[end:])]
+
+
+def _members(shard: Path) -> Iterator[Member]:
     """Yield the images of a shard, each with the class that stands beside it."""
     images: dict[str, tarfile.TarInfo] = {}
     classes: dict[str, int] = {}
@@ -193,28 +229,24 @@ def _members(shard: Path, number: int) -> Iterator[Member]:
         with tarfile.open(shard, "r:") as archive:
             for info in archive:
                 folder, _, name = info.name.rpartition("/")
-                key = f"{folder}/{name.split('.')[0]}"
-                if not info.isfile() or name.startswith("."):
+                stem, _, kind = name.partition(".")
+                if not info.isfile() or not stem:
                     continue
-                if name.lower().endswith(IMG_EXTENSIONS):
-                    images[key] = info
-                elif name.endswith(".cls"):
+                if f".{kind.lower()}" in IMG_EXTENSIONS:
+                    images.setdefault(f"{folder}/{stem}", info)
+                elif kind == "cls":
                     opened = archive.extractfile(info)
-                    classes[key] = int(opened.read()) if opened else -1
+                    classes[f"{folder}/{stem}"] = int(opened.read()) if opened else -1
     except (tarfile.TarError, OSError, ValueError) as error:
         raise UserError(f"The shard '{shard}' cannot be read: {error}.") from error
     for key, info in images.items():
-        yield Member(number, info.offset_data, info.size, info.name, classes.get(key))
+        yield Member(info.offset_data, info.size, info.name, classes.get(key))
 
 
 @lru_cache(maxsize=OPEN_FILES)
 def _opened(path: Path, process: int) -> Any:
+    """Return a shard that this process opened: forked workers share none."""
     return path.open("rb", buffering=0)
-
-
-def _descriptor(path: Path, process: int) -> int:
-    """Return a descriptor of an archive that this process opened: forked workers share no position."""
-    return int(_opened(path, process).fileno())
 
 
 @lru_cache(maxsize=OPEN_FILES)
@@ -237,8 +269,6 @@ def _row_group(path: Path, group: int, process: int) -> Any:
 
 def _class_names(file: Path, labels: Sequence[int]) -> list[str]:
     """Return the names in Hugging Face's metadata, or numbers; none without labels."""
-    import json
-
     if not labels:
         return []
     count = max(labels) + 1

@@ -12,9 +12,8 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from poa_plugin.data.datasets import Dataset, EncodedImages, Split
+from poa_plugin.data.datasets import Dataset, EncodedImages, NoSplitError, Split
 from poa_plugin.data.decode import UNUSUAL, BadImageError
-from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 
 SHOWN = 20
@@ -127,10 +126,10 @@ def check_dataset(name: str, path: str | None, workers: int = 0) -> list[SplitCh
     for split in splits:
         try:
             dataset = cast(Dataset, make(path, split, None))
-        except UserError:
+        except NoSplitError:
             if split == "train":
                 raise
-            continue  # a data set without images to test with
+            continue
         if isinstance(dataset, EncodedImages):
             dataset.convert_unusual = False
         found.append(_check_split(dataset, split, workers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Literal, Protocol, cast
 
 import torchvision.transforms.v2.functional as TF
@@ -9,9 +10,16 @@ from torch import Tensor
 
 from poa_plugin.config import Config
 from poa_plugin.data.decode import BadImageError, decode
+from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 
+PAUSES = (0.1, 1.0)
+"""Seconds before an image that could not be read is tried again."""
 Split = Literal["train", "test"]
+
+
+class NoSplitError(UserError):
+    """A data set is there, and has no such split."""
 
 
 class Dataset(Protocol):
@@ -64,21 +72,37 @@ class EncodedImages:
         """Return an image's file.
 
         Raises:
-            OSError: it cannot be read.
+            BadImageError: it is not where it should be, or damaged.
+            OSError: the disk does not give it now.
         """
         raise NotImplementedError
 
     def image(self, index: int) -> Tensor:
         """See `Dataset.image`."""
         name = self.name(index)
-        try:
-            content = self.read(index)
-        except OSError as error:
-            raise BadImageError(name, "corrupt", f"it cannot be read ({error.strerror})") from error
+        content = self._read_patiently(index, name)
         pixels = decode(content, name, self.convert_unusual)
         if self.image_size is not None and min(pixels.shape[-2:]) > self.image_size:
             pixels = TF.resize(pixels, [self.image_size], antialias=True)
         return pixels
+
+    def _read_patiently(self, index: int, name: str) -> bytes:
+        """Read again where a disk has a hiccup: what a batch is made of must not depend on one."""
+        for pause in (*PAUSES, None):
+            try:
+                return self.read(index)
+            except (FileNotFoundError, IsADirectoryError) as error:
+                raise BadImageError(
+                    name, "corrupt", f"it cannot be read ({error.strerror})"
+                ) from error
+            except OSError as error:
+                if pause is None:
+                    raise UserError(
+                        f"The image '{name}' could not be read, in {len(PAUSES) + 1} attempts: {error}. "
+                        f"The last checkpoint is whole; the same command goes on."
+                    ) from error
+                time.sleep(pause)
+        raise AssertionError
 
 
 def build_dataset(config: Config, split: Split) -> Dataset:

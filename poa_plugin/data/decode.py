@@ -60,7 +60,7 @@ def decode(content: bytes, name: str, convert_unusual: bool = True) -> Tensor:
         raise BadImageError(name, "enormous", reason) from error
     except UnidentifiedImageError as error:
         raise BadImageError(name, "corrupt", "it is of no known format") from error
-    except BadImageError:
+    except (BadImageError, MemoryError):  # memory is no property of the image
         raise
     except Exception as error:  # decoders meet damage in many ways
         reason = " ".join(str(error).split()) or type(error).__name__
@@ -84,7 +84,9 @@ def unusual_kind(image: Image.Image) -> str | None:
     """Return which of `UNUSUAL` an open image is, if any."""
     if image.mode == "CMYK":
         return "CMYK"
-    if image.mode.startswith("I"):
+    if image.mode.startswith("I") or any(
+        ";16" in str(tile[-1]) for tile in getattr(image, "tile", ())
+    ):
         return "16-bit"
     return "animated" if getattr(image, "n_frames", 1) > 1 and image.format != "MPO" else None
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from poa_plugin.data.datasets import EncodedImages, Split
+from poa_plugin.data.datasets import EncodedImages, NoSplitError, Split
 from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 
@@ -93,7 +93,8 @@ class ImageNet(ImageFiles):
         folder = existing(path)
         self.root = folder / ("train" if split == "train" else "val")
         if not self.root.is_dir():
-            raise UserError(
+            kind = NoSplitError if split == "test" else UserError
+            raise kind(
                 f"'{folder}' is not laid out as ImageNet: there is no folder '{self.root.name}'."
             )
         both = [folder / name for name in ("train", "val") if (folder / name).is_dir()]
@@ -134,7 +135,9 @@ class FileList(ImageFiles):
         super().__init__(path, split, image_size)
         lists = _lists(path)
         if split not in lists:
-            raise UserError(f"'{path}' has no list of images to {split} with: that is {split}.txt.")
+            raise NoSplitError(
+                f"'{path}' has no list of images to {split} with: that is {split}.txt."
+            )
         entries = {name: _entries(file) for name, file in lists.items()}
         own = entries[split]
         if not own:
@@ -184,7 +187,7 @@ def _lists(path: str | None) -> dict[str, Path]:
 
 def _entries(file: Path) -> list[tuple[str, str | None]]:
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"The list '{file}' cannot be read: {error}.") from error
     found: list[tuple[str, str | None]] = []
@@ -217,7 +220,7 @@ def _split_folder(path: Path, split: Split) -> Path:
         return path / ("train" if split == "train" else held_out[0])
     if split == "train":
         return path / "train" if folders == {"train"} else path
-    raise UserError(
+    raise NoSplitError(
         f"'{path}' has no images to test with: "
         f"that takes a folder 'train' in it, and a folder 'val' or 'test'."
     )

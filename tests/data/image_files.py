@@ -29,15 +29,25 @@ def good(seed: int) -> bytes:
     return encoded(noise(seed, channels=1 if seed % 3 == 2 else 3), "JPEG", quality=92)
 
 
-def header_of_a_bomb() -> bytes:
-    """A PNG that says it has 60,000 x 60,000 pixels."""
+def png(width: int, height: int, bits: int, rows: bytes) -> bytes:
+    """An RGB PNG put together by hand."""
 
     def chunk(kind: bytes, content: bytes) -> bytes:
         check = zlib.crc32(kind + content)
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
 
-    header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0"))
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0))
+    data = chunk(b"IDAT", zlib.compress(rows))
+    return b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b"")
+
+
+def header_of_a_bomb() -> bytes:
+    """A PNG that says it has 60,000 x 60,000 pixels."""
+    return png(60_000, 60_000, 8, b"\0")
+
+
+def sixteen_bit_colour() -> bytes:
+    return png(5, 4, 16, (b"\0" + bytes(range(30))) * 4)
 
 
 BAD = {

@@ -17,7 +17,7 @@ from poa_plugin.config import Config
 from poa_plugin.data import ImageFolder, train_batches
 from poa_plugin.data.faults import BadImageNote, BadImages
 from poa_plugin.errors import UserError
-from tests.data.image_files import BAD, UNUSUAL, good, write_folder
+from tests.data.image_files import BAD, UNUSUAL, good, write_folder, write_tar
 
 
 def note(name: str) -> BadImageNote:
@@ -132,6 +132,16 @@ def test_a_check_of_a_whole_data_set(tmp_path: Path, capsys: pytest.CaptureFixtu
         (path / name).unlink()
     assert main(["data", "check", str(path), "--workers", "2"]) == 0
     assert "every image can be used" in capsys.readouterr().out
+
+
+def test_a_check_does_not_pass_over_a_damaged_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_tar(tmp_path / "train-0.tar", {"a.jpg": good(0)})
+    assert main(["data", "check", str(tmp_path), "--dataset", "webdataset"]) == 0
+    (tmp_path / "val-0.tar").write_bytes(b"damaged" * 200)
+    assert main(["data", "check", str(tmp_path), "--dataset", "webdataset"]) == 2
+    assert "val-0.tar' cannot be read" in capsys.readouterr().err
 
 
 def test_a_check_of_what_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,6 +13,7 @@ from pyarrow import parquet
 
 from poa_plugin.config import Config
 from poa_plugin.data import (
+    BadImageError,
     FileList,
     ImageFolder,
     ImageNet,
@@ -137,7 +138,7 @@ def test_splits_of_imagenet(tmp_path: Path) -> None:
 
 
 def test_splits_of_archives_and_lists(tmp_path: Path) -> None:
-    for name in ("x-train-0", "x-train-1", "x-val-0"):
+    for name in ("interval-train-0", "interval-train-1", "interval-val-0"):
         write_tar(tmp_path / f"tar/{name}.tar", {f"{name}.jpg": good(0)})
         write_parquet(tmp_path / f"parquet/{name}.parquet", [good(0)], None)
     write_folder(tmp_path, {"a b.jpg": good(0), "c.jpg": good(1)})
@@ -147,7 +148,8 @@ def test_splits_of_archives_and_lists(tmp_path: Path) -> None:
         assert len(kind(str(tmp_path / path), "train")) == 2
         assert len(kind(str(tmp_path / path), "test")) == 1
         assert kind(str(tmp_path / path), "train").labels is None
-    assert len(WebDataset(str(tmp_path / "tar/x-train-*.tar"), "train")) == 2
+    for pattern in ("interval-train-*.tar", "interval-train-{0..1}.tar"):
+        assert len(WebDataset(str(tmp_path / "tar" / pattern), "train")) == 2
     train, test = (FileList(str(tmp_path), split) for split in ("train", "test"))
     assert (train.name(0), test.name(0)) == ("a b.jpg", "c.jpg")
     assert train.image(0).shape == (3, 30, 40)
@@ -192,12 +194,59 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     fails("no images in the 1 files", Parquet, tmp_path / "z.parquet")
 
 
+def test_what_stands_beside_an_image_is_not_taken_for_it(tmp_path: Path) -> None:
+    samples = {"a.jpg": good(0), "a.mask.png": good(1), "a.json": b"{}", "b.mask.png": good(2)}
+    dataset = WebDataset(str(write_tar(tmp_path / "a.tar", samples)), "train")
+    assert [dataset.name(i) for i in range(len(dataset))] == ["a.tar/a.jpg"]
+    assert dataset.read(0) == good(0)
+
+
+def test_parquet_files_that_are_damaged_or_labelled_with_words(tmp_path: Path) -> None:
+    file = write_parquet(tmp_path / "a.parquet", [good(i) for i in range(6)], None)
+    dataset = Parquet(str(file), "train")
+    content = bytearray(file.read_bytes())
+    content[20:400] = b"\xff" * 380
+    file.write_bytes(content)
+    with pytest.raises(
+        UserError, match=r"'a\.parquet/0/0' cannot be used .*row group cannot be read"
+    ):
+        dataset.image(0)
+    table = pyarrow.table({"image": [good(0)], "label": ["cat"]})
+    parquet.write_table(table, tmp_path / "b.parquet")
+    with pytest.raises(UserError, match="holds text"):
+        Parquet(str(tmp_path / "b.parquet"), "train")
+
+
+class Hiccup(ImageFolder):
+    """A disk that fails some times before it gives an image."""
+
+    failures = 0
+
+    def read(self, index: int) -> bytes:
+        if self.failures:
+            self.failures -= 1
+            raise OSError(5, "Input/output error")
+        return super().read(index)
+
+
+def test_a_disk_with_a_hiccup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a batch is made of does not depend on it: the image is read again, or the run stops."""
+    monkeypatch.setattr("poa_plugin.data.datasets.PAUSES", (0.0, 0.0))
+    dataset = Hiccup(str(write_folder(tmp_path, {"a.jpg": good(0)})), "train")
+    dataset.failures = 2
+    assert dataset.image(0).shape == (3, 30, 40)
+    dataset.failures = 3
+    with pytest.raises(UserError, match="could not be read, in 3 attempts") as found:
+        dataset.image(0)
+    assert not isinstance(found.value, BadImageError)
+
+
 def test_an_archive_that_ends_early(tmp_path: Path) -> None:
     """Its headers are whole: the image that is cut off is named when it is read."""
     file = write_tar(tmp_path / "a.tar", {"a.jpg": good(0), "b.jpg": good(1)})
     dataset = WebDataset(str(file), "train")
     content = file.read_bytes()
-    file.write_bytes(content[: dataset.members[1].offset + 100])
+    file.write_bytes(content[: int(dataset.places[1][1]) + 100])
     assert dataset.image(0).shape == (3, 30, 40)
     with pytest.raises(UserError, match=r"'a\.tar/b\.jpg' cannot be used .*shard ends before"):
         dataset.image(1)
