@@ -126,6 +126,7 @@ class TrainConfig:
     precision: str = "fp32"
     device: str = "auto"
     compile: bool = False
+    lockstep: bool = False
     threads: int | None = None
     max_minutes: float | None = None
     log_period: int = 10

@@ -62,7 +62,8 @@ def head_parts(
     patch_targets: Tensor,
     shard: Shard,
     sizes: tuple[int, int, int],
-    logits: Sequence[Tensor],
+    logits: Mapping[str, Tensor],
+    intact: Tensor | None = None,
 ) -> Parts:
     """Return one head's summands of one shard's loss (POA eq. 10, weighted as the recipe says).
 
@@ -71,45 +72,55 @@ def head_parts(
         cls_targets, patch_targets: (2 B, K) and (M, K), the teacher's probabilities.
         shard: the batch.
         sizes: rows of global class tokens, local class tokens and masked patches in the logits.
-        logits: (N, K) of the intact student and, if there is one, of the elastic student.
+        logits: (N, K) of one student or both, by role.
+        intact: (N, K) logits of the intact student where it is not among them, class tokens at least.
     """
     dino, ibot, temp = config.dino, config.ibot, config.loss.student_temp
     on = cast(Mapping[str, bool], config.loss.terms)
     n_heads = len(dino.head_n_prototypes)
     shares = {"intact": dino.lambda_ie, "elastic": 1 - dino.lambda_ie}
     parts: Parts = {}
-    split: list[tuple[Tensor, ...]] = []
-    for (name, share), out in zip(shares.items(), logits, strict=False):
-        split.append(losses.log_probabilities(out, temp).split(sizes))
-        global_logp, local_logp, patch_logp = split[-1]
-        if on[f"cross_view_{name}"]:
-            weight = dino.loss_weight * share / n_heads
+    log_probs = {role: losses.log_probabilities(out, temp) for role, out in logits.items()}
+    for role, logp in log_probs.items():
+        global_logp, local_logp, patch_logp = logp.split(sizes)
+        if on[f"cross_view_{role}"]:
+            weight = dino.loss_weight * shares[role] / n_heads
             local = local_logp if len(local_logp) else None
             found = losses.cross_view(cls_targets, global_logp, local, config.loss.normalisation)
-            parts[f"cross_view_{name}_global"] = weight * found[0]
-            parts[f"cross_view_{name}_local"] = weight * found[1]
-        if on[f"masked_patch_{name}"] and shard.masks is not None:
-            weight, n_images = ibot.loss_weight * share / n_heads, len(shard.masks)
+            parts[f"cross_view_{role}_global"] = weight * found[0]
+            parts[f"cross_view_{role}_local"] = weight * found[1]
+        if on[f"masked_patch_{role}"] and shard.masks is not None:
+            weight, n_images = ibot.loss_weight * shares[role] / n_heads, len(shard.masks)
             value = losses.masked_patch(patch_targets, patch_logp, shard.patch_weights, n_images)
-            parts[f"masked_patch_{name}"] = weight * value
-    if len(split) == 2 and on["same_view"]:
-        intact, elastic = split
-        for kind, target, logp in zip(("global", "local"), intact, elastic, strict=False):
-            if len(logp):
-                value = losses.same_view(target, logp)
+            parts[f"masked_patch_{role}"] = weight * value
+    if "elastic" in log_probs and on["same_view"]:
+        if intact is not None:
+            log_probs["intact"] = losses.log_probabilities(intact, temp)
+        start = 0
+        for kind, size in zip(("global", "local"), sizes, strict=False):
+            rows = slice(start, start + size)
+            if size:
+                value = losses.same_view(log_probs["intact"][rows], log_probs["elastic"][rows])
                 parts[f"same_view_{kind}"] = shares["elastic"] / n_heads * value
+            start += size
     return parts
 
 
-def koleo_parts(config: Config, students: Sequence[Student]) -> Parts:
-    """Return KoLeo's summands of one shard's loss: of both views of each student."""
+def koleo_parts(config: Config, students: Mapping[str, Student], n_students: int) -> Parts:
+    """Return KoLeo's summands of one shard's loss: of both views of each student, by role.
+
+    Args:
+        config: a resolved configuration.
+        students: one student or both.
+        n_students: how many share the weight.
+    """
     on, weight = cast(Mapping[str, bool], config.loss.terms), config.dino.koleo_loss_weight
     return {
-        f"koleo_{name}": weight
-        / len(students)
+        f"koleo_{role}": weight
+        / n_students
         * torch.stack([losses.koleo(view) for view in student.cls.chunk(2)]).sum()
-        for name, student in zip(("intact", "elastic"), students, strict=False)
-        if on[f"koleo_{name}"] and weight > 0
+        for role, student in students.items()
+        if on[f"koleo_{role}"] and weight > 0
     }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -28,6 +28,8 @@ from poa_plugin.ssl.objective import (
     mean_over_shards,
 )
 from poa_plugin.ssl.param_groups import params_groups
+
+ROLES = ("intact", "elastic")
 
 
 def build_backbone(config: Config) -> ElasticBackbone:
@@ -136,12 +138,16 @@ class POA(nn.Module):
         Returns:
             The summands of the loss by term, detached scalars: their sum is what was optimised.
         """
-        parts = self.loss_parts(data, teacher_temp, subnets)
-        loss = torch.stack([part.sum() for part in parts.values()]).sum()
-        if self.fp16_scaler is not None:
-            loss = self.fp16_scaler.scale(loss)
-        loss.backward()
-        return {name: part.detach().sum() for name, part in parts.items()}
+        found: dict[str, Tensor] = {}
+        for parts in self._walks(data, teacher_temp, subnets):
+            if not parts:
+                continue
+            loss = torch.stack([part.sum() for part in parts.values()]).sum()
+            if self.fp16_scaler is not None:
+                loss = self.fp16_scaler.scale(loss)
+            loss.backward()
+            found |= {name: part.detach().sum() for name, part in parts.items()}
+        return found
 
     def loss_parts(
         self,
@@ -154,6 +160,20 @@ class POA(nn.Module):
         See `forward_backward` for the arguments. The loss is the mean over shards, as averaged
         gradients of ranks would make it; Sinkhorn-Knopp sees the teacher's outputs of all shards.
         """
+        walks = self._walks(data, teacher_temp, subnets)
+        return {name: part for parts in walks for name, part in parts.items()}
+
+    def _walks(
+        self,
+        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        teacher_temp: float,
+        subnets: Sequence[Subnet] | None,
+    ) -> Iterator[Parts]:
+        """Yield the summands of the intact and then of the elastic student, or of both in one walk.
+
+        One after the other, only one student's activations are in memory. Together (`train.lockstep`)
+        every block is called once, which is what parameters that live in shards need.
+        """
         batches = [data] if isinstance(data, Mapping) else list(data)
         if subnets is None:
             subnets = self.sample_subnets(len(batches))
@@ -164,28 +184,45 @@ class POA(nn.Module):
         device = shards[0].global_crops.device
         with self._autocast(device):
             targets = self._teacher_targets(shards, teacher_temp)
-            students = self._run_students(shards)
+        roles = ROLES if self.has_elastic_student else ROLES[:1]
+        intact: dict[tuple[int, int], Tensor] = {}
+        for walk in [roles] if self.config.train.lockstep else [(role,) for role in roles]:
+            with self._autocast(device):
+                parts = self._walk_parts(shards, targets, walk, intact)
+            yield parts
 
-            def consume(head: int, logits: Sequence[Tensor]) -> Parts:
-                rows = iter(logits)
-                return mean_over_shards(
-                    [
-                        head_parts(
-                            self.config,
-                            target.cls[head],
-                            target.patches[head],
-                            shard,
-                            own[0].sizes,
-                            [next(rows) for _ in own],
-                        )
-                        for target, shard, own in zip(targets, shards, students, strict=True)
-                    ]
-                )
+    def _walk_parts(
+        self,
+        shards: Sequence[Shard],
+        targets: Sequence[Targets],
+        walk: Sequence[str],
+        intact: dict[tuple[int, int], Tensor],
+    ) -> Parts:
+        """Return the summands of the students that walk together.
 
-            tokens = [student.tokens for own in students for student in own]
-            heads = self.student["dino_head"](tokens, consume)
-            spread = mean_over_shards([koleo_parts(self.config, own) for own in students])
-        return {name: torch.stack([parts[name] for parts in heads]) for name in heads[0]} | spread
+        `intact` takes the intact student's logits of class tokens, by head and shard, for an
+        elastic student that comes after it.
+        """
+        students = self._run_students(shards, walk)
+
+        def consume(head: int, logits: Sequence[Tensor]) -> Parts:
+            rows, every = iter(logits), []
+            for i, (target, shard, own) in enumerate(zip(targets, shards, students, strict=True)):
+                by_role = {role: next(rows) for role in walk}
+                sizes = own[walk[0]].sizes
+                if walk == ROLES[:1] and self.config.loss.terms.same_view:
+                    intact[head, i] = by_role["intact"].detach()[: sizes[0] + sizes[1]].clone()
+                cls, patches = target.cls[head], target.patches[head]
+                kept = intact.get((head, i)) if "intact" not in walk else None
+                every.append(head_parts(self.config, cls, patches, shard, sizes, by_role, kept))
+            return mean_over_shards(every)
+
+        tokens = [student.tokens for own in students for student in own.values()]
+        heads = self.student["dino_head"](tokens, consume)
+        n_students = 2 if self.has_elastic_student else 1
+        spread = [koleo_parts(self.config, own, n_students) for own in students]
+        joined = {name: torch.stack([parts[name] for parts in heads]) for name in heads[0]}
+        return joined | mean_over_shards(spread)
 
     def sample_subnets(self, n_shards: int) -> list[Subnet]:
         """Return this step's elastic students, one for each shard; the intact one where there is none."""
@@ -263,34 +300,32 @@ class POA(nn.Module):
             for i in range(len(shards))
         ]
 
-    def _run_students(self, shards: Sequence[Shard]) -> list[list[Student]]:
-        """Run all students on all crops in one walk: for each shard the intact, then the elastic."""
-        streams, owners = [], []
+    def _run_students(
+        self, shards: Sequence[Shard], walk: Sequence[str]
+    ) -> list[dict[str, Student]]:
+        """Run the students of some roles on all crops in one walk; by role for each shard."""
+        streams = []
         for shard in shards:
-            for role, subnet in enumerate(self._students(shard)):
+            for role in walk:
+                subnet = shard.subnet if role == "elastic" else self.space.intact
                 for kind, crops in enumerate((shard.global_crops, shard.local_crops)):
                     if crops is not None:
                         masks = shard.masks if kind == 0 else None
-                        generator = self._generator(shard.index, role, kind)
+                        generator = self._generator(shard.index, ROLES.index(role), kind)
                         streams.append(Stream(crops, subnet, masks, generator))
-                owners.append(shard)
         features = iter(self.student["backbone"](streams))
-        students = []
-        for shard in owners:
-            out = next(features)
-            cls = out["x_norm_clstoken"]
-            local = cls[:0]
-            if shard.local_crops is not None:
-                local = next(features)["x_norm_clstoken"]
-            patches = out["x_norm_patchtokens"].flatten(0, 1)[shard.patch_ids]
-            sizes = (len(cls), len(local), len(patches))
-            students.append(Student(cls, torch.cat([cls, local, patches]), sizes))
-        per_shard = len(students) // len(shards)
-        return [students[i : i + per_shard] for i in range(0, len(students), per_shard)]
+        return [{role: self._student(shard, features) for role in walk} for shard in shards]
 
-    def _students(self, shard: Shard) -> list[Subnet]:
-        intact = self.space.intact
-        return [intact, shard.subnet] if self.has_elastic_student else [intact]
+    def _student(self, shard: Shard, features: Iterator[dict[str, Any]]) -> Student:
+        """Gather what goes into the heads from the next streams' features."""
+        out = next(features)
+        cls = out["x_norm_clstoken"]
+        local = cls[:0]
+        if shard.local_crops is not None:
+            local = next(features)["x_norm_clstoken"]
+        patches = out["x_norm_patchtokens"].flatten(0, 1)[shard.patch_ids]
+        sizes = (len(cls), len(local), len(patches))
+        return Student(cls, torch.cat([cls, local, patches]), sizes)
 
     def _generator(self, shard: int, role: int, kind: int) -> torch.Generator:
         key = (self.config.train.seed, int(self.step), shard, role, kind)

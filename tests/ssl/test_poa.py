@@ -14,6 +14,7 @@ from poa_plugin.elastic import Subnet
 from poa_plugin.ssl import POA, losses
 from poa_plugin.ssl.centering import sinkhorn_knopp
 from poa_plugin.ssl.param_groups import parameter_settings
+from poa_plugin.ssl.poa import ROLES
 from tests.conftest import random_batch, randomise
 
 Make = Callable[..., Config]
@@ -94,10 +95,11 @@ def test_each_shard_has_a_stochastic_depth_of_its_own(small_config: Make) -> Non
     config = small_config("student.vit.drop_path_rate=0.3")
     batch, subnet = random_batch(config), Subnet(24, 2)
     model = trained(config)
-    first = model._run_students([model._shard(0, batch, subnet)])[0]
-    both = model._run_students([model._shard(i, batch, subnet) for i in range(2)])
-    torch.testing.assert_close(both[0][0].cls, first[0].cls, atol=1e-5, rtol=0)
-    assert not torch.allclose(both[0][0].cls, both[1][0].cls)
+    first = model._run_students([model._shard(0, batch, subnet)], ROLES)[0]
+    both = model._run_students([model._shard(i, batch, subnet) for i in range(2)], ROLES)
+    for role in ROLES:
+        torch.testing.assert_close(both[0][role].cls, first[role].cls, atol=1e-5, rtol=0)
+        assert not torch.allclose(both[0][role].cls, both[1][role].cls)
 
 
 def test_dinov2_is_a_configuration(small_config: Make) -> None:
@@ -247,3 +249,41 @@ def test_lower_precision_is_close_to_fp32(small_config: Make, precision: str) ->
     found = model.forward_backward(batch, 0.05, subnets)
     assert (model.fp16_scaler is not None) == (precision == "fp16")
     assert sum(found.values()).item() == pytest.approx(sum(wanted.values()).item(), rel=0.05)
+
+
+@pytest.mark.parametrize("large_logits", [False, True])
+@pytest.mark.parametrize("masked", [True, False])
+def test_students_one_after_the_other_are_students_together(
+    small_config: Make, monkeypatch: pytest.MonkeyPatch, masked: bool, large_logits: bool
+) -> None:
+    """The same terms and gradients, of two shards with stochastic depth."""
+    if large_logits:
+        monkeypatch.setattr("poa_plugin.ssl.heads.LOGITS_TO_KEEP", 0)
+    words = ["student.vit.drop_path_rate=0.3", f"ibot.start_epoch={0 if masked else 9}"]
+    found = []
+    for lockstep in (True, False):
+        config = small_config(*words, f"train.lockstep={lockstep}")
+        model = trained(config)
+        batches = [random_batch(config, 1), random_batch(config, 2)]
+        terms = model.forward_backward(batches, 0.05, [Subnet(24, 2), Subnet(40, 3)])
+        found.append((terms, gradients(model)))
+    (together, ours), (apart, theirs) = found
+    assert together.keys() == apart.keys()
+    assert ("masked_patch_elastic" in together) == masked
+    for name, value in together.items():
+        torch.testing.assert_close(value, apart[name], atol=1e-6, rtol=1e-6)
+    assert ours.keys() == theirs.keys()
+    for name, gradient in ours.items():
+        scale = max(float(gradient.abs().max()), 1.0)
+        torch.testing.assert_close(gradient, theirs[name], atol=1e-5 * scale, rtol=0)
+
+
+def test_an_intact_student_without_terms_of_its_own_still_teaches(small_config: Make) -> None:
+    off = [f"loss.terms.{term}_intact=false" for term in ("cross_view", "masked_patch", "koleo")]
+    batch, found = random_batch(small_config()), []
+    for lockstep in (True, False):
+        model = trained(small_config(*off, f"train.lockstep={lockstep}"))
+        terms = model.forward_backward(batch, 0.05, [Subnet(24, 2)])
+        assert "same_view_local" in terms
+        found.append(sum(terms.values()).item())
+    assert found[0] == pytest.approx(found[1], abs=1e-6)
