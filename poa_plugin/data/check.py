@@ -79,8 +79,13 @@ class SplitCheck:
         share = self.n_bad / self.n_images
         verdict = "every image can be used"
         if self.n_bad:
-            verdict = f"{self.n_bad} images ({share:.2%}) cannot be used; training " + (
-                "passes over them" if share <= share_limit else "would stop: see data.max_bad_share"
+            verdict = (
+                f"{self.n_bad} of {self.n_images} images ({share:.2%}) cannot be used; training "
+                + (
+                    "passes over them"
+                    if share <= share_limit
+                    else "would stop: see data.max_bad_share"
+                )
             )
         return "\n".join([*lines, f"  {verdict}"])
 

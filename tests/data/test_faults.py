@@ -125,7 +125,7 @@ def test_a_check_of_a_whole_data_set(tmp_path: Path, capsys: pytest.CaptureFixtu
         assert f"{kind}: 1 cannot be used\n    x/{kind}." in said
     for kind in UNUSUAL:
         assert f"{kind}: 1 converted\n    x/{kind}." in said
-    assert "5 images (41.67%) cannot be used; training would stop" in said
+    assert "5 of 12 images (41.67%) cannot be used; training would stop" in said
     assert "test: 1 images; classes: 1, images of each: 1" in said
     assert "height 30 to 30 pixels, median 30" in said
     for name in odd:
