@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file such that a kill at any moment leaves the old one or the new one."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", newline="")
         flush(partial)
         partial.replace(path)
     except OSError:
@@ -57,8 +57,12 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 def keep_lines_before(path: Path, step: int) -> None:
     """Drop the records of a JSON Lines file whose `step` is going to be run again."""
     if path.is_file():
-        kept = [record for record in read_lines(path) if record["step"] < step]
-        write_whole(path, "".join(f"{json.dumps(record)}\n" for record in kept))
+        write_lines(path, [record for record in read_lines(path) if record["step"] < step])
+
+
+def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Write a JSON Lines file anew, whole."""
+    write_whole(path, "".join(f"{json.dumps(record)}\n" for record in records))
 
 
 def append_line(path: Path, record: dict[str, Any]) -> None:

@@ -10,6 +10,7 @@ import torch
 
 from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.config import Config, default_config
+from poa_plugin.registry import DATASETS
 from poa_plugin.ssl import build_backbone
 
 SMALL = [
@@ -35,6 +36,40 @@ SMALL = [
     "train.device=cpu",
     "data.num_workers=0",
 ]
+
+
+class Noise:
+    """Images of coloured noise, a function of their index."""
+
+    labels: list[int] | None = None
+    classes: list[str] = []  # noqa: RUF012
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def __len__(self) -> int:
+        return self.size
+
+    def image(self, index: int) -> torch.Tensor:
+        generator = torch.Generator().manual_seed(index)
+        return torch.randint(0, 256, (3, 60, 60), generator=generator, dtype=torch.uint8)
+
+    def name(self, index: int) -> str:
+        return str(index)
+
+
+class Blobs(Noise):
+    """Twelve images of two classes, registered as `blobs`."""
+
+    classes = ["a", "b"]  # noqa: RUF012
+
+    def __init__(self, path: str | None, split: str, image_size: int | None) -> None:
+        super().__init__(12)
+        self.labels = [i % 2 for i in range(12)]
+
+
+if "blobs" not in DATASETS:
+    DATASETS.register_as("blobs")(Blobs)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,9 @@ from poa_plugin.elastic.layers import Before, ElasticLayerNorm, ElasticLinear, L
 class LockstepBlock(Lockstep, Block):  # type: ignore[misc]
     """A block that takes all streams of a step in one call, those of one sub-network packed together."""
 
+    norm1: ElasticLayerNorm
+    norm2: ElasticLayerNorm
+
     def run(self, x: Tensor, layout: Layout, keeps: Sequence[Tensor | None]) -> Tensor:
         """Map the packed (T, D) tokens of one sub-network's streams to (T, D).
 
@@ -31,9 +34,6 @@ class LockstepBlock(Lockstep, Block):  # type: ignore[misc]
         keep_attn, keep_mlp = ([pair[branch] for pair in pairs] for branch in range(2))
         x = add_packed_residual(x, self.attention_branch, layout, keep_attn)
         return add_packed_residual(x, self.mlp_branch, layout, keep_mlp)
-
-    norm1: ElasticLayerNorm
-    norm2: ElasticLayerNorm
 
     def attention_branch(self, x: Tensor, layout: Layout) -> Tensor:
         """Return what attention adds to packed (T, D) tokens; what the norm puts out is not stored."""

@@ -132,9 +132,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         layouts, keeps, active = [], [], []
         for subnet, ids in members.items():
             packed.append(torch.cat([tokens[i].flatten(0, 1) for i in ids]))
-            layouts.append(
-                tuple((int(x.shape[0]), int(x.shape[1])) for x in map(tokens.__getitem__, ids))
-            )
+            layouts.append(tuple((len(tokens[i]), tokens[i].shape[1]) for i in ids))
             drawn = [self.draw_drop_path(len(streams[i].images), streams[i].generator) for i in ids]
             keeps.append(list(zip(*drawn, strict=True)))
             active.append(set(self.active_blocks(subnet)))
@@ -168,13 +166,12 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         subnet = subnet or self.space.intact
         ids = self.active_blocks(subnet)
         wanted, taken = block_indices(n, len(ids)), {}
-        [x] = self._embed_streams([Stream(images, subnet)])
+        [embedded] = self._embed_streams([Stream(images, subnet)])
+        size, x = (len(embedded), embedded.shape[1]), embedded.flatten(0, 1)
         for i, block_id in enumerate(ids):
-            layout = (tuple(x.shape[:2]),)
-            [y] = self.blocks[block_id]([x.flatten(0, 1)], [layout], [[None]])
-            x = y.unflatten(0, x.shape[:2])
+            [x] = self.blocks[block_id]([x], [(size,)], [[None]])
             if i in wanted:
-                taken[i] = self.norm(x) if norm else x
+                taken[i] = (self.norm(x) if norm else x).unflatten(0, size)
         return intermediate(
             [taken[i] for i in wanted], images, self.shape.patch_size, reshape, return_class_token
         )

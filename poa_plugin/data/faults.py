@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from poa_plugin.errors import UserError
-from poa_plugin.files import append_line, read_lines, write_whole
+from poa_plugin.files import append_line, read_lines, write_lines
 
 SHOWN = 5
 
@@ -37,10 +37,8 @@ class BadImages:
         self.n_images, self.max_share = n_images, max_share
         known = read_lines(self.path) if self.path else []
         if self.path and known:  # without a line that a kill cut off
-            write_whole(self.path, "")
-            for record in known:
-                append_line(self.path, record)
-        self.names = [str(record["image"]) for record in known]
+            write_lines(self.path, known)
+        self.names = dict.fromkeys(str(record["image"]) for record in known)
 
     def note(self, found: Iterable[BadImageNote]) -> None:
         """Take in what a batch met.
@@ -51,7 +49,7 @@ class BadImages:
         for image in found:
             if image.name in self.names:
                 continue
-            self.names.append(image.name)
+            self.names[image.name] = None
             if self.path is not None:
                 record = {"image": image.name, "kind": image.kind, "reason": image.reason}
                 append_line(self.path, record)
@@ -59,7 +57,7 @@ class BadImages:
                 print(f"\nThe image '{image.name}' is passed over ({image.kind}): {image.reason}.")
                 sys.stdout.flush()
         if len(self.names) > self.max_share * self.n_images:
-            shown = ", ".join(f"'{name}'" for name in self.names[:SHOWN])
+            shown = ", ".join(f"'{name}'" for name in list(self.names)[:SHOWN])
             more = f" and {len(self.names) - SHOWN} more" if len(self.names) > SHOWN else ""
             raise UserError(
                 f"{len(self.names)} of {self.n_images} images cannot be used, more than "

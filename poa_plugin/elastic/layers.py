@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poa_plugin.elastic import slicing
-from poa_plugin.elastic.recompute import linear_after
+from poa_plugin.elastic.recompute import linear_after, scaled_linear
 
 Before = tuple[Callable[..., Tensor], Sequence[Tensor]]
 """A cheap function of tokens and parameters, and the parameters."""
@@ -103,22 +103,14 @@ class ElasticLinear(nn.Linear):
         fan_in = x.shape[-1]
         weight, bias = self._active(fan_in)
         alpha = slicing.input_scale(self.in_features, fan_in)
-        recomputes = before is not None or scale is not None
+        if before is None and scale is None:
+            return scaled_linear(x, weight, bias, alpha)
         function, parameters = before or (_as_it_is, ())
-        if recomputes and torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             rows = x.reshape(-1, fan_in)
             out = linear_after(function, rows, parameters, weight, bias, alpha, scale)
             return out.view(*x.shape[:-1], out.shape[-1])
-        x = function(x, *parameters)
-        if scale is not None:
-            weight = weight * scale.unsqueeze(1)
-            bias = None if bias is None else bias * scale
-        if alpha == 1:
-            return F.linear(x, weight, bias)
-        if bias is None:
-            return F.linear(x * alpha, weight)
-        out = torch.addmm(bias, x.reshape(-1, fan_in), weight.t(), alpha=alpha)
-        return out.view(*x.shape[:-1], out.shape[-1])
+        return scaled_linear(function(x, *parameters), weight, bias, alpha, scale)
 
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`; alpha is folded into the weight."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -40,6 +41,23 @@ def linear_after(
     return cast(Tensor, out)
 
 
+def scaled_linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    alpha: float = 1.0,
+    scale: Tensor | None = None,
+) -> Tensor:
+    """Return `scale * (alpha * x @ weight.T + bias)` of (..., i) inputs; nothing is multiplied by one."""
+    weight, bias = _times(weight, scale), None if bias is None else _times(bias, scale)
+    if alpha == 1:
+        return F.linear(x, weight, bias)
+    if bias is None:
+        return F.linear(x * alpha, weight)
+    out = torch.addmm(bias, x.reshape(-1, x.shape[-1]), weight.t(), alpha=alpha)
+    return out.view(*x.shape[:-1], out.shape[-1])
+
+
 class _LinearAfter(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -54,11 +72,7 @@ class _LinearAfter(torch.autograd.Function):
     ) -> Tensor:
         ctx.before, ctx.alpha = before, alpha
         ctx.save_for_backward(weight, bias, scale, x, *parameters)
-        y = before(x, *parameters)
-        weight = _times(weight, scale)
-        if bias is None:
-            return (y if alpha == 1 else y * alpha) @ weight.t()
-        return torch.addmm(_times(bias, scale), y, weight.t(), alpha=alpha)
+        return scaled_linear(before(x, *parameters), weight, bias, alpha, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:

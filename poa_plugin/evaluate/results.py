@@ -12,6 +12,7 @@ from typing import Any
 
 from poa_plugin.elastic.subnet import SearchSpace
 from poa_plugin.errors import UserError, did_you_mean
+from poa_plugin.files import write_whole
 
 KINDS = ("trained", "untrained", "reference", "pixels")
 
@@ -46,12 +47,12 @@ def write_rows(folder: Path, rows: Sequence[KnnRow]) -> None:
     """Write `knn.json` and `knn.csv` into a folder, each whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     records = [asdict(row) for row in rows]
-    _replace(folder / "knn.json", json.dumps(records, indent=1) + "\n")
+    write_whole(folder / "knn.json", json.dumps(records, indent=1) + "\n")
     table = io.StringIO(newline="")
     writer = csv.DictWriter(table, list(KnnRow.__dataclass_fields__))
     writer.writeheader()
     writer.writerows(records)
-    _replace(folder / "knn.csv", table.getvalue())
+    write_whole(folder / "knn.csv", table.getvalue())
 
 
 def read_rows(folder: Path) -> list[KnnRow]:
@@ -123,9 +124,3 @@ def _row(record: dict[str, Any]) -> KnnRow:
     if not all(isinstance(number, int | float) for number in numbers):
         raise ValueError(f"the row of '{row.network}' holds something that is not a number")
     return row
-
-
-def _replace(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8", newline="")
-    partial.replace(path)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 
-from poa_plugin.interop.formats import Format, weight_norm_key
+from poa_plugin.interop.formats import Format, any_name, weight_norm_key
 
 
 def flat_blocks(key: str) -> str:
@@ -18,15 +17,12 @@ def head_key(key: str) -> str:
     return weight_norm_key(re.sub(r"^(mlp|last_layer)\.", r"0.\1.", key))
 
 
-def _recognises(names: Collection[str]) -> bool:
-    marks = r"^backbone\.(mask_token$|register_tokens$|blocks\.\d+\.\d+\.)|^(dino|ibot)_head\."
-    return any(re.search(marks, name) for name in names)
-
-
 FORMAT = Format(
     name="dinov2",
     title="DINOv2's format",
-    recognises=_recognises,
+    recognises=any_name(
+        r"^backbone\.(mask_token$|register_tokens$|blocks\.\d+\.\d+\.)|^(dino|ibot)_head\."
+    ),
     backbones={"vit": flat_blocks},
     head=head_key,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,11 @@ class Format:
     recognises: Callable[[Collection[str]], bool]
     backbones: Mapping[str, Rule]
     head: Rule | None = None
+
+
+def any_name(marks: str) -> Callable[[Collection[str]], bool]:
+    """Return a `Format.recognises` that looks for a pattern in any of the names."""
+    return lambda names: any(re.search(marks, name) for name in names)
 
 
 def weight_norm_key(key: str) -> str:

@@ -248,10 +248,8 @@ def _write(
 ) -> None:
     """Write the run's configuration and its first checkpoint, as training writes them."""
     optimizer = build_optimizer(model.get_params_groups(), config)
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            for key, value in moments.get(name, {}).items():
-                optimizer.state[parameter][key] = value
+    for name, parameter in own.named_parameters(optimizer):
+        optimizer.state[parameter].update(moments.get(name, {}))
     with torch.no_grad():
         model.step.fill_(step)
     run.mkdir(parents=True, exist_ok=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 
 from poa_plugin.interop.dinov2 import flat_blocks
-from poa_plugin.interop.formats import Format, weight_norm_key
+from poa_plugin.interop.formats import Format, any_name, weight_norm_key
 
 
 def vit_key(key: str) -> str:
@@ -21,17 +20,10 @@ def head_key(key: str) -> str:
     return weight_norm_key(key.replace(".linear.", "."))
 
 
-def _recognises(names: Collection[str]) -> bool:
-    return any(
-        re.search(r"\.(linear|conv)\.weight$|norm\d?\.norm\.weight$|^dino_head\.mlp\d+\.", name)
-        for name in names
-    )
-
-
 FORMAT = Format(
     name="poa",
     title="the published POA format",
-    recognises=_recognises,
+    recognises=any_name(r"\.(linear|conv)\.weight$|norm\d?\.norm\.weight$|^dino_head\.mlp\d+\."),
     backbones={"vit": vit_key},
     head=head_key,
 )

@@ -107,12 +107,9 @@ def latest(root: Path, fall_back: bool = False) -> Path | None:
     return None
 
 
-def is_imported(root: Path) -> bool:
-    """Tell whether the newest checkpoint was imported (`poa import`), and nothing trained from it."""
-    newest = latest(root, fall_back=True)
-    if newest is None:
-        return False
-    return bool(json.loads((newest / STATE).read_text(encoding="utf-8")).get("imported"))
+def is_imported(folder: Path) -> bool:
+    """Tell whether a checkpoint was imported (`poa import`), and is no result of training here."""
+    return bool(_state(folder).get("imported"))
 
 
 def damage(folder: Path) -> str | None:
@@ -127,7 +124,7 @@ def damage(folder: Path) -> str | None:
                 return f"its file {name} has {size} bytes, not {expected}"
             if _checksum(folder / name) != sums[name]:
                 return f"its file {name} is not the one that was written (SHA-256)"
-        step = json.loads((folder / STATE).read_text(encoding="utf-8"))["step"]
+        step = _state(folder)["step"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"its {CHECKSUMS} cannot be used ({error})"
     return None if folder.name == str(step) else f"it was written for step {step}"
@@ -143,11 +140,11 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     """
     load_weights(model, load_tensors(folder / MODEL), folder)
     moments = load_tensors(folder / OPTIMIZER)
-    for name, parameter in _named_parameters(optimizer):
+    for name, parameter in named_parameters(optimizer):
         keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in moments]
         for key in keys:
             optimizer.state[parameter][key] = moments[f"{name}/{key}"].to(parameter.device)
-    return cast(dict[str, Any], json.loads((folder / STATE).read_text(encoding="utf-8")))
+    return _state(folder)
 
 
 def clear_unfinished(root: Path) -> None:
@@ -195,11 +192,16 @@ def _checksum(file: Path) -> dict[str, Any]:
     return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
 
 
+def _state(folder: Path) -> dict[str, Any]:
+    return cast(dict[str, Any], json.loads((folder / STATE).read_text(encoding="utf-8")))
+
+
 def _owned(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key: value.detach().cpu().contiguous() for key, value in state.items()}
 
 
-def _named_parameters(optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
+def named_parameters(optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor]]:
+    """Return an optimizer's parameters with the `names` that its groups carry."""
     groups = optimizer.param_groups
     return [pair for group in groups for pair in zip(group["names"], group["params"], strict=True)]
 
@@ -208,7 +210,7 @@ def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     return _owned(
         {
             f"{name}/{key}": value
-            for name, parameter in _named_parameters(optimizer)
+            for name, parameter in named_parameters(optimizer)
             for key, value in optimizer.state.get(parameter, {}).items()
         }
     )

@@ -29,17 +29,22 @@ FREE = (
 """Keys, and sections, that may differ between two starts of one run: they change no weight."""
 
 
-def check_folder(run: Path, config: Config) -> list[str]:
+def check_folder(run: Path, config: Config, newest: Path | None) -> list[str]:
     """Return what differs from the configuration of the run in a folder; nothing where there is none.
 
     A run that was imported and not yet trained here takes any configuration that its weights fit.
+
+    Args:
+        run: the output folder.
+        config: the whole configuration.
+        newest: the checkpoint to go on from, if there is one.
 
     Raises:
         UserError: something differs that matters, and `train.accept_changes` is off.
     """
     file = run / "config.yaml"
     changes = differences(load_config(file), config) if file.is_file() else []
-    if changes and checkpoint.is_imported(run / "ckpt"):
+    if changes and newest is not None and checkpoint.is_imported(newest):
         return []
     if changes and not config.train.accept_changes:
         raise UserError(

@@ -55,11 +55,12 @@ def train(config: Config) -> Outcome:
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with disk_errors(run):
-        changes = check_folder(run, config)
+        newest = _newest(run, config)
+        changes = check_folder(run, config, newest)
         dataset = build_dataset(config, "train")
         model = build_model(config)
         optimizer = build_optimizer(model.get_params_groups(), config)
-        state = _resume(run, model, optimizer)
+        state = _resume(newest, model, optimizer)
         claim_folder(run, config, changes)
         total = Schedules(config).total_steps
         if state["step"] >= total:
@@ -196,11 +197,15 @@ def stop_on_signals() -> Iterator[StopRequest]:
             signal.signal(number, handler)
 
 
-def _resume(run: Path, model: POA, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """Load the newest checkpoint, if there is one, and return its state."""
-    root, train = run / "ckpt", model.config.train
+def _newest(run: Path, config: Config) -> Path | None:
+    """Return the checkpoint to go on from, if there is one."""
+    root, fall_back = run / "ckpt", config.train.damaged_checkpoint == "previous"
     checkpoint.clear_unfinished(root)
-    folder = checkpoint.latest(root, fall_back=train.damaged_checkpoint == "previous")
+    return checkpoint.latest(root, fall_back)
+
+
+def _resume(folder: Path | None, model: POA, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Load a checkpoint, if there is one, and return its state."""
     if folder is None:
         return {"step": 0}
     state = checkpoint.load(folder, model, optimizer)

@@ -16,29 +16,10 @@ from poa_plugin.data import MultiCropAugmentation, ShardBatch, shard_masks, trai
 from poa_plugin.data.loader import Batches
 from poa_plugin.errors import UserError
 from poa_plugin.randomness import numpy_generator
+from tests.conftest import Noise
 
 Make = Callable[..., Config]
 GRID = (6, 6)
-
-
-class Noise:
-    """Images that are their own index, as noise."""
-
-    labels = None
-    classes: list[str] = []  # noqa: RUF012
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-
-    def __len__(self) -> int:
-        return self.size
-
-    def image(self, index: int) -> Tensor:
-        generator = torch.Generator().manual_seed(index)
-        return torch.randint(0, 256, (3, 60, 60), generator=generator, dtype=torch.uint8)
-
-    def name(self, index: int) -> str:
-        return str(index)
 
 
 def same(first: list[ShardBatch], second: list[ShardBatch]) -> bool:

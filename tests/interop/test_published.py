@@ -19,7 +19,6 @@ from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extract import open_run
 from poa_plugin.interop import import_checkpoint
-from poa_plugin.registry import DATASETS
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.train import checkpoint
 from poa_plugin.train.loop import build_model, train
@@ -40,28 +39,6 @@ from tests.parity.published import student_key as our_student_key
 WORDS = ["student.vit.head_dim=16", "train.device=cpu", "dino.head_n_prototypes=[16]"]
 WORDS += ["dino.head_hidden_dim=32", "dino.head_bottleneck_dim=16"]
 TINY = ["student.vit.head_dim=8", "train.device=cpu"]
-
-
-class Noise:
-    """Twelve images of coloured noise, without labels."""
-
-    labels, classes = None, []
-
-    def __init__(self, path: str | None, split: str, image_size: int | None) -> None: ...
-
-    def __len__(self) -> int:
-        return 12
-
-    def image(self, index: int) -> Tensor:
-        generator = torch.Generator().manual_seed(index)
-        return torch.randint(0, 256, (3, 60, 60), generator=generator, dtype=torch.uint8)
-
-    def name(self, index: int) -> str:
-        return str(index)
-
-
-if "interop_noise" not in DATASETS:
-    DATASETS.register_as("interop_noise")(Noise)
 
 
 def golden_backbone(golden: Golden) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -277,7 +254,7 @@ def test_training_goes_on_bit_for_bit(
 ) -> None:
     """A run that moves to the published format and back after 2 steps of 6 ends like one that stayed."""
     words = [
-        "data.dataset=interop_noise",
+        "data.dataset=blobs",
         "train.OFFICIAL_EPOCH_LENGTH=3",
         "train.checkpoint_period=2",
         "train.keep_checkpoints=0",

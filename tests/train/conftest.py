@@ -6,35 +6,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
 
 from poa_plugin.config import Config
-from poa_plugin.registry import DATASETS
 
 Make = Callable[..., Config]
-
-
-class Blobs:
-    """Twelve images of coloured noise."""
-
-    classes = ["a", "b"]  # noqa: RUF012
-
-    def __init__(self, path: str | None, split: str, image_size: int | None) -> None:
-        self.labels = [i % 2 for i in range(12)]
-
-    def __len__(self) -> int:
-        return 12
-
-    def image(self, index: int) -> torch.Tensor:
-        generator = torch.Generator().manual_seed(index)
-        return torch.randint(0, 256, (3, 60, 60), generator=generator, dtype=torch.uint8)
-
-    def name(self, index: int) -> str:
-        return str(index)
-
-
-if "blobs" not in DATASETS:
-    DATASETS.register_as("blobs")(Blobs)
 
 
 @pytest.fixture
