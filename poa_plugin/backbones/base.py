@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
 from poa_plugin.elastic.layers import Lockstep, sliced_parameters
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
@@ -35,6 +37,37 @@ class Stream:
     subnet: Subnet
     masks: Tensor | None = None
     generator: torch.Generator | None = None
+
+
+class PlainNetwork(nn.Module):
+    """An ordinary network: a stem, a path of modules that are run one after the other, and an output.
+
+    The steps can be taken one by one, so that networks whose paths begin alike share the beginning.
+    """
+
+    def path(self) -> Sequence[str]:
+        """Return the names of the modules between stem and output, in the order in which they run."""
+        raise NotImplementedError
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) images to what the first module of the path takes."""
+        raise NotImplementedError
+
+    def step(self, x: Tensor, name: str) -> Tensor:
+        """Run one module of the path."""
+        out: Tensor = self.get_submodule(name)(x)
+        return out
+
+    def output(self, x: Tensor) -> Features:
+        """Return the features of what the last module of the path put out."""
+        raise NotImplementedError
+
+    def forward(self, images: Tensor) -> Features:
+        """Return the features of (B, C, H, W) images."""
+        x = self.stem(images)
+        for name in self.path():
+            x = self.step(x, name)
+        return self.output(x)
 
 
 class ElasticBackbone(nn.Module):
@@ -85,9 +118,24 @@ class ElasticBackbone(nn.Module):
         """Return the modules that take all streams of a step in one call, in their order."""
         raise NotImplementedError
 
+    def member_path(self, subnet: Subnet) -> Sequence[str]:
+        """Return the modules that a member runs between stem and output, in order.
+
+        Names are the intact network's, and those of the ordinary network of the deepest member of the same
+        width. Two members of a width share the work of as many steps as their paths begin alike.
+
+        Raises:
+            UserError: the sub-network is not a member of the space.
+        """
+        raise NotImplementedError
+
     def feature_width(self, subnet: Subnet) -> int:
         """Return the number of channels of a member's features."""
         raise NotImplementedError
+
+    def feature_share(self, subnet: Subnet) -> Fraction:
+        """Return the share of the intact network's features that a member has."""
+        return Fraction(self.feature_width(subnet), self.feature_width(self.space.intact))
 
     def check_image_size(self, image_size: int) -> None:
         """Raise a `UserError` if square images of this side cannot be taken; any side can, unless told."""
@@ -96,12 +144,12 @@ class ElasticBackbone(nn.Module):
         """Return the rows and columns of patches that can be masked in a square image."""
         raise NotImplementedError
 
-    def plain(self, subnet: Subnet) -> nn.Module:
+    def plain(self, subnet: Subnet) -> PlainNetwork:
         """Build the ordinary network of a member, with weights that are not yet its own."""
         return self.build_plain(self.plain_options(subnet))
 
     @staticmethod
-    def build_plain(options: Mapping[str, Any]) -> nn.Module:
+    def build_plain(options: Mapping[str, Any]) -> PlainNetwork:
         """Build an ordinary network from the values of `plain_options`."""
         raise NotImplementedError
 
@@ -113,9 +161,15 @@ class ElasticBackbone(nn.Module):
         """Return the constructor arguments of a member's ordinary network, as plain values."""
         raise NotImplementedError
 
-    def timm_description(self, subnet: Subnet) -> dict[str, Any]:
-        """Return the `config.json` entries with which stock timm builds the same network."""
+    @staticmethod
+    def timm_description(options: Mapping[str, Any]) -> TimmDescription:
+        """Say how stock timm builds the ordinary network of `plain_options`, or why it has none."""
         raise NotImplementedError
+
+    @staticmethod
+    def hugging_face_description(options: Mapping[str, Any]) -> HuggingFaceDescription | None:
+        """Say how transformers' own class for such networks is built; None where it has none."""
+        return None
 
     def sliced_mask_token(self, subnet: Subnet) -> Tensor:
         """Return the mask token of a member, which its ordinary network does not carry."""

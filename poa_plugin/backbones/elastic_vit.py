@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
 from poa_plugin.backbones.elastic_block import LockstepBlock
+from poa_plugin.backbones.formats import TimmDescription
 from poa_plugin.backbones.vit import (
     VisionTransformer,
     ViTShape,
@@ -20,8 +21,8 @@ from poa_plugin.backbones.vit import (
     check_patches,
     intermediate,
     outputs,
-    timm_description,
 )
+from poa_plugin.backbones.vit_formats import timm_description
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayers
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
@@ -85,7 +86,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
             multiplicities=grid_multiplicities(len(widths), len(depths), net_select_scale),
             aliases=SIZES,
             plain=self.plain,
-            blocks=lambda subnet: [f"blocks.{i}" for i in self.active_blocks(subnet)],
+            blocks=self.member_path,
             image_size=shape.image_size,
         )
 
@@ -185,6 +186,10 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         check_member(self.space, subnet)
         return select_blocks(self.shape.depth, subnet.depth)
 
+    def member_path(self, subnet: Subnet) -> list[str]:
+        """See `ElasticBackbone.member_path`."""
+        return [f"blocks.{i}" for i in self.active_blocks(subnet)]
+
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
         """Return the class token and the positions at a share of the width; no mask token.
 
@@ -234,9 +239,10 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
                 names[name] = name.replace(f"blocks.{old}", f"blocks.{new}", 1)
         return names
 
-    def timm_description(self, subnet: Subnet) -> dict[str, Any]:
+    @staticmethod
+    def timm_description(options: Mapping[str, Any]) -> TimmDescription:
         """See `ElasticBackbone.timm_description`."""
-        return timm_description(ViTShape(**self.plain_options(subnet)))
+        return timm_description(ViTShape(**options))
 
     def layer_id(self, parameter: str) -> int:
         """See `ElasticBackbone.layer_id`."""

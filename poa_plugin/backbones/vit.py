@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poa_plugin.backbones.attention import attention
-from poa_plugin.backbones.base import Features
+from poa_plugin.backbones.base import Features, PlainNetwork
 from poa_plugin.backbones.stochastic_depth import add_residual, draw_drop_path
 from poa_plugin.elastic.layers import PlainLayers
 from poa_plugin.errors import UserError
@@ -118,7 +118,7 @@ class Block(nn.Module):
         return add_residual(x, lambda y: self.ls2(self.mlp(self.norm2(y))), keep_mlp)
 
 
-class VisionTransformer(nn.Module):
+class VisionTransformer(PlainNetwork):
     """An ordinary vision transformer (timm's parameter names, DINOv2's outputs).
 
     Args:
@@ -153,9 +153,23 @@ class VisionTransformer(nn.Module):
 
     def forward(self, images: Tensor) -> Features:
         """Return DINOv2's outputs for (B, C, H, W) images of any size the patches divide."""
-        x = self.embed(images)
+        x = self.stem(images)
         for block, keep in zip(self.blocks, self.draw_drop_path(len(images)), strict=True):
             x = block(x, keep)
+        return self.output(x)
+
+    def path(self) -> list[str]:
+        """See `PlainNetwork.path`."""
+        return [f"blocks.{i}" for i in range(len(self.blocks))]
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) images to (B, 1 + N, D) tokens, class token first, positions added."""
+        return add_cls_and_position(
+            self.patch_embed(images), self.cls_token, self.pos_embed, self._grid(images)
+        )
+
+    def output(self, x: Tensor) -> Features:
+        """See `PlainNetwork.output`."""
         return outputs(x, self.norm(x))
 
     def get_intermediate_layers(
@@ -172,19 +186,13 @@ class VisionTransformer(nn.Module):
         `reshape`, paired with (B, D) class tokens if `return_class_token`, through the final norm
         if `norm`.
         """
-        wanted, x, taken = block_indices(n, len(self.blocks)), self.embed(images), {}
+        wanted, x, taken = block_indices(n, len(self.blocks)), self.stem(images), {}
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in wanted:
                 taken[i] = self.norm(x) if norm else x
         return intermediate(
             [taken[i] for i in wanted], images, self.shape.patch_size, reshape, return_class_token
-        )
-
-    def embed(self, images: Tensor) -> Tensor:
-        """Map (B, C, H, W) images to (B, 1 + N, D) tokens, class token first, positions added."""
-        return add_cls_and_position(
-            self.patch_embed(images), self.cls_token, self.pos_embed, self._grid(images)
         )
 
     def draw_drop_path(
@@ -239,44 +247,6 @@ def outputs(x_prenorm: Tensor, x_norm: Tensor, masks: Tensor | None = None) -> F
     }
 
 
-def timm_description(shape: ViTShape) -> dict[str, Any]:
-    """Return the `config.json` entries with which stock timm builds a network of this shape.
-
-    Raises:
-        UserError: timm has no argument for MLPs without biases.
-    """
-    if not shape.ffn_bias:
-        raise UserError("timm's vision transformer has no argument for ffn_bias: false.")
-    return {
-        "architecture": "vit_base_patch16_224",
-        "num_classes": 0,
-        "num_features": shape.width,
-        "global_pool": "token",
-        "model_args": {
-            "img_size": shape.image_size,
-            "patch_size": shape.patch_size,
-            "in_chans": shape.in_chans,
-            "embed_dim": shape.width,
-            "depth": shape.depth,
-            "num_heads": shape.width // shape.head_dim,
-            "mlp_ratio": _mlp_ratio(shape),
-            "qkv_bias": shape.qkv_bias,
-            "proj_bias": shape.proj_bias,
-            "init_values": shape.layerscale,
-        },
-        "pretrained_cfg": {
-            "input_size": [shape.in_chans, shape.image_size, shape.image_size],
-            "num_classes": 0,
-            "mean": [0.485, 0.456, 0.406],
-            "std": [0.229, 0.224, 0.225],
-            "interpolation": "bicubic",
-            "crop_pct": 0.875,
-            "first_conv": "patch_embed.proj",
-            "classifier": "head",
-        },
-    }
-
-
 def _layer_scale(shape: ViTShape, layers: type[PlainLayers]) -> nn.Module:
     if shape.layerscale is None:
         return nn.Identity()
@@ -294,12 +264,6 @@ def intermediate(
     if return_class_token:
         return tuple(zip(patches, [x[:, 0] for x in tokens], strict=True))
     return tuple(patches)
-
-
-def _mlp_ratio(shape: ViTShape) -> float:
-    """Return the ratio from which timm's truncating arithmetic gets the hidden width."""
-    ratio = shape.hidden / shape.width
-    return ratio if int(shape.width * ratio) == shape.hidden else (shape.hidden + 0.5) / shape.width
 
 
 def block_indices(n: int | Sequence[int], depth: int) -> list[int]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import poa_plugin
 from poa_plugin.backbones.base import ElasticBackbone
+from poa_plugin.backbones.formats import TimmDescription
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.registry import BACKBONES
@@ -19,6 +20,9 @@ from poa_plugin.ssl import MultiHead
 from poa_plugin.weights import check_weights, load_tensors, load_weights
 
 WEIGHTS, CONFIG, HEADS = "model.safetensors", "config.json", "heads.safetensors"
+ADJUSTED, REFUSED = "build_it_with_poa_plugin_to_timm", "timm_has_no_such_network"
+"""What stands in the place of an architecture where `local-dir:` would build another network: timm ends in
+an error that shows it."""
 
 
 def extract(backbone: ElasticBackbone, subnet: Subnet) -> nn.Module:
@@ -59,13 +63,14 @@ def write_network(
     """
     folder.mkdir(parents=True, exist_ok=True)
     cost = backbone.space.cost(subnet)
+    options = backbone.plain_options(subnet)
     description = {
-        **backbone.timm_description(subnet),
+        **_for_timm(backbone.timm_description(options)),
         "poa": {
             "version": poa_plugin.__version__,
             "backbone": family,
             "network": subnet.name,
-            "options": backbone.plain_options(subnet),
+            "options": options,
             "params": cost.params,
             "flops": cost.flops,
             **origin,
@@ -74,7 +79,7 @@ def write_network(
     save_file(backbone.sliced_state_dict(subnet), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     if heads is not None:
-        pretraining = heads.sliced_state_dict(backbone.space.share(subnet))
+        pretraining = heads.sliced_state_dict(backbone.feature_share(subnet))
         pretraining["mask_token"] = backbone.sliced_mask_token(subnet)
         save_file(pretraining, folder / HEADS, metadata={"format": "pt"})
     return folder
@@ -91,7 +96,7 @@ def load(folder: str | Path) -> nn.Module:
     import poa_plugin.builtin  # noqa: F401  (registers the backbones)
 
     folder = Path(folder)
-    description = _description(folder)
+    description = read_description(folder)
     with torch.device("meta"):
         network = BACKBONES.get(description["backbone"]).build_plain(description["options"])
     tensors = load_tensors(folder / WEIGHTS)
@@ -107,7 +112,7 @@ def load_heads(folder: str | Path) -> tuple[MultiHead, Tensor]:
         UserError: the folder was written without heads.
     """
     folder = Path(folder)
-    description = _description(folder)
+    description = read_description(folder)
     if "heads" not in description:
         raise UserError(f"'{folder}' was written without heads: extract it with --with-heads.")
     tensors = load_tensors(folder / HEADS)
@@ -117,7 +122,21 @@ def load_heads(folder: str | Path) -> tuple[MultiHead, Tensor]:
     return heads.eval(), mask_token
 
 
-def _description(folder: Path) -> dict[str, Any]:
+def _for_timm(description: TimmDescription) -> dict[str, Any]:
+    """Return what `local-dir:` reads; where that alone would build another network, it names the way."""
+    if description.refusal:
+        return {"architecture": REFUSED}
+    if description.needs_adjusting:
+        return {**description.config, "architecture": ADJUSTED}
+    return dict(description.config)
+
+
+def read_description(folder: Path) -> dict[str, Any]:
+    """Return the section `poa` of an extracted network's `config.json`.
+
+    Raises:
+        UserError: the folder is no extracted network.
+    """
     try:
         description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["poa"]
     except FileNotFoundError as error:
