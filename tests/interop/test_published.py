@@ -30,7 +30,7 @@ from tests.interop.published_files import (
     optimizer_state,
     published_key,
 )
-from tests.parity.backbones import TOLERANCE, _output_cases
+from tests.parity.backbones import TOLERANCE, output_cases
 from tests.parity.golden import Golden, largest
 from tests.parity.published import backbone_key as our_key
 from tests.parity.published import rename
@@ -117,7 +117,7 @@ def test_outputs_of_all_networks_equal_the_golden_ones(golden_folder: Path, tmp_
     for network in meta["networks"]:
         subnet = Subnet(network["width"], network["depth"])
         with torch.no_grad():
-            for case in _output_cases("vit", backbone, subnet, inputs, outputs, tolerance):
+            for case in output_cases("vit", backbone, subnet, inputs, outputs, tolerance):
                 assert not case.failed, case.line
                 assert not case.absent, case.line
                 compared += 1
@@ -185,7 +185,9 @@ def test_a_training_checkpoint_of_the_golden_step(golden_folder: Path, tmp_path:
     assert json.loads((folder / checkpoint.STATE).read_text())["step"] == 42
     heads = open_run(tmp_path / "run").heads("student").state_dict()
     for key, value in rename(init, "student/dino_head.", lambda k: k).items():
-        assert torch.equal(heads[our_student_key("vit")(f"dino_head.{key}").partition(".")[2]], value)
+        assert torch.equal(
+            heads[our_student_key("vit")(f"dino_head.{key}").partition(".")[2]], value
+        )
     with pytest.raises(UserError, match=r"lr_multiplier .* where .*--drop optimizer"):
         wrong = [*words, "optim.layerwise_decay=0.7"]
         import_checkpoint(tmp_path / "model_0000041.rank_0.pth", tmp_path / "other", words=wrong)
