@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 from poa_plugin.evaluate import write_report
 from poa_plugin.evaluate.page import build_page
 from poa_plugin.evaluate.record import Entry, read_record
-from tests.evaluate.browser import Browser
+from tests.evaluate.browser import Browser, chromium
 from tests.evaluate.example_runs import DEPTHS, WIDTHS, swept_run
 from tests.evaluate.test_report import synthetic_run
 
@@ -120,8 +121,12 @@ def test_nothing_is_asked_of_the_network_and_nothing_goes_wrong(
     requests = [url for url in page.requests if not url.startswith("data:")]
     assert requests == [written.as_uri()]
     assert page.errors == []
-    said = page.run("fetch('https://example.org').then(() => 'let through', error => 'refused')")
-    assert said == "refused"
+    broken = page.run(
+        "new Promise(done => {"
+        " document.addEventListener('securitypolicyviolation', e => done(e.effectiveDirective));"
+        " fetch('https://example.org').then(() => done('let through'), () => {}) })"
+    )
+    assert broken == "connect-src"
 
 
 def test_points_stand_where_the_table_says(page: Browser, run: Path) -> None:
@@ -368,3 +373,40 @@ def test_without_scripts(browser: Browser, written: Path) -> None:
     assert stills == [True, True, True]
     assert browser.run(f"{SHOWN}.length") == 14
     assert browser.run("document.querySelectorAll('.controls:not([hidden])').length") == 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_in_light_and_dark(page: Browser, scheme: str) -> None:
+    page.media(prefers_color_scheme=scheme)
+    page.settle()
+    colours = page.run(
+        "['h1', 'dt', 'dd', 'summary', '.note', 'th button', '#networks td', '#count', '.tip'].map(name =>"
+        " [name, getComputedStyle(document.querySelector(name) ?? document.body).color])"
+        ".concat([['svg text', getComputedStyle(document.querySelector('#scatter text')).fill]])"
+    )
+    panel = page.run("getComputedStyle(document.querySelector('section')).backgroundColor")
+    assert (luminance(panel) > 0.5) == (scheme == "light")
+    weak = {name: colour for name, colour in colours if contrast(colour, panel) < 4.5}
+    assert weak == {}
+    dots = page.run(f"{POINTS}.map(point => getComputedStyle(point).fill)")
+    assert min(contrast(dot, panel) for dot in dots) > 1.2
+    assert len(set(dots)) == len(WIDTHS) + 1
+    page.media(prefers_color_scheme="light")
+
+
+def luminance(colour: str) -> float:
+    """Return the relative luminance of a colour such as `rgb(1, 2, 3)`, as WCAG 2 defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+    linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
+    return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
+
+
+def contrast(a: str, b: str) -> float:
+    low, high = sorted((luminance(a), luminance(b)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_without_a_browser_the_reason_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(pytest.skip.Exception, match="no Chromium: none of chromium, "):
+        chromium()

@@ -12,6 +12,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from poa_plugin.cli import main
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import KnnRow, write_report
 from poa_plugin.evaluate.curves import running_mean
@@ -219,6 +220,16 @@ def test_pages_that_have_no_place(tmp_path: Path) -> None:
         write_report(a, tmp_path / "b/../a", to=tmp_path / "page.html")
     with pytest.raises(UserError, match="give the output folder"):
         write_report()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = swept_run(tmp_path / "a"), swept_run(tmp_path / "b")
+    assert main(["report", str(a), str(b)]) == 2
+    assert "say where it goes with --to" in capsys.readouterr().err
+    page = tmp_path / "both.html"
+    assert main(["report", str(a), str(b), "--to", str(page)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert "<title>a and b</title>" in page.read_text()
 
 
 def test_a_configuration_that_is_damaged(tmp_path: Path) -> None:
