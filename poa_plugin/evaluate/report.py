@@ -45,7 +45,7 @@ def write_report(*runs: Path, to: Path | None = None) -> Path:
     records = _named_apart(runs, [read_record(run) for run in runs])
     pictures = _pictures(records)
     page = to
-    if to.suffix.lower() not in PAGES:
+    if to.is_dir() or to.suffix.lower() not in PAGES:
         to.mkdir(parents=True, exist_ok=True)
         page = to / "index.html"
         for name, picture in pictures.items():
@@ -66,7 +66,12 @@ def _place(runs: Sequence[Path], to: Path | None) -> Path:
             f"A page about {len(runs)} runs belongs to none of them: say where it goes with "
             f"--to FOLDER or --to page.html."
         )
-    return Path(to) if to is not None else runs[0] / "report"
+    to = Path(to) if to is not None else runs[0] / "report"
+    if to.is_file() and to.suffix.lower() not in PAGES:
+        raise UserError(
+            f"'{to}' is a file; a page is a file that ends in .html, or goes into a folder."
+        )
+    return to
 
 
 def _named_apart(runs: Sequence[Path], records: Sequence[RunRecord]) -> list[RunRecord]:

@@ -297,6 +297,41 @@ def test_the_map_shows_the_best_of_each_width_and_depth(browser: Browser, tmp_pa
     assert sum(times) == 30
 
 
+def test_the_map_of_what_training_gained(page: Browser, run: Path) -> None:
+    page.run(
+        "(select => { select.value = 'gain'; select.dispatchEvent(new Event('change')) })"
+        "(document.getElementById('measure'))"
+    )
+    shown = page.run("[...document.querySelectorAll('#map td[data-row]')].map(td => td.innerText)")
+    known = [own for own in entries_of(run).values() if own.before]
+    assert shown == [f"{own.top1[20] - 45:.1f}" for own in reversed(known)]
+
+
+def test_losses_are_read_off_under_the_mouse_and_by_keys(page: Browser) -> None:
+    x, y = page.run(
+        "(() => { const svg = document.querySelector('#losses svg');"
+        " svg.scrollIntoView({ block: 'center' }); const box = svg.getBoundingClientRect();"
+        " return [box.right - 20, box.top + box.height / 2]; })()"
+    )
+    page.mouse("mouseMoved", x, y)
+    page.settle()
+    read = "document.querySelector('#losses .tip').innerText.split(/\\s*\\n\\s*/)"
+    assert page.run(read) == ["step 30", "total loss", "4.033"]
+    joins = page.run(
+        "[...document.querySelectorAll('#losses .join + text')].map(t => t.textContent)"
+    )
+    assert joins == ["masked patch joins"]
+    page.run("document.querySelectorAll('#losses svg')[1].focus({ focusVisible: true })")
+    page.key("ArrowRight")
+    words = page.run(read.replace("'#losses .tip'", "'#losses .panel:nth-child(2) .tip'"))
+    assert words[0] == "step 30"
+    assert dict(zip(words[1::2], words[2::2], strict=True)) == {
+        "koleo intact": "1.000",
+        "masked patch elastic": "1.000",
+        "same view": "2.033",
+    }
+
+
 def test_runs_side_by_side(browser: Browser, tmp_path: Path) -> None:
     runs = [swept_run(tmp_path / "a"), swept_run(tmp_path / "b", better=2.0)]
     browser.size(1100, 800)

@@ -220,6 +220,10 @@ def test_pages_that_have_no_place(tmp_path: Path) -> None:
         write_report(a, tmp_path / "b/../a", to=tmp_path / "page.html")
     with pytest.raises(UserError, match="give the output folder"):
         write_report()
+    with pytest.raises(UserError, match=r"config.yaml' is a file; a page .* ends in .html"):
+        write_report(a, to=a / "config.yaml")
+    (tmp_path / "folder.html").mkdir()
+    assert write_report(a, to=tmp_path / "folder.html") == tmp_path / "folder.html/index.html"
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

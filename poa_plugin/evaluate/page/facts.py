@@ -35,16 +35,18 @@ def fact_list(record: RunRecord) -> str:
     )
     page = f'<dl class="facts">{tiles}</dl>'
     if record.conditions:
-        page += _fold(MEASURED, _grid([], _beside([_conditions(record)])))
+        page += _fold(MEASURED, _grid(MEASURED, [], _beside([_conditions(record)])))
     return page + _left_out(record)
 
 
 def facts_beside(records: Sequence[RunRecord]) -> str:
     """Return the facts of several runs, and under which conditions they were swept, a column each."""
     head = ["", *(record.name for record in records)]
-    page = _grid(head, _beside([facts(record) for record in records]))
+    page = _grid("Facts", head, _beside([facts(record) for record in records]))
     if any(record.conditions for record in records):
-        page += _fold(MEASURED, _grid(head, _beside([_conditions(record) for record in records])))
+        page += _fold(
+            MEASURED, _grid(MEASURED, head, _beside([_conditions(record) for record in records]))
+        )
     return page + "".join(_left_out(record) for record in records)
 
 
@@ -54,7 +56,7 @@ def differences(records: Sequence[RunRecord]) -> str:
     rows = [row for row in rows if len(set(row[1:])) > 1]
     if not rows:
         return '<p class="note">No value differs.</p>'
-    return _grid(["key", *(record.name for record in records)], rows)
+    return _grid("Differences", ["key", *(record.name for record in records)], rows)
 
 
 def configuration(record: RunRecord, title: str = "Configuration") -> str:
@@ -132,7 +134,7 @@ def _fold(title: str, inner: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{inner}</details>"
 
 
-def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _grid(title: str, head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     top = "".join(f'<th scope="col">{escape(name)}</th>' for name in head)
     body = "".join(
         f'<tr><th scope="row">{escape(row[0])}</th>'
@@ -142,6 +144,6 @@ def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     )
     head_row = f"<thead><tr>{top}</tr></thead>" if head else ""
     return (
-        f'<div class="scroll" tabindex="0"><table class="plain">{head_row}'
+        f'<div class="scroll" tabindex="0" role="group" aria-label="{title}"><table class="plain">{head_row}'
         f"<tbody>{body}</tbody></table></div>"
     )

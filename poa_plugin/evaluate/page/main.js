@@ -48,13 +48,13 @@ function setUpControls() {
   });
 }
 
-document.documentElement.classList.add("drawn"); // hides the pictures, which the drawings stand for
 setUpControls();
 setUpTable();
 setUpMaps();
 setUpLosses();
 update();
 drawLosses();
+document.documentElement.classList.add("drawn"); // hides the pictures, which the drawings stand for
 if (scatter.box) onWidth(scatter.box, update);
 if (byId("losses")) onWidth(byId("losses"), drawLosses);
 document.addEventListener("click", (event) => {

@@ -5,9 +5,9 @@ const measures = {
   gain: { name: "gain over untrained (points)", of: gain },
 };
 
-// Fill a box with a map. `cells` are {width, depth, number, title, row}.
-function drawMap(box, cells, unit) {
-  const [widths, depths] = ["width", "depth"].map((side) => [...new Set(cells.map((cell) => cell[side]))].sort((a, b) => a - b));
+// Fill a box with a map. `cells` are {width, depth, number, title, row}; `all` have every width and depth.
+function drawMap(box, cells, unit, all = cells) {
+  const [widths, depths] = ["width", "depth"].map((side) => [...new Set(all.map((cell) => cell[side]))].sort((a, b) => a - b));
   const byPlace = new Map(cells.map((cell) => [`${cell.width} ${cell.depth}`, cell]));
   const numbers = cells.map((cell) => cell.number);
   const [low, high] = [Math.min(...numbers), Math.max(...numbers)];
@@ -73,8 +73,9 @@ function drawAccuracyMap({ rows }) {
     const name = data.rows[cell.row].label;
     cell.title = `${name}: ${percent(cell.number)}${cell.count > 1 ? `, the best of ${cell.count} of this width and depth` : ""}`;
   }
-  box.closest("section").hidden = data.rows.filter((row) => row.kind === "trained" && row.width && row.depth).length < 2;
-  if (cells.length) drawMap(box, cells, measure.name);
+  const placed = data.rows.filter((row) => row.kind === "trained" && row.width && row.depth);
+  box.closest("section").hidden = placed.length < 2;
+  if (cells.length) drawMap(box, cells, measure.name, placed.filter((row) => row.run === run));
   else box.replaceChildren(make("p", { className: "note" }, "None of the networks that are shown has a number here."));
 }
 

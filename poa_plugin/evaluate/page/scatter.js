@@ -109,7 +109,7 @@ function drawNames(plot, rows) {
   const taken = [];
   for (const i of [...rows].sort((a, b) => accuracy(data.rows[b]) - accuracy(data.rows[a]))) {
     const row = data.rows[i];
-    const name = row.kind === "trained" ? row.aliases.join(", ") : row.kind === "reference" ? row.network : "";
+    const name = nameInPlot(row);
     if (!name) continue;
     const text = draw(plot.svg, "text", { class: "label" }, name);
     const width = text.getComputedTextLength();
@@ -130,6 +130,12 @@ function drawNames(plot, rows) {
       plot.svg.insertBefore(line, plot.svg.querySelector(".point"));
     }
   }
+}
+
+function nameInPlot(row) {
+  if (row.kind === "trained") return row.aliases.join(", ");
+  if (row.kind !== "reference") return "";
+  return several ? `${row.network} (${data.runs[row.run].name})` : row.network;
 }
 
 // Boxes for a text beside a point, the near ones and those above it first.
