@@ -33,6 +33,7 @@ lint: setup
 type: setup
 	$(BIN)/mypy
 
+# The tests of the page need Debian's `chromium` and are skipped without it.
 unit: setup
 	$(BIN)/python -m pytest
 

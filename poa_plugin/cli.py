@@ -94,8 +94,13 @@ def build_parser() -> argparse.ArgumentParser:
     check.add_argument("--dataset", default="image_folder", help="as data.dataset")
     check.add_argument("--workers", type=int, default=0, help="processes that read")
 
-    report = _command(commands, "report", _report, "write plots and a page about a run")
-    report.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
+    report = _command(commands, "report", _report, "write a page about a run, or compare several")
+    report.add_argument(
+        "run_folders", metavar="RUN", type=Path, nargs="+", help="runs' output folders"
+    )
+    report.add_argument(
+        "--to", type=Path, metavar="FOLDER|FILE.html", help="one run needs none: RUN/report"
+    )
 
     demo = _command(commands, "demo", _demo, "train, extract, evaluate and draw in minutes")
     demo.add_argument("config", metavar="CONFIG", help="a recipe on a data set with labels")
@@ -214,7 +219,7 @@ def _check_data(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> None:
     from poa_plugin.evaluate import write_report
 
-    print(write_report(arguments.run_folder))
+    print(write_report(*arguments.run_folders, to=arguments.to))
 
 
 def _demo(arguments: argparse.Namespace) -> int:

@@ -4,37 +4,40 @@ from __future__ import annotations
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from poa_plugin.evaluate.curves import kind_of, smoothed, summands
 from poa_plugin.evaluate.results import KnnRow
+
+Target = Path | IO[bytes]
+"""Where a plot goes: a file, or a buffer in memory."""
 
 DPI = 120
 MUTED = "#777777"
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
 """Okabe and Ito's colours, which colour-blind readers can tell apart."""
 
+MARKERS = "os^Dv"
 
-def plot_losses(lines: Sequence[dict[str, Any]], file: Path) -> None:
+
+def plot_losses(lines: Sequence[dict[str, Any]], file: Target) -> None:
     """Draw the loss and its terms over steps: faint as measured, strong smoothed."""
     lines = [line for line in lines if line["loss"] is not None]
     steps = np.array([line["step"] + 1 for line in lines])
     figure, (left, right) = _figure(2)
     joins: dict[int, dict[str, str]] = defaultdict(dict)
-    terms: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
-    for i, line in enumerate(lines):
-        for name, value in line["terms"].items():
-            terms[name.removesuffix("_global").removesuffix("_local")][i] += value
-    kinds = sorted({name.removesuffix("_elastic").removesuffix("_intact") for name in terms})
+    terms = summands(lines)
+    kinds = sorted({kind_of(name) for name in terms})
     for name in sorted(terms):
         index, values = np.array(list(terms[name])), np.array(list(terms[name].values()))
-        kind = name.removesuffix("_elastic").removesuffix("_intact")
+        kind = kind_of(name)
         colour = COLOURS[kinds.index(kind) % len(COLOURS)]
         style = "--" if name.endswith("_elastic") else "-"
         _curve(right, steps[index], values, name.replace("_", " "), colour, style)
@@ -52,7 +55,7 @@ def plot_losses(lines: Sequence[dict[str, Any]], file: Path) -> None:
     _save(figure, file)
 
 
-def plot_accuracy(rows: Sequence[KnnRow], file: Path) -> None:
+def plot_accuracy(rows: Sequence[KnnRow], file: Target) -> None:
     """Draw k-NN accuracy against parameters (the paper's Figure 1), a line for each width."""
     k = best_k(rows)
     shown = [row for row in rows if row.k == k]
@@ -95,7 +98,35 @@ def plot_accuracy(rows: Sequence[KnnRow], file: Path) -> None:
     _save(figure, file)
 
 
-def plot_sampling(lines: Sequence[dict[str, Any]], file: Path) -> None:
+def plot_runs_accuracy(runs: Mapping[str, Sequence[KnnRow]], file: Target) -> None:
+    """Draw the trained networks of several runs in one picture, a colour and a marker for each run."""
+    k = best_k([row for rows in runs.values() for row in rows])
+    figure, [axes] = _figure(1)
+    for i, (name, rows) in enumerate(runs.items()):
+        points = [
+            (row.params / 1e6, row.top1) for row in rows if row.k == k and row.kind == "trained"
+        ]
+        x, y = np.array(points).reshape(-1, 2).T
+        axes.plot(x, y, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=name)
+    axes.set_xlabel("parameters (millions)")
+    axes.set_ylabel(f"k-NN top-1 (%), k = {k}")
+    axes.legend(fontsize=8, frameon=False)
+    _save(figure, file)
+
+
+def plot_runs_losses(runs: Mapping[str, Sequence[dict[str, Any]]], file: Target) -> None:
+    """Draw the total loss of several runs over their steps."""
+    figure, [axes] = _figure(1)
+    for i, (name, lines) in enumerate(runs.items()):
+        steps, losses = np.array([(line["step"] + 1, line["loss"]) for line in lines]).T
+        _curve(axes, steps, losses, name, COLOURS[i % len(COLOURS)])
+    axes.set_xlabel("step")
+    axes.set_ylabel("loss")
+    axes.legend(fontsize=8, frameon=False)
+    _save(figure, file)
+
+
+def plot_sampling(lines: Sequence[dict[str, Any]], file: Target) -> None:
     """Draw how often each sub-network was the elastic student: a width x depth map, or bars."""
     counts = Counter(name for line in lines for name in line.get("subnets", ()))
     figure, [axes] = _figure(1)
@@ -143,17 +174,9 @@ def _curve(
 ) -> None:
     """Draw y faint as measured and strong smoothed, with no smoothing across the breaks."""
     axes.plot(x, y, color=colour, alpha=0.25, linewidth=1)
-    window = max(1, len(y) // 50)
-    for part in np.split(np.arange(len(y)), sorted(breaks)):
-        smooth = _running_mean(y[part], window)
-        axes.plot(x[part], smooth, style, color=colour, linewidth=1.8, label=label)
+    for part, smooth in zip(np.split(x, sorted(breaks)), smoothed(y, breaks), strict=True):
+        axes.plot(part, smooth, style, color=colour, linewidth=1.8, label=label)
         label = "_"  # one entry in the legend
-
-
-def _running_mean(y: Any, window: int) -> Any:
-    """Return the mean over `window` points either side, over fewer at the ends."""
-    ones = np.ones(2 * min(window, (len(y) - 1) // 2) + 1)
-    return np.convolve(y, ones, mode="same") / np.convolve(np.ones(len(y)), ones, mode="same")
 
 
 def _mark_join(axes: Axes, step: int, colours: dict[str, str], in_right_half: bool) -> None:
@@ -174,5 +197,5 @@ def _figure(columns: int) -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
-def _save(figure: Figure, file: Path) -> None:
+def _save(figure: Figure, file: Target) -> None:
     figure.savefig(file, facecolor="white")

@@ -1,145 +1,133 @@
-"""A page about one run, with its plots: a folder that needs no server and asks nothing of the network."""
+"""A page about one run, or several side by side: a file that asks nothing of the network."""
 
 from __future__ import annotations
 
-import base64
-import json
-from collections.abc import Sequence
-from html import escape
+import io
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.plots import plot_accuracy, plot_losses, plot_sampling
-from poa_plugin.evaluate.results import KnnRow, beside_untrained, read_rows, short
+from poa_plugin.evaluate.page import build_page
+from poa_plugin.evaluate.plots import (
+    plot_accuracy,
+    plot_losses,
+    plot_runs_accuracy,
+    plot_runs_losses,
+    plot_sampling,
+)
+from poa_plugin.evaluate.record import RunRecord, read_record
+from poa_plugin.evaluate.results import KnnRow
+from poa_plugin.files import write_whole
 
-STYLE = """
-:root { color-scheme: light dark; --ink: #1b1b1b; --paper: #ffffff; --line: #dddddd; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e8; --paper: #16181c; --line: #3a3d42; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--paper);
-  max-width: 60rem; margin: 0 auto; padding: 1rem; }
-img { width: 100%; height: auto; background: #ffffff; border-radius: 4px; }
-.table { overflow-x: auto; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.2rem 0.7rem; text-align: right; border-bottom: 1px solid var(--line); }
-th:first-child, td:first-child { text-align: left; }
-pre { overflow-x: auto; font-size: 0.85rem; }
-"""
+PAGES = (".html", ".htm")
 
 
-def write_report(run: Path) -> Path:
-    """Write plots and a page about a run into `RUN/report/`.
+def write_report(*runs: Path, to: Path | None = None) -> Path:
+    """Write a page about a run, or about several runs side by side.
 
     Args:
-        run: a run's output folder; what it does not hold yet is left out of the page.
+        runs: output folders of runs; what one does not hold yet is left out of the page.
+        to: a file (`.html`), or a folder that gets `index.html` and the plots as PNG files. One run
+            needs none: its page goes to `RUN/report/`.
 
     Returns:
-        The page, `RUN/report/index.html`: one file, its pictures within it.
+        The page: one file, its pictures within it.
 
     Raises:
-        UserError: the folder is not a run's, holds nothing to show, or a file in it is damaged.
+        UserError: a folder is not a run's, holds nothing to show, or a file in it is damaged; a run is
+            given twice; or several runs are given and no place for their page.
     """
-    run = Path(run)
-    config = run / "config.yaml"
-    if not any(file.is_file() for file in (config, run / "metrics.jsonl", run / "eval/knn.json")):
-        raise UserError(
-            f"'{run}' is not the output folder of a run: there is no config.yaml, no "
-            f"metrics.jsonl and no eval/knn.json."
-        )
-    lines, rows = read_metrics(run / "metrics.jsonl"), read_rows(run / "eval")
-    if not lines and not rows:
-        raise UserError(f"'{run}' has nothing to show yet: no metrics and no evaluation.")
-    folder = run / "report"
-    folder.mkdir(exist_ok=True)
-    sections = []
-    if rows:
-        plot_accuracy(rows, folder / "accuracy.png")
-        picture = _picture(folder / "accuracy.png", "k-NN accuracy against parameters")
-        sections.append(f"<h2>Accuracy</h2>{picture}{_table(rows)}")
-    if lines:
-        plot_losses(lines, folder / "losses.png")
-        picture = _picture(folder / "losses.png", "loss and its terms over steps")
-        sections.append(f"<h2>Training</h2><p>{_summary(lines)}</p>{picture}")
-    if any(line.get("subnets") for line in lines):
-        plot_sampling(lines, folder / "sampling.png")
-        sections.append(_picture(folder / "sampling.png", "how often each network was drawn"))
-    if config.is_file():
-        text = escape(config.read_text(encoding="utf-8", errors="replace"))
-        sections.append(f"<details><summary>Configuration</summary><pre>{text}</pre></details>")
-    page = folder / "index.html"
-    page.write_text(_page(run.resolve().name, sections), encoding="utf-8")
+    runs = tuple(Path(run) for run in runs)
+    to = _place(runs, to)
+    records = _named_apart(runs, [read_record(run) for run in runs])
+    pictures = _pictures(records)
+    page = to
+    if to.is_dir() or to.suffix.lower() not in PAGES:
+        to.mkdir(parents=True, exist_ok=True)
+        page = to / "index.html"
+        for name, picture in pictures.items():
+            (to / f"{name}.png").write_bytes(picture)
+    page.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(page, build_page(records, pictures))
     return page
 
 
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Read the lines of a `metrics.jsonl`; none if there is no file.
-
-    A last line that is cut off, as a run that was killed leaves it, is left out.
-
-    Raises:
-        UserError: another line is damaged, or has no step, loss or terms.
-    """
-    if not file.is_file():
-        return []
-    texts = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    lines = []
-    for number, text in enumerate(texts, start=1):
-        try:
-            lines.append(_line(text))
-        except ValueError as error:
-            if number < len(texts):
-                raise UserError(f"Line {number} of '{file}' cannot be read: {error}.") from error
-    return lines
+def _place(runs: Sequence[Path], to: Path | None) -> Path:
+    if not runs:
+        raise UserError("A page is about a run: give the output folder of one or more.")
+    for folder, times in Counter(run.resolve() for run in runs).items():
+        if times > 1:
+            raise UserError(f"The run '{folder}' is given {times} times; a page shows it once.")
+    if to is None and len(runs) > 1:
+        raise UserError(
+            f"A page about {len(runs)} runs belongs to none of them: say where it goes with "
+            f"--to FOLDER or --to page.html."
+        )
+    to = Path(to) if to is not None else runs[0] / "report"
+    if to.is_file() and to.suffix.lower() not in PAGES:
+        raise UserError(
+            f"'{to}' is a file; a page is a file that ends in .html, or goes into a folder."
+        )
+    return to
 
 
-def _line(text: str) -> dict[str, Any]:
-    line = json.loads(text)
-    missing = {"step", "loss", "terms"} - set(line if isinstance(line, dict) else ())
-    if missing:
-        raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
-    return dict(line)
+def _named_apart(runs: Sequence[Path], records: Sequence[RunRecord]) -> list[RunRecord]:
+    """Return the records with so much of their folders' paths in their names that no two are equal."""
+    parts = [run.resolve().parts for run in runs]
+    depth, names = 1, [record.name for record in records]
+    while len(set(names)) < len(names):
+        depth += 1
+        names = ["/".join(own[-depth:]) for own in parts]
+    return [replace(record, name=name) for record, name in zip(records, names, strict=True)]
 
 
-def _summary(lines: Sequence[dict[str, Any]]) -> str:
-    first, last = lines[0], lines[-1]
-    words = [f"{last['step'] + 1} steps"]
-    if "seconds" in last:
-        words.append(f"{last['seconds'] / 60:.1f} minutes")
-    words.append(f"loss {first['loss']:.3f} at first and {last['loss']:.3f} at the end")
-    if "images_per_second" in last:
-        words.append(f"{last['images_per_second']:.1f} images per second")
-    return ", ".join(words) + "."
+def _pictures(records: Sequence[RunRecord]) -> dict[str, bytes]:
+    """Return the plots for where no script runs, PNG files by name."""
+    rows = {record.name: _knn_rows(record) for record in records}
+    rows = {name: own for name, own in rows.items() if own}
+    lines = {record.name: _finite(record) for record in records}
+    lines = {name: own for name, own in lines.items() if own}
+    draws = [line for record in records for line in record.lines if line.get("subnets")]
+    alone = len(records) == 1
+    found = {}
+    if rows:
+        [first, *_] = rows.values()
+        found["accuracy"] = _png(plot_accuracy, first) if alone else _png(plot_runs_accuracy, rows)
+    if lines:
+        [own, *_] = lines.values()
+        found["losses"] = _png(plot_losses, own) if alone else _png(plot_runs_losses, lines)
+    if draws and alone:
+        found["sampling"] = _png(plot_sampling, draws)
+    return found
 
 
-def _table(rows: Sequence[KnnRow]) -> str:
-    names = ("network", "parameters", "FLOPs", "k", "top-1 (%)", "before training")
-    head = "".join(f"<th>{name}</th>" for name in names)
-    body = []
-    for name, row, start in beside_untrained(rows):
-        cells = [
-            name,
-            short(row.params),
-            short(row.flops),
-            str(row.k),
-            f"{row.top1:.1f}",
-            "" if start is None else f"{start:.1f}",
-        ]
-        body.append("<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells) + "</tr>")
-    return f'<div class="table"><table><tr>{head}</tr>{"".join(body)}</table></div>'
+def _finite(record: RunRecord) -> list[dict[str, Any]]:
+    return [line for line in record.lines if line["loss"] is not None]
 
 
-def _picture(file: Path, text: str) -> str:
-    data = base64.b64encode(file.read_bytes()).decode()
-    return f'<p><img alt="{escape(text)}" src="data:image/png;base64,{data}"></p>'
+def _png(plot: Callable[[Any, io.BytesIO], None], shown: Any) -> bytes:
+    buffer = io.BytesIO()
+    plot(shown, buffer)
+    return buffer.getvalue()
 
 
-def _page(title: str, sections: Sequence[str]) -> str:
-    name = escape(title)
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<link rel="icon" href="data:,">'
-        f"<title>{name}</title><style>{STYLE}</style></head><body><h1>{name}</h1>"
-        + "\n".join(sections)
-        + "</body></html>\n"
-    )
+def _knn_rows(record: RunRecord) -> list[KnnRow]:
+    """Return the accuracies of a run's entries as rows, those before training among them."""
+    return [
+        KnnRow(
+            network=entry.network,
+            kind=kind,
+            k=k,
+            top1=top1,
+            width=entry.width or 0,
+            depth=entry.depth or 0,
+            params=entry.params or 0,
+            flops=entry.flops or 0,
+        )
+        for entry in record.entries
+        for kind, accuracies in ((entry.kind, entry.top1), ("untrained", entry.before))
+        for k, top1 in accuracies.items()
+    ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from pathlib import Path
 
@@ -11,10 +12,16 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from poa_plugin.cli import main
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import KnnRow, write_report
-from poa_plugin.evaluate.plots import _curve, _running_mean
+from poa_plugin.evaluate.curves import running_mean
+from poa_plugin.evaluate.page.data import page_data
+from poa_plugin.evaluate.plots import _curve
+from poa_plugin.evaluate.record import RunRecord, merge_results, read_record
 from poa_plugin.evaluate.results import write_rows
+from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, write_sweep
+from tests.evaluate.example_runs import swept_run
 
 
 def synthetic_run(folder: Path) -> Path:
@@ -57,22 +64,26 @@ def test_a_page_that_asks_nothing_of_the_network(tmp_path: Path) -> None:
         with Image.open(page.parent / f"{name}.png") as picture:
             assert picture.width >= 800
             assert len(set(picture.convert("L").resize((64, 64)).get_flattened_data())) > 5
-    assert "http" not in html
+    assert "://" not in html
     assert set(re.findall(r'(?:src|href)="([^",]{5})', html)) == {"data:"}
-    assert "<script>" not in html
+    assert "a <script> & b" not in html
+    assert html.count("a &lt;script&gt; &amp; b") == 2
     assert "<b>x</b>" not in html
-    assert all(f"<td>w{width}_d{depth}</td>" in html for width in (48, 96) for depth in (2, 6))
-    assert "<td>reference: dinov2</td>" in html
+    names = re.findall(r'<th scope="row">([^<]*)</th><td>', html)
+    assert {f"w{width}_d{depth}" for width in (48, 96) for depth in (2, 6)} < set(names)
+    assert "reference: dinov2" in names
     assert "prefers-color-scheme: dark" in html
-    assert "60 steps" in html
+    assert "<dt>steps</dt><dd>60</dd>" in html
+    assert "<dt>best top-1, k = 20</dt><dd>61.8%</dd>" in html
+    assert "<dt>best network</dt><dd>w96_d6</dd>" in html
 
 
 def test_a_run_that_was_not_evaluated(tmp_path: Path) -> None:
     run = synthetic_run(tmp_path / "run")
     (run / "eval" / "knn.json").unlink()
     html = write_report(run).read_text()
-    assert "Accuracy" not in html
-    assert "Training" in html
+    assert "<h2>Accuracy of" not in html
+    assert "<h2>Losses</h2>" in html
 
 
 @pytest.mark.parametrize("name", ["w48_d3-4-6-3", "full", "xx_d2"])
@@ -94,7 +105,9 @@ def test_results_without_a_trained_network(tmp_path: Path, kind: str) -> None:
 def test_damaged_and_short_metrics(tmp_path: Path) -> None:
     line = '{"step": 0, "loss": 1.5, "terms": {"koleo": 1.5}}'
     (tmp_path / "metrics.jsonl").write_text(f'{line}\n{{"step": 1, "terms": {{}}')
-    assert "1 steps, loss 1.500 at first" in write_report(tmp_path).read_text()
+    html = write_report(tmp_path).read_text()
+    assert "<dt>steps</dt><dd>1</dd>" in html
+    assert "<dd>1.50 → 1.50</dd>" in html
     for damaged, said in (('{"st}', "Unterminated"), ("3", "no loss"), ('{"step": 1}', "no loss")):
         (tmp_path / "metrics.jsonl").write_text(f"{line}\n{damaged}\n{line}\n")
         with pytest.raises(UserError, match=f"Line 2 of .*{said}"):
@@ -107,8 +120,8 @@ def test_the_loss_is_not_smoothed_across_a_term_that_joins() -> None:
     _curve(axes, steps, loss, "total", "black", breaks=[50])
     assert np.concatenate([line.get_ydata() for line in axes.lines[1:]]).tolist() == loss.tolist()
     assert len(axes.get_legend_handles_labels()[1]) == 1
-    assert _running_mean(np.arange(9.0), 2).tolist() == [1, 1.5, 2, 3, 4, 5, 6, 6.5, 7]
-    assert _running_mean(np.array([4.0]), 3).tolist() == [4]
+    assert running_mean(np.arange(9.0), 2).tolist() == [1, 1.5, 2, 3, 4, 5, 6, 6.5, 7]
+    assert running_mean(np.array([4.0]), 3).tolist() == [4]
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -117,3 +130,125 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("{}")
     with pytest.raises(UserError, match="nothing to show"):
         write_report(tmp_path)
+
+
+def test_a_sweep_and_the_rows_that_it_has_not(tmp_path: Path) -> None:
+    record = read_record(swept_run(tmp_path / "run"))
+    entries = {entry.label: entry for entry in record.entries}
+    assert len(entries) == len(record.entries) == 14
+    assert list(entries)[-2:] == ["reference: dinov2", "pixels: raw"]
+    first = entries["w48_d2"]
+    assert first.top1 == {10: 55.8, 20: 56.8}
+    assert first.before == {20: 45.0}
+    assert entries["w80_d5"].before == {}
+    assert first.aliases == ("smallest", "small")
+    assert record.n_left_out == 1
+    html = write_report(tmp_path / "run").read_text()
+    assert "1 row of eval/knn.json left out" in html
+    assert "&lt;b&gt;blobs&lt;/b&gt;" in html
+    assert "<b>" not in html
+    [line] = [line for line in html.splitlines() if ">w48_d2 <" in line]
+    assert re.findall("<td>(.*?)</td>", line) == [
+        *("48", "2", "55.3k", "11.1M", "0.667"),
+        *("55.8", "56.8", "45.0"),
+    ]
+
+
+def test_rows_of_different_steps_are_told_apart() -> None:
+    sizes = {"width": 48, "depth": 2, "params": 7}
+    rows = [
+        KnnRow("w48_d2", "trained", k, 50 + k, **sizes, step=step) for k, step in ((1, 5), (2, 9))
+    ]
+    entries, _ = merge_results(rows, None)
+    labels = [entry.label for entry in entries]
+    assert labels == ["w48_d2 (step 5)", "w48_d2 (step 9)"]
+    assert [entry.top1 for entry in entries] == [{1: 51.0}, {2: 52.0}]
+
+
+def test_a_sweep_without_accuracies_gives_latencies_to_the_rows(tmp_path: Path) -> None:
+    sweep = Sweep({}, [NetworkResult("w48_d2", ("small",), 48, 2, 7, 8, 1.5)])
+    rows = [KnnRow("w48_d2", "trained", 20, 50.0, width=48, depth=2, params=7)]
+    [entry], left_out = merge_results(rows, sweep)
+    assert (entry.latency_ms, entry.top1, entry.aliases, left_out) == (
+        1.5,
+        {20: 50.0},
+        ("small",),
+        0,
+    )
+    write_sweep(tmp_path / "eval", sweep)
+    html = write_report(tmp_path).read_text()
+    assert ">w48_d2 <small>small</small></th>" in html
+    assert "<h2>Accuracy of" not in html
+
+
+def test_numbers_that_are_none(tmp_path: Path) -> None:
+    sweep = Sweep({}, [NetworkResult("w48_d2", (), 48, 2, 7, 8, math.inf, {20: math.nan})])
+    write_sweep(tmp_path / "eval", sweep)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": null, "terms": {}}\n')
+    html = write_report(tmp_path).read_text()
+    assert "nan" not in re.sub('<script.*?</script>|data:.*?"', "", html, flags=re.DOTALL).lower()
+    [row] = json.loads(re.findall('id="data">(.*?)</script>', html)[0])["rows"]
+    assert (row["latency"], row["top1"]) == (None, {"20": None})
+
+
+def test_several_runs_side_by_side(tmp_path: Path) -> None:
+    runs = [swept_run(tmp_path / "a"), swept_run(tmp_path / "b", better=2.0)]
+    page = write_report(*runs, to=tmp_path / "pages/both.HTML")
+    assert [file.name for file in (tmp_path / "pages").iterdir()] == ["both.HTML"]
+    html = page.read_text()
+    assert "<title>a and b</title>" in html
+    assert '<th scope="row">best top-1, k = 20</th><td>64.0%</td><td>66.0%</td>' in html
+    assert '<th scope="row">optim.base_lr</th><td>0.1</td><td>2.1</td>' in html
+    assert '<th scope="row">train.seed</th>' not in html
+    assert html.count('<tr data-row="') == 28
+    assert write_report(*runs, to=tmp_path / "pages/x") == tmp_path / "pages/x/index.html"
+    names = {file.name for file in (tmp_path / "pages/x").iterdir()}
+    assert names == {"index.html", "accuracy.png", "losses.png"}
+
+
+def test_runs_of_one_name_are_named_apart(tmp_path: Path) -> None:
+    runs = [synthetic_run(tmp_path / "x/run"), swept_run(tmp_path / "y/run")]
+    html = write_report(*runs, to=tmp_path / "page.html").read_text()
+    assert "<title>x/run and y/run</title>" in html
+
+
+def test_pages_that_have_no_place(tmp_path: Path) -> None:
+    a, b = swept_run(tmp_path / "a"), swept_run(tmp_path / "b")
+    with pytest.raises(UserError, match=r"2 runs belongs to none of them: .* --to"):
+        write_report(a, b)
+    with pytest.raises(UserError, match=r"The run '.*/a' is given 2 times"):
+        write_report(a, tmp_path / "b/../a", to=tmp_path / "page.html")
+    with pytest.raises(UserError, match="give the output folder"):
+        write_report()
+    with pytest.raises(UserError, match=r"config.yaml' is a file; a page .* ends in .html"):
+        write_report(a, to=a / "config.yaml")
+    (tmp_path / "folder.html").mkdir()
+    assert write_report(a, to=tmp_path / "folder.html") == tmp_path / "folder.html/index.html"
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = swept_run(tmp_path / "a"), swept_run(tmp_path / "b")
+    assert main(["report", str(a), str(b)]) == 2
+    assert "say where it goes with --to" in capsys.readouterr().err
+    page = tmp_path / "both.html"
+    assert main(["report", str(a), str(b), "--to", str(page)]) == 0
+    assert capsys.readouterr().out.strip() == str(page)
+    assert "<title>a and b</title>" in page.read_text()
+
+
+def test_a_configuration_that_is_damaged(tmp_path: Path) -> None:
+    run = swept_run(tmp_path / "a")
+    (run / "config.yaml").write_text("a: [1")
+    with pytest.raises(UserError, match=r"configuration in '.*config.yaml' cannot be read"):
+        write_report(run)
+
+
+def test_long_curves_are_shown_by_means() -> None:
+    lines = [
+        {"step": step, "loss": step / 2, "terms": {"koleo_intact": 1.0}} for step in range(4000)
+    ]
+    total, koleo = page_data([RunRecord("run", lines=lines)])["runs"][0]["losses"]
+    assert len(total["steps"]) == len(koleo["measured"]) == 400
+    assert total["steps"][:2] == [5.5, 15.5]
+    assert total["measured"][:2] == [2.25, 7.25]
+    assert set(koleo["smooth"]) == {1.0}

@@ -1,0 +1,154 @@
+// Losses over steps: of one run the total and its summands, of several runs one of them beside each other.
+
+function seriesOf(term) {
+  const series = [];
+  data.runs.forEach((run, i) => {
+    const curve = run.losses.find((each) => each.name === term);
+    if (curve && !state.off.has(i)) series.push({ ...curve, name: run.name, stroke: `var(--r${i % 7})` });
+  });
+  return series;
+}
+
+function drawLosses() {
+  const box = byId("losses");
+  if (!box) return;
+  if (several) {
+    const [panel] = panels(box, 1);
+    drawCurves(panel, byId("term").value, seriesOf(byId("term").value));
+    legend(box);
+    return;
+  }
+  const [total, ...terms] = data.runs[0].losses;
+  const [left, right] = panels(box, terms.length ? 2 : 1);
+  drawCurves(left, total.name, [{ ...total, stroke: "var(--ink)" }]);
+  if (!right) return;
+  const series = terms.map((term) => ({ ...term, stroke: `var(--r${term.colour % 7})` }));
+  drawCurves(right, "its summands", series);
+  keys(right, series);
+}
+
+function panels(box, count) {
+  while (box.querySelectorAll(":scope > .panel").length < count) {
+    box.insertBefore(make("div", { className: "panel chart" }), box.querySelector(":scope > .legend"));
+  }
+  box.classList.toggle("pair", count > 1);
+  return [...box.querySelectorAll(":scope > .panel")];
+}
+
+function keys(panel, series) {
+  panel.querySelector(".legend")?.remove();
+  const bar = make("div", { className: "legend keys" });
+  for (const { name, stroke, dashed } of series) {
+    const key = make("span");
+    const sample = draw(key, "svg", { width: 22, height: 8, "aria-hidden": "true" });
+    const line = draw(sample, "line", { x1: 0, x2: 22, y1: 4, y2: 4, class: dashed ? "curve dashed" : "curve" });
+    line.style.stroke = stroke;
+    key.append(name);
+    bar.append(key);
+  }
+  panel.append(bar);
+}
+
+function drawCurves(panel, name, series) {
+  hideTooltip(panel);
+  const known = series.filter((each) => each.steps.length);
+  if (!known.length) {
+    panel.querySelector("svg")?.remove();
+    return;
+  }
+  const all = (key) => known.flatMap((each) => each[key]).filter((number) => number !== null);
+  const plot = axes(panel, {
+    xs: all("steps"),
+    ys: all("measured"),
+    xName: "step",
+    yName: name,
+    label: `${name} over steps; arrow keys go from step to step`,
+    height: Math.round(Math.min(380, Math.max(260, panel.clientWidth * 0.6))),
+  });
+  for (const faint of [true, false]) {
+    for (const each of known) {
+      const style = `curve ${faint ? "faint" : ""} ${each.dashed && !faint ? "dashed" : ""}`;
+      const path = draw(plot.svg, "path", { class: style, d: pathOf(plot, each.steps, faint ? each.measured : each.smooth) });
+      path.style.stroke = each.stroke;
+    }
+  }
+  for (const { step, names } of known.length === 1 ? (known[0].joins ?? []) : []) markJoin(plot, step, names);
+  readCurves(panel, plot, known);
+}
+
+// The step from which further summands are part of the loss.
+function markJoin(plot, step, names) {
+  const { inner } = plot;
+  const x = plot.x(step);
+  draw(plot.svg, "line", { class: "join", x1: x, x2: x, y1: inner.top, y2: inner.bottom });
+  const late = x > (inner.left + inner.right) / 2;
+  const words = `${names.join(" and ")} ${names.length > 1 ? "join" : "joins"}`;
+  draw(plot.svg, "text", { x: x + (late ? -6 : 6), y: inner.top + 10, class: late ? "end" : "" }, words);
+}
+
+function pathOf(plot, steps, numbers) {
+  let pen = "M";
+  let path = "";
+  numbers.forEach((number, i) => {
+    if (number === null) {
+      pen = "M";
+      return;
+    }
+    path += `${pen}${plot.x(steps[i]).toFixed(1)} ${plot.y(number).toFixed(1)}`;
+    pen = "L";
+  });
+  return path;
+}
+
+// A line at the step under the mouse, the finger or the arrow keys, and what every curve has there.
+function readCurves(panel, plot, series) {
+  const { svg, inner } = plot;
+  const longest = series.reduce((a, b) => (b.steps.length > a.steps.length ? b : a));
+  const cursor = draw(svg, "line", { class: "cursor", y1: inner.top, y2: inner.bottom, visibility: "hidden" });
+  let at = longest.steps.length - 1;
+  const closest = (steps, step) => steps.reduce((best, each, i) => (Math.abs(each - step) < Math.abs(steps[best] - step) ? i : best), 0);
+  const show = (i) => {
+    at = Math.max(0, Math.min(longest.steps.length - 1, i));
+    const step = longest.steps[at];
+    const x = plot.x(step);
+    cursor.setAttribute("x1", x);
+    cursor.setAttribute("x2", x);
+    cursor.setAttribute("visibility", "visible");
+    const pairs = series.map((each) => {
+      const own = closest(each.steps, step);
+      const number = step < each.steps[0] || step > each.steps.at(-1) ? null : each.measured[own];
+      return [each.name, number === null ? "–" : number.toFixed(3)];
+    });
+    tooltip(panel, x, inner.top + 60, make("strong", {}, `step ${Math.round(step)}`), facts(pairs));
+  };
+  const hide = () => {
+    cursor.setAttribute("visibility", "hidden");
+    hideTooltip(panel);
+  };
+  const aim = (event) => {
+    const x = event.clientX - svg.getBoundingClientRect().left;
+    const pixels = longest.steps.map(plot.x);
+    show(closest(pixels, x));
+  };
+  svg.addEventListener("pointermove", (event) => event.pointerType === "mouse" && aim(event));
+  svg.addEventListener("click", aim);
+  svg.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && hide());
+  svg.setAttribute("tabindex", "0");
+  svg.addEventListener("focus", () => svg.matches(":focus-visible") && show(at));
+  svg.addEventListener("blur", hide);
+  svg.addEventListener("keydown", (event) => {
+    const move = { ArrowLeft: -1, ArrowRight: 1, PageDown: 20, PageUp: -20 }[event.key];
+    if (event.key === "Escape") hide();
+    if (move === undefined) return;
+    event.preventDefault();
+    show(at + move);
+  });
+}
+
+function setUpLosses() {
+  const select = byId("term");
+  if (!select) return;
+  const terms = [...new Set(data.runs.flatMap((run) => run.losses.map((curve) => curve.name)))];
+  for (const term of terms) select.append(make("option", { value: term }, term));
+  select.addEventListener("change", drawLosses);
+}

@@ -1,0 +1,123 @@
+"""The table of all networks, and the controls that choose which of them are shown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from poa_plugin.evaluate.page.data import Line, all_ks, ks_before, shown_k
+from poa_plugin.evaluate.record import RunRecord
+from poa_plugin.evaluate.results import short
+
+X_AXES = {"params": "parameters", "flops": "FLOPs", "latency": "latency"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column: the key by which the script knows it, its title, and the text of a line's cell."""
+
+    key: str
+    title: str
+    cell: Callable[[Line], str]
+
+
+def network_table(records: Sequence[RunRecord], lines: Sequence[Line]) -> str:
+    """Return the table: a line for each network, which the script sorts and filters."""
+    columns = list(_columns(records, lines))
+    head = "".join(
+        f'<th scope="col" data-key="{column.key}" aria-sort="none">{column.title}</th>'
+        for column in columns
+    )
+    body = "\n".join(_tr(i, line, columns) for i, line in enumerate(lines))
+    return (
+        '<div class="scroll tall" id="networks" tabindex="0" role="region" aria-label="All networks">'
+        f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
+    )
+
+
+def controls(lines: Sequence[Line]) -> str:
+    """Return the switches of the plot; hidden until the script makes them work."""
+    axes = [
+        key
+        for key, name in zip(X_AXES, ("params", "flops", "latency_ms"), strict=True)
+        if any(getattr(line.entry, name) and line.entry.top1 for line in lines)
+    ]
+    choices = "".join(
+        f'<label><input type="radio" name="x" value="{key}"{" checked" * (i == 0)}>'
+        f"<span>{X_AXES[key]}</span></label>"
+        for i, key in enumerate(axes)
+    )
+    ks = all_ks(lines)
+    options = "".join(
+        f'<option value="{k}"{" selected" * (k == shown_k(ks))}>{k}</option>' for k in ks
+    )
+    boxes = [("log", "logarithmic", True), ("front", "Pareto front only", False)]
+    if any(line.entry.before or line.entry.kind in ("untrained", "pixels") for line in lines):
+        boxes.append(("baselines", "before training and raw pixels", True))
+    checks = "".join(
+        f'<label><input type="checkbox" id="{name}"{" checked" * on}> {text}</label>'
+        for name, text, on in boxes
+    )
+    return (
+        '<div class="controls" hidden><fieldset class="choice"><legend>against</legend>'
+        f"{choices}</fieldset>"
+        f'<label class="k">k <select id="k">{options}</select></label>{checks}</div>'
+    )
+
+
+def search_box() -> str:
+    """Return the box that filters table and points; hidden until the script makes it work."""
+    return (
+        '<div class="controls search" hidden><label for="filter">Filter</label>'
+        '<input id="filter" type="search" autocomplete="off" spellcheck="false" '
+        'placeholder="w384   params<=30M   top1>=70" aria-describedby="filter-help count">'
+        '<output id="count"></output>'
+        '<p id="filter-help">Words that a name holds, and limits: params, flops, latency, width, depth, '
+        "top1 with &lt;, &lt;=, =, &gt;=, &gt;. All must hold. Bold with a bar: on the Pareto front.</p></div>"
+    )
+
+
+def _columns(records: Sequence[RunRecord], lines: Sequence[Line]) -> Iterator[Column]:
+    yield Column("label", "network", _name_cell)
+    if len(records) > 1:
+        yield Column("run", "run", lambda line: escape(records[line.run].name))
+    yield Column("width", "width", lambda line: str(line.entry.width or ""))
+    yield Column("depth", "depth", lambda line: str(line.entry.depth or ""))
+    yield Column("params", "parameters", lambda line: _short(line.entry.params))
+    if any(line.entry.flops for line in lines):
+        yield Column("flops", "FLOPs", lambda line: _short(line.entry.flops))
+    if any(line.entry.latency_ms is not None for line in lines):
+        yield Column("latency", "latency (ms)", lambda line: _milliseconds(line.entry.latency_ms))
+    for k in all_ks(lines):
+        yield Column(f"top1:{k}", f"top-1 (%)<br>k = {k}", _percents("top1", k))
+    for k in ks_before(lines):
+        yield Column(f"before:{k}", f"untrained<br>k = {k}", _percents("before", k))
+
+
+def _percents(name: str, k: int) -> Callable[[Line], str]:
+    return lambda line: _percent(getattr(line.entry, name).get(k))
+
+
+def _tr(number: int, line: Line, columns: Sequence[Column]) -> str:
+    name, *cells = (column.cell(line) for column in columns)
+    texts = "".join(f"<td>{cell}</td>" for cell in cells)
+    return f'<tr data-row="{number}"><th scope="row">{name}</th>{texts}</tr>'
+
+
+def _name_cell(line: Line) -> str:
+    aliases = "".join(f" <small>{escape(alias)}</small>" for alias in line.entry.aliases)
+    return escape(line.entry.label) + aliases
+
+
+def _short(number: int | None) -> str:
+    return short(number) if number else ""
+
+
+def _percent(number: float | None) -> str:
+    return "" if number is None or not math.isfinite(number) else f"{number:.1f}"
+
+
+def _milliseconds(number: float | None) -> str:
+    return "" if number is None or not math.isfinite(number) else f"{number:.3g}"
