@@ -1,15 +1,19 @@
 """Seconds, memory and efficiency of a POA step beside a DINOv2 step of the same intact network.
 
-    python benchmarks/step.py [--rounds 3] [--threads 1] [--precision fp32]
+    python benchmarks/step.py [--family vit|swin|resnet] [--rounds 3] [--threads 1] [--precision fp32]
+    python benchmarks/step.py --beside-timm [--family swin]
 
-One run alternates between the steps, on one thread in fp32 unless told otherwise: a POA step at ViT
-192..384 x 6..12 (batch 4, 2 x 224 and 8 x 96 pixel crops, half of the global crops masked, heads of 1024,
+One run alternates between the steps, on one thread in fp32 unless told otherwise: a POA step of a small
+network of the family (batch 4, 2 x 224 and 8 x 96 pixel crops, half of the global crops masked, heads of 1024,
 2048 and 4096 prototypes), averaged over four elastic students, and a DINOv2 step of the intact size with
 one head of 4096. A step is all of it: three branches, clipping, AdamW, the teacher's average.
 
 The GEMM peak is measured at the same shapes: every matrix product of a step is timed by itself. Peak
 memory is the resident set of a process of its own that takes two steps: the mean over the elastic
 students, and the largest.
+
+`--beside-timm` compares forward and backward passes of the elastic network, for its intact and for a narrow
+member, with timm's network of the same sizes on the same images: 2 x 4 of 224 and 8 x 4 of 96 pixels.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,28 +33,67 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from poa_plugin.backbones import Stream
 from poa_plugin.config import Config, default_config
 from poa_plugin.data.masking import shard_masks
 from poa_plugin.elastic import Subnet
 from poa_plugin.randomness import numpy_generator
-from poa_plugin.ssl import POA
+from poa_plugin.ssl import POA, build_backbone
 from poa_plugin.train.loop import build_model, train_step
 from poa_plugin.train.optim import build_optimizer
 from poa_plugin.train.schedules import Schedules
 
-SUBNETS = [Subnet(192, 6), Subnet(256, 8), Subnet(320, 10), Subnet(384, 11)]
+
+@dataclass(frozen=True)
+class Size:
+    """The network of a family whose step is measured."""
+
+    words: tuple[str, ...]
+    students: tuple[str, ...]
+    intact: str
+
+
+SIZES = {
+    "vit": Size(
+        (
+            "student.vit.min_width=192",
+            "student.vit.max_width=384",
+            "student.vit.min_depth=6",
+            "student.vit.max_depth=12",
+            "student.vit.drop_path_rate=0",
+        ),
+        ("w192_d6", "w256_d8", "w320_d10", "w384_d11"),
+        "w384_d12",
+    ),
+    "swin": Size(
+        (
+            "student.swin.min_width=64",
+            "student.swin.max_width=96",
+            "student.swin.min_depth=2",
+            "student.swin.max_depths=[2,2,6,2]",
+            "student.swin.drop_path_rate=0",
+        ),
+        ("w64_d2", "w80_d3", "w80_d5", "w96_d5"),
+        "w96_d6",
+    ),
+    "resnet": Size(
+        ("student.resnet.min_depths=[2,2,3,2]", "student.resnet.max_depths=[3,4,6,3]"),
+        ("w64_d2-2-3-2", "w64_d2-4-5-2", "w96_d3-3-4-2", "w128_d2-4-6-3"),
+        "w128_d3-4-6-3",
+    ),
+}
 COMMON = [
-    "student.arch=vit",
-    "student.vit.min_width=192",
-    "student.vit.max_width=384",
-    "student.vit.min_depth=6",
-    "student.vit.max_depth=12",
-    "student.vit.drop_path_rate=0",
     "train.shards=1",
     "train.batch_size_per_shard=4",
     "ibot.start_epoch=0",
     "data.num_workers=0",
 ]
+
+
+def student_words(family: str) -> list[str]:
+    return [f"student.arch={family}", *SIZES[family].words, *COMMON]
+
+
 POA_WORDS = ["dino.head_n_prototypes=[1024,2048,4096]"]
 DINO_WORDS = [
     "dino.head_n_prototypes=[4096]",
@@ -62,8 +106,8 @@ DINO_WORDS = [
 class Stepper:
     """A model, its optimizer and one batch, ready to take steps."""
 
-    def __init__(self, words: Sequence[str]) -> None:
-        self.config = default_config([*COMMON, *words])
+    def __init__(self, words: Sequence[str], family: str = "vit") -> None:
+        self.config = default_config([*student_words(family), *words])
         self.model: POA = build_model(self.config).train()
         self.optimizer = build_optimizer(self.model.get_params_groups(), self.config)
         self.values = Schedules(self.config)(1000)
@@ -153,18 +197,18 @@ def peak_of_this_process() -> float:
     return 1024.0 * int(found[1])
 
 
-def peak_memory(words: list[str], subnet: Subnet, threads: int, queue: Any) -> None:
+def peak_memory(words: list[str], family: str, subnet: Subnet, threads: int, queue: Any) -> None:
     torch.set_num_threads(threads)
-    stepper = Stepper(words)
+    stepper = Stepper(words, family)
     for _ in range(2):
         stepper.step(subnet)
     queue.put(peak_of_this_process())
 
 
-def memory(words: list[str], subnet: Subnet, threads: int) -> float:
+def memory(words: list[str], family: str, subnet: Subnet, threads: int) -> float:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=peak_memory, args=(words, subnet, threads, queue))
+    process = context.Process(target=peak_memory, args=(words, family, subnet, threads, queue))
     process.start()
     peak = queue.get()
     process.join()
@@ -199,21 +243,80 @@ def profile(stepper: Stepper, subnet: Subnet) -> None:
     print(events.table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=55))
 
 
+def beside_timm(family: str, rounds: int) -> None:
+    """Print CPU seconds, forward and backward, of our network and of timm's of the same sizes."""
+    import timm
+
+    words = [*student_words(family), "train.batch_size_per_shard=4"]
+    backbone = build_backbone(default_config(words)).train()
+    crops = [torch.randn(8, 3, 224, 224), torch.randn(32, 3, 96, 96)]
+    for name in (SIZES[family].intact, SIZES[family].students[1]):
+        subnet = backbone.space[name]
+        description = backbone.timm_description(backbone.plain_options(subnet))
+        arguments = dict(description.config["model_args"])
+        flexible = "img_size" in arguments
+        if flexible:
+            arguments |= (
+                {"strict_img_size": False} if family == "swin" else {"dynamic_img_size": True}
+            )
+        theirs = timm.create_model(
+            description.config["architecture"], num_classes=0, **arguments
+        ).train()
+        description.adjust(theirs)
+
+        def ours(subnet: Subnet = subnet) -> None:
+            outs = backbone([Stream(images, subnet) for images in crops])
+            sum(out["x_norm_clstoken"].square().sum() for out in outs).backward()
+
+        def stock(network: Any = theirs) -> None:
+            if family == "swin":  # its masks are made for one size
+                sum(_swin(network, images).square().sum() for images in crops).backward()
+            else:
+                sum(network(images).square().sum() for images in crops).backward()
+
+        took: dict[str, list[float]] = {"ours": [], "timm": []}
+        for number in range(rounds + 1):  # the first warms up
+            for which, run in (("ours", ours), ("timm", stock)):
+                start = time.process_time()
+                run()
+                if number:
+                    took[which].append(time.process_time() - start)
+        ours_s, timm_s = (statistics.median(took[which]) for which in ("ours", "timm"))
+        print(
+            f"{family:7}{name:16} ours {ours_s:7.3f} s  timm {timm_s:7.3f} s  {ours_s / timm_s:5.2f} x"
+        )
+
+
+def _swin(network: Any, images: Tensor) -> Tensor:
+    """Run timm's Swin on images of another size than its own."""
+    network.set_input_size(tuple(images.shape[-2:]), always_partition=True)
+    return network(images)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--family", default="vit", choices=SIZES)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--profile", action="store_true", help="of one POA and one DINOv2 step")
     parser.add_argument("--no-memory", action="store_true")
+    parser.add_argument("--beside-timm", action="store_true", help="networks alone, beside timm's")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    if options.beside_timm:
+        beside_timm(options.family, options.rounds)
+        return
+    family, size = options.family, SIZES[options.family]
     precision = [f"train.precision={options.precision}"]
     words = {"POA": [*POA_WORDS, *precision], "DINOv2": [*DINO_WORDS, *precision]}
-    steppers = {name: Stepper(extra) for name, extra in words.items()}
-    runs = [("POA", subnet) for subnet in SUBNETS] + [("DINOv2", Subnet(384, 12))]
+    steppers = {name: Stepper(extra, family) for name, extra in words.items()}
+    space = steppers["POA"].model.space
+    students, intact = [space[name] for name in size.students], space[size.intact]
+    assert intact == space.intact
+    runs = [("POA", subnet) for subnet in students] + [("DINOv2", intact)]
     if options.profile:
-        for name, member in (("POA", SUBNETS[1]), ("DINOv2", Subnet(384, 12))):
+        for name, member in (("POA", students[1]), ("DINOv2", intact)):
             print(f"{name} {member.name}")
             steppers[name].step(member)
             profile(steppers[name], member)
@@ -224,26 +327,26 @@ def main() -> None:
         with Products() as seen:
             steppers[name].step(subnet)
         products[name, subnet] = seen.shapes
-    print(f"{'':16} " + " ".join(f"round {i + 1}" for i in range(options.rounds)), flush=True)
+    print(f"{'':22} " + " ".join(f"round {i + 1}" for i in range(options.rounds)), flush=True)
     for _ in range(options.rounds):
         for name, subnet in runs:
             times[name, subnet].append(seconds(lambda n=name, s=subnet: steppers[n].step(s)))
     for (name, subnet), found in times.items():
-        print(f"{name:7}{subnet.name:9} " + " ".join(f"{value:7.3f}" for value in found))
+        print(f"{name:7}{subnet.name:15} " + " ".join(f"{value:7.3f}" for value in found))
 
     best = {run: statistics.median(found) for run, found in times.items()}
-    poa = statistics.mean(best["POA", subnet] for subnet in SUBNETS)
-    dino = best["DINOv2", Subnet(384, 12)]
+    poa = statistics.mean(best["POA", subnet] for subnet in students)
+    dino = best["DINOv2", intact]
     print(
         f"\n{'':8}{'s/step':>8}{'GFLOP':>8}{'GFLOP/s':>9}{'GEMM peak':>11}{'share':>7}{'GiB':>7}{'largest':>9}"
     )
     totals = {}
-    for name, members in (("POA", SUBNETS), ("DINOv2", [Subnet(384, 12)])):
+    for name, members in (("POA", students), ("DINOv2", [intact])):
         work = statistics.mean(flops(products[name, s]) for s in members)
         alone = statistics.mean(gemm_seconds(products[name, s]) for s in members)
         took = statistics.mean(best[name, s] for s in members)
         peaks = [
-            memory(words[name], s, options.threads) / 2**30
+            memory(words[name], family, s, options.threads) / 2**30
             for s in members
             if not options.no_memory
         ]
