@@ -7,12 +7,25 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.config import Config, default_config
 from poa_plugin.registry import DATASETS
 from poa_plugin.ssl import build_backbone
 
+COMMON = [
+    "crops.local_crops_size=32",
+    "crops.local_crops_number=2",
+    "dino.head_n_prototypes=[16,24]",
+    "dino.head_hidden_dim=32",
+    "dino.head_bottleneck_dim=16",
+    "ibot.start_epoch=0",
+    "train.shards=1",
+    "train.batch_size_per_shard=3",
+    "train.device=cpu",
+    "data.num_workers=0",
+]
 SMALL = [
     "student.arch=vit",
     "student.vit.min_width=24",
@@ -25,17 +38,38 @@ SMALL = [
     "student.vit.layerscale=0.1",
     "student.vit.drop_path_rate=0",
     "crops.global_crops_size=48",
-    "crops.local_crops_size=32",
-    "crops.local_crops_number=2",
-    "dino.head_n_prototypes=[16,24]",
-    "dino.head_hidden_dim=32",
-    "dino.head_bottleneck_dim=16",
-    "ibot.start_epoch=0",
-    "train.shards=1",
-    "train.batch_size_per_shard=3",
-    "train.device=cpu",
-    "data.num_workers=0",
+    *COMMON,
 ]
+FAMILIES = {
+    "vit": SMALL,
+    "swin": [
+        "student.arch=swin",
+        "student.swin.min_width=8",
+        "student.swin.max_width=16",
+        "student.swin.width_step=4",
+        "student.swin.min_depth=1",
+        "student.swin.max_depths=[1,2,4,1]",
+        "student.swin.head_dim=4",
+        "student.swin.window_size=3",
+        "student.swin.drop_path_rate=0",
+        "crops.global_crops_size=64",
+        *COMMON,
+    ],
+    "resnet": [
+        "student.arch=resnet",
+        "student.resnet.min_width=8",
+        "student.resnet.max_width=16",
+        "student.resnet.width_step=4",
+        "student.resnet.min_depths=[1,1,2,1]",
+        "student.resnet.max_depths=[1,2,4,1]",
+        "student.resnet.stem_width=8",
+        "student.resnet.out_width=32",
+        "student.resnet.groups=4",
+        "crops.global_crops_size=64",
+        *COMMON,
+    ],
+}
+"""Small configurations of every family."""
 
 
 class Noise:
@@ -93,11 +127,13 @@ def randomise(module: ElasticBackbone, seed: int = 0) -> ElasticBackbone:
     """Draw all parameters anew, so that no term is too small to be seen."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            values = torch.randn(parameter.shape, generator=generator)
-            offset = 1.0 if name.endswith(("norm1.weight", "norm2.weight", "norm.weight")) else 0.0
-            scale = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.2
-            parameter.copy_(offset + scale * values)
+        for own in module.modules():
+            is_norm = isinstance(own, (nn.LayerNorm, nn.GroupNorm))
+            for name, parameter in own.named_parameters(recurse=False):
+                values = torch.randn(parameter.shape, generator=generator)
+                offset = 1.0 if is_norm and name == "weight" else 0.0
+                scale = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.2
+                parameter.copy_(offset + scale * values)
     return module
 
 
@@ -105,8 +141,9 @@ def random_batch(config: Config, seed: int = 0) -> dict[str, torch.Tensor]:
     """Return one shard's batch of noise, half of its global crops masked."""
     generator = torch.Generator().manual_seed(seed)
     crops, batch = config.crops, config.train.batch_size_per_shard
-    side = crops.global_crops_size // config.student.vit.patch_size
-    masks = torch.rand(2 * batch, side * side, generator=generator) < 0.4
+    with torch.device("meta"):
+        rows, columns = build_backbone(config).mask_grid(crops.global_crops_size)
+    masks = torch.rand(2 * batch, rows * columns, generator=generator) < 0.4
     masks[::2] = False
     size = crops.local_crops_size
     return {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar
@@ -183,6 +183,10 @@ class ElasticBackbone(nn.Module):
     def num_layers(self) -> int:
         """The `layer_id` of what comes after the last block."""
         raise NotImplementedError
+
+    def decayed_norms(self) -> Collection[str]:
+        """Return the parameters of normalisation layers that are decayed nonetheless; none unless told."""
+        return ()
 
     @torch.no_grad()
     def sliced_state_dict(self, subnet: Subnet) -> dict[str, Tensor]:

@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
 from poa_plugin.backbones.elastic_block import LockstepBlock
 from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
+from poa_plugin.backbones.spaces import check_heads, check_patches, steps
+from poa_plugin.backbones.streams import by_subnet, shared_stem
 from poa_plugin.backbones.vit import (
     VisionTransformer,
     ViTShape,
     add_cls_and_position,
     block_indices,
-    check_patches,
     intermediate,
     outputs,
 )
@@ -113,8 +114,8 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
             rates = [rate * i / max(depth - 1, 1) for i in range(depth)]
         return cls(
             shape,
-            widths=_steps("width", options.min_width, options.max_width, options.width_step),
-            depths=_steps("depth", options.min_depth, options.max_depth, options.depth_step),
+            widths=steps("width", options.min_width, options.max_width, options.width_step),
+            depths=steps("depth", options.min_depth, options.max_depth, options.depth_step),
             net_select_scale=options.net_select_scale,
             drop_path_rates=rates,
         )
@@ -128,7 +129,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         weights get one gradient.
         """
         tokens = self._embed_streams(streams)
-        members = _by_subnet(streams)
+        members = by_subnet(streams)
         packed: list[Tensor] = []
         layouts, keeps, active = [], [], []
         for subnet, ids in members.items():
@@ -261,19 +262,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         return self.shape.depth + 1
 
     def _embed_streams(self, streams: Sequence[Stream]) -> list[Tensor]:
-        """Run the stem once for each distinct pair of images and masks, at the widest width asked."""
-        stems: dict[tuple[int, int], Tensor] = {}
-        widest: dict[tuple[int, int], int] = {}
-        keys = [(id(stream.images), id(stream.masks)) for stream in streams]
-        for key, stream in zip(keys, streams, strict=True):
-            widest[key] = max(widest.get(key, 0), stream.subnet.width)
-        for key, stream in zip(keys, streams, strict=True):
-            if key not in stems:
-                stems[key] = self._embed_at(stream.images, stream.masks, widest[key])
-        return [
-            slicing.leading(stems[key], stream.subnet.width)
-            for key, stream in zip(keys, streams, strict=True)
-        ]
+        return shared_stem(streams, self._embed_at, lambda subnet: subnet.width)
 
     def _embed_at(self, images: Tensor, masks: Tensor | None, width: int) -> Tensor:
         patches = self.patch_embed(images, width)
@@ -285,31 +274,9 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         return add_cls_and_position(patches, cls_token, pos_embed, self._grid(images))
 
 
-def _by_subnet(streams: Sequence[Stream]) -> dict[Subnet, list[int]]:
-    """Return which streams each sub-network runs, in their order."""
-    members: dict[Subnet, list[int]] = {}
-    for i, stream in enumerate(streams):
-        members.setdefault(stream.subnet, []).append(i)
-    return members
-
-
-def _steps(what: str, low: int, high: int, step: int) -> list[int]:
-    if not 0 < low <= high or step <= 0 or (high - low) % step:
-        raise UserError(
-            f"The {what}s {low}..{high} in steps of {step} do not end at {high}, the intact "
-            f"network's {what}: choose min_{what}, max_{what} and {what}_step so that they do."
-        )
-    return list(range(low, high + 1, step))
-
-
 def _check_space(shape: ViTShape, widths: Sequence[int], depths: Sequence[int]) -> None:
     for width in widths:
-        if width % shape.head_dim:
-            below, above = width // shape.head_dim, width // shape.head_dim + 1
-            raise UserError(
-                f"The head dimension {shape.head_dim} does not divide the width {width}: the "
-                f"nearest widths are {below * shape.head_dim} and {above * shape.head_dim}."
-            )
+        check_heads(width, shape.head_dim)
         if shape.hidden * width % shape.width:
             raise UserError(
                 f"An MLP of {shape.hidden} units at width {shape.width} has no whole number of "

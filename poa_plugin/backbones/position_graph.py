@@ -15,15 +15,15 @@ def positions_of_any_grid(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
     """Resize a (1, 1 + M * M, D) table to (1, 1 + h * w, D), as `vit.interpolate_position` does.
 
     `F.interpolate` takes its scale factors as numbers, so that a graph with it is for one grid, and a
-    branch for the native grid cannot depend on a symbol. Two matrix products do the same for every
-    grid; at the native one their matrices are the identity.
+    graph has no branch for the native grid. Two matrix products do the same for every grid; at the
+    native one their matrices are the identity.
 
     Args:
         pos_embed: the class token's position, then those of a square of patches.
-        grid: rows and columns, which may be symbols.
+        grid: rows and columns; while a graph is traced they are tensors.
     """
     side = math.isqrt(int(pos_embed.shape[1]) - 1)
-    counts = [torch.scalar_tensor(n, dtype=torch.float64) for n in grid]
+    counts = [torch.as_tensor(n, dtype=torch.float64) for n in grid]
     native = (counts[0] == side) & (counts[1] == side)
     scales = [torch.where(native, 1.0, side / (count + 0.1)).float() for count in counts]
     rows, columns = (_bicubic(side, n, scale) for n, scale in zip(grid, scales, strict=True))

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones.attention import attention
 from poa_plugin.backbones.base import Features, PlainNetwork
+from poa_plugin.backbones.mlp import Mlp
 from poa_plugin.backbones.position_graph import positions_of_any_grid
+from poa_plugin.backbones.spaces import check_patches
 from poa_plugin.backbones.stochastic_depth import add_residual, draw_drop_path
 from poa_plugin.elastic.layers import PlainLayers
-from poa_plugin.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -40,21 +41,13 @@ class ViTShape:
     in_chans: int = 3
 
 
-def check_patches(size: Sequence[int], patch: int) -> None:
-    """Raise a `UserError` if images of (height, width) pixels do not divide into patches."""
-    if size[0] % patch or size[1] % patch:
-        raise UserError(
-            f"Images of {size[0]} x {size[1]} pixels do not divide into patches of {patch}."
-        )
-
-
 class PatchEmbed(nn.Module):
     """Cut images into square patches and project each to a token."""
 
     def __init__(self, shape: ViTShape, layers: type[PlainLayers]) -> None:
         super().__init__()
         size = shape.patch_size
-        self.proj = layers.stem_conv(shape.in_chans, shape.width, kernel_size=size, stride=size)
+        self.proj = layers.conv(shape.in_chans, shape.width, size, size, fixed_input=True)
 
     def forward(self, images: Tensor, *width: int) -> Tensor:
         """Map (B, C, H, W) images to (B, N, D) tokens, row by row.
@@ -82,19 +75,6 @@ class Attention(nn.Module):
         return self.proj(attention(q, k, v).flatten(2))
 
 
-class Mlp(nn.Module):
-    """Two linear layers with a GELU between them."""
-
-    def __init__(self, shape: ViTShape, layers: type[PlainLayers]) -> None:
-        super().__init__()
-        self.fc1 = layers.linear(shape.width, shape.hidden, shape.ffn_bias)
-        self.fc2 = layers.linear(shape.hidden, shape.width, shape.ffn_bias)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (..., D) to (..., D)."""
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
 class Block(nn.Module):
     """Pre-norm transformer block with layer scale and stochastic depth."""
 
@@ -104,7 +84,7 @@ class Block(nn.Module):
         self.attn = Attention(shape, layers)
         self.ls1 = _layer_scale(shape, layers)
         self.norm2 = layers.layer_norm(shape.width, eps=1e-6)
-        self.mlp = Mlp(shape, layers)
+        self.mlp = Mlp(shape.width, shape.hidden, shape.ffn_bias, layers)
         self.ls2 = _layer_scale(shape, layers)
 
     def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
@@ -226,7 +206,7 @@ def interpolate_position(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
     Bicubic, not antialiased, with scale factors (n + 0.1) / M as in DINOv2: asking for the output
     size in place of the factor would give other numbers.
     """
-    if torch.compiler.is_exporting():
+    if torch.onnx.is_in_onnx_export():
         return positions_of_any_grid(pos_embed, grid)
     side = math.isqrt(int(pos_embed.shape[1]) - 1)
     if grid == (side, side):

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poa_plugin.elastic import slicing
+from poa_plugin.elastic.maps import ElasticConv2d, ElasticGroupNorm
 from poa_plugin.elastic.recompute import linear_after, scaled_linear
 
 Before = tuple[Callable[..., Tensor], Sequence[Tensor]]
@@ -76,6 +77,7 @@ class ElasticLinear(nn.Linear):
         groups: equal groups of outputs, each of which keeps its own leading slice (3 for a fused
             projection of queries, keys and values).
         fixed_output: the output keeps its full width (the first layer of a projection head).
+        in_groups: equal groups of inputs (4 where 2 x 2 patches are merged).
     """
 
     def __init__(
@@ -85,9 +87,10 @@ class ElasticLinear(nn.Linear):
         bias: bool = True,
         groups: int = 1,
         fixed_output: bool = False,
+        in_groups: int = 1,
     ) -> None:
         super().__init__(in_features, out_features, bias)
-        self.groups = groups
+        self.groups, self.in_groups = groups, in_groups
         self.fixed_output = fixed_output
 
     def forward(
@@ -97,7 +100,8 @@ class ElasticLinear(nn.Linear):
 
         Args:
             x: inputs.
-            before: what the inputs go through first, worked out again in the backward pass.
+            before: what the inputs go through first, worked out again in the backward pass. Of (N, i)
+                inputs it may make another number of rows.
             scale: (o,) factors of the outputs, folded into weight and bias.
         """
         fan_in = x.shape[-1]
@@ -109,7 +113,7 @@ class ElasticLinear(nn.Linear):
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             rows = x.reshape(-1, fan_in)
             out = linear_after(function, rows, parameters, weight, bias, alpha, scale)
-            return out.view(*x.shape[:-1], out.shape[-1])
+            return out if x.dim() == 2 else out.view(*x.shape[:-1], out.shape[-1])
         return scaled_linear(function(x, *parameters), weight, bias, alpha, scale)
 
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
@@ -122,9 +126,10 @@ class ElasticLinear(nn.Linear):
 
     def _active(self, fan_in: int) -> tuple[Tensor, Tensor | None]:
         fan_out = self.fan_out(fan_in)
-        weight = slicing.matrix(self.weight, fan_out, fan_in, self.groups)
-        bias = None if self.bias is None else slicing.leading_rows(self.bias, fan_out, self.groups)
-        return weight, bias
+        weight = slicing.matrix(self.weight, fan_out, fan_in, self.groups, self.in_groups)
+        if self.bias is None:
+            return weight, None
+        return weight, slicing.leading(self.bias, fan_out, groups=self.groups)
 
     def fan_out(self, fan_in: int) -> int:
         """Return how many outputs there are for a number of inputs."""
@@ -138,7 +143,17 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 
 class ElasticLayerNorm(nn.LayerNorm):
-    """Layer normalisation over the channels that its input has."""
+    """Layer normalisation over the channels that its input has.
+
+    Args:
+        width: channels at full width.
+        eps: added to the variance.
+        groups: equal groups of channels, each of which keeps its own leading slice.
+    """
+
+    def __init__(self, width: int, eps: float = 1e-5, groups: int = 1) -> None:
+        super().__init__(width, eps)
+        self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (..., d) tokens, d <= D."""
@@ -151,58 +166,92 @@ class ElasticLayerNorm(nn.LayerNorm):
         def normalise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             return F.layer_norm(x, (width,), weight, bias, self.eps)
 
-        parameters = (slicing.leading(self.weight, width), slicing.leading(self.bias, width))
-        return normalise, parameters
+        return normalise, self._active(width)
 
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`."""
-        width = slicing.active_size(self.normalized_shape[0], share)
-        tensors = {"weight": self.weight, "bias": self.bias}
-        return {name: slicing.leading(tensor, width) for name, tensor in tensors.items()}
+        weight, bias = self._active(slicing.active_size(self.normalized_shape[0], share))
+        return {"weight": weight, "bias": bias}
 
-
-class ElasticStemConv2d(nn.Conv2d):
-    """A convolution over images, whose number of output channels is told in the call."""
-
-    def forward(self, x: Tensor, out_channels: int | None = None) -> Tensor:
-        """Map (B, C, H, W) images to (B, out_channels, h, w)."""
-        weight, bias = self._active(out_channels or self.out_channels)
-        return self._conv_forward(x, weight, bias)
-
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
-        """See `Elastic.sliced`."""
-        weight, bias = self._active(slicing.active_size(self.out_channels, share))
-        return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
-
-    def _active(self, out_channels: int) -> tuple[Tensor, Tensor | None]:
-        bias = None if self.bias is None else slicing.leading_rows(self.bias, out_channels)
-        return slicing.leading_rows(self.weight, out_channels), bias
+    def _active(self, width: int) -> tuple[Tensor, Tensor]:
+        weight = slicing.leading(self.weight, width, groups=self.groups)
+        return weight, slicing.leading(self.bias, width, groups=self.groups)
 
 
 class PlainLayers:
-    """The ordinary layers of which an extracted network is made."""
+    """The ordinary layers of which an extracted network is made; what matters to elastic ones is ignored."""
 
-    layer_norm: type[nn.LayerNorm] = nn.LayerNorm
     layer_scale: type[LayerScale] = LayerScale
-    stem_conv: type[nn.Conv2d] = nn.Conv2d
 
     @staticmethod
-    def linear(fan_in: int, fan_out: int, bias: bool = True, groups: int = 1) -> nn.Linear:
-        """Return a linear layer; `groups` matters to an elastic one only."""
+    def linear(
+        fan_in: int, fan_out: int, bias: bool = True, groups: int = 1, in_groups: int = 1
+    ) -> nn.Linear:
+        """Return a linear layer; `groups` and `in_groups` matter to an elastic one only."""
         return nn.Linear(fan_in, fan_out, bias)
+
+    @staticmethod
+    def layer_norm(width: int, eps: float = 1e-5, groups: int = 1) -> nn.LayerNorm:
+        """Return a layer normalisation; `groups` matters to an elastic one only."""
+        return nn.LayerNorm(width, eps)
+
+    @staticmethod
+    def group_norm(groups: int, channels: int) -> nn.GroupNorm:
+        """Return a group normalisation."""
+        return nn.GroupNorm(groups, channels)
+
+    @staticmethod
+    def conv(
+        fan_in: int,
+        fan_out: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        fixed_input: bool = False,
+        fixed_output: bool = False,
+    ) -> nn.Conv2d:
+        """Return a convolution; what is fixed matters to an elastic one only."""
+        return nn.Conv2d(fan_in, fan_out, kernel, stride, padding, bias=bias)
 
 
 class ElasticLayers(PlainLayers):
     """The elastic layers, under the same names."""
 
-    layer_norm = ElasticLayerNorm
     layer_scale = ElasticLayerScale
-    stem_conv = ElasticStemConv2d
 
     @staticmethod
-    def linear(fan_in: int, fan_out: int, bias: bool = True, groups: int = 1) -> nn.Linear:
+    def linear(
+        fan_in: int, fan_out: int, bias: bool = True, groups: int = 1, in_groups: int = 1
+    ) -> nn.Linear:
         """Return a linear layer whose output narrows in proportion to its input."""
-        return ElasticLinear(fan_in, fan_out, bias, groups)
+        return ElasticLinear(fan_in, fan_out, bias, groups, in_groups=in_groups)
+
+    @staticmethod
+    def layer_norm(width: int, eps: float = 1e-5, groups: int = 1) -> nn.LayerNorm:
+        """Return an elastic layer normalisation."""
+        return ElasticLayerNorm(width, eps, groups)
+
+    @staticmethod
+    def group_norm(groups: int, channels: int) -> nn.GroupNorm:
+        """Return an elastic group normalisation."""
+        return ElasticGroupNorm(groups, channels)
+
+    @staticmethod
+    def conv(
+        fan_in: int,
+        fan_out: int,
+        kernel: int,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+        fixed_input: bool = False,
+        fixed_output: bool = False,
+    ) -> nn.Conv2d:
+        """Return an elastic convolution."""
+        return ElasticConv2d(
+            fan_in, fan_out, kernel, stride, padding, bias, fixed_input, fixed_output
+        )
 
 
 class Lockstep:
@@ -212,13 +261,13 @@ class Lockstep:
     skip different blocks still call the same blocks in the same order. A block defines `run`.
     """
 
-    def forward(self, streams: list[Tensor | None], *extras: Sequence[Any]) -> list[Tensor | None]:
+    def forward(self, streams: list[Any], *extras: Sequence[Any]) -> list[Any]:
         """Run each stream that is not None, with its own entry of every list in `extras`."""
         return [
             None if x is None else self.run(x, *extra)
             for x, *extra in zip(streams, *extras, strict=True)
         ]
 
-    def run(self, x: Tensor, *extra: Any) -> Tensor:
-        """Run one stream."""
+    def run(self, x: Any, *extra: Any) -> Any:
+        """Run one stream, or the packed streams of one sub-network."""
         raise NotImplementedError

@@ -31,44 +31,50 @@ def input_scale(full: int, active: int) -> float:
     return full / active
 
 
-def leading(parameter: Tensor, size: int, dim: int = -1) -> Tensor:
-    """Return the first `size` entries of `parameter` along `dim`."""
-    return parameter if parameter.shape[dim] == size else parameter.narrow(dim, 0, size)
+def leading(parameter: Tensor, size: int, dim: int = -1, groups: int = 1) -> Tensor:
+    """Return the first entries of each of `groups` equal groups along `dim`, `size` of them in all.
 
-
-def leading_rows(parameter: Tensor, size: int, groups: int = 1) -> Tensor:
-    """Return the leading slice of each of `groups` equal groups along the first dimension.
-
-    `size` counts the rows of all groups together. The fused projection of queries, keys and values
-    has three groups: heads are kept from the front of each.
+    The fused projection of queries, keys and values has three groups of rows, of which heads are kept
+    from the front; what merges 2 x 2 patches has four groups of columns.
     """
-    if parameter.shape[0] == size:
+    if parameter.shape[dim] == size:
         return parameter
     if groups == 1:
-        return parameter.narrow(0, 0, size)
-    grouped = parameter.unflatten(0, (groups, -1))
-    return grouped.narrow(1, 0, size // groups).flatten(0, 1)
+        return parameter.narrow(dim, 0, size)
+    dim %= parameter.dim()
+    grouped = parameter.unflatten(dim, (groups, -1))
+    return grouped.narrow(dim + 1, 0, size // groups).flatten(dim, dim + 1)
 
 
-def matrix(weight: Tensor, fan_out: int, fan_in: int, groups: int = 1) -> Tensor:
-    """Return the active corner of a linear or convolution weight (out, in, ...), not yet scaled."""
+def matrix(
+    weight: Tensor, fan_out: int, fan_in: int, groups: int = 1, in_groups: int = 1
+) -> Tensor:
+    """Return the active corner of a linear or convolution weight (out, in, ...), not yet scaled.
+
+    `groups` and `in_groups` are equal groups of outputs and of inputs, each of which keeps its own
+    leading slice.
+    """
     if weight.shape[:2] == (fan_out, fan_in):
         return weight
-    return cast(Tensor, _Corner.apply(weight, fan_out, fan_in, groups))
+    return cast(Tensor, _Corner.apply(weight, fan_out, fan_in, groups, in_groups))
 
 
 class _Corner(torch.autograd.Function):
     """The slice of a matrix along both dimensions, whose gradient is laid into zeros once."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, fan_out: int, fan_in: int, groups: int) -> Tensor:
-        ctx.shape, ctx.groups = weight.shape, groups
-        return leading_rows(leading(weight, fan_in, dim=1), fan_out, groups)
+    def forward(
+        ctx: Any, weight: Tensor, fan_out: int, fan_in: int, groups: int, in_groups: int
+    ) -> Tensor:
+        ctx.shape, ctx.groups, ctx.in_groups = weight.shape, groups, in_groups
+        columns = leading(weight, fan_in, dim=1, groups=in_groups)
+        return leading(columns, fan_out, dim=0, groups=groups)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
-        whole = grad.new_zeros(ctx.shape)
-        rows = whole.unflatten(0, (ctx.groups, -1))
-        corner = rows[:, : len(grad) // ctx.groups, : grad.shape[1]]
-        corner.copy_(grad.unflatten(0, (ctx.groups, -1)))
-        return whole, None, None, None
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        def grouped(x: Tensor) -> Tensor:
+            return x.unflatten(1, (ctx.in_groups, -1)).unflatten(0, (ctx.groups, -1))
+
+        whole, own = grad.new_zeros(ctx.shape), grouped(grad)
+        grouped(whole)[:, : own.shape[1], :, : own.shape[3]].copy_(own)
+        return whole, None, None, None, None

@@ -31,10 +31,11 @@ def to_timm(folder: str | Path) -> nn.Module:
         raise UserError(f"'{folder}' cannot be built in timm: {description.refusal}")
     timm = optional("timm", "downstream", "Building in timm")
     config = description.config
-    loaded_like = {key: config[key] for key in ("num_classes", "global_pool")}
     model = timm.create_model(
         config["architecture"],
-        pretrained_cfg={**config["pretrained_cfg"], **loaded_like},
+        pretrained_cfg=config["pretrained_cfg"],
+        num_classes=config["num_classes"],
+        global_pool=config["global_pool"],
         **config["model_args"],
     )
     load_weights(model, load_tensors(network.folder / WEIGHTS), network.folder)

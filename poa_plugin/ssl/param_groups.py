@@ -19,8 +19,9 @@ def params_groups(
     """Return groups under DINOv2's names: `params`, `lr_multiplier`, `wd_multiplier`, `is_last_layer`.
 
     Learning rates fall by `layerwise_decay` for each block from the top, by a block's index in the
-    intact network, and by a further factor in the patch embedding. Biases, normalisation layers and
-    layer scale are not decayed; prototypes (`is_last_layer`) can be held still in the first epoch.
+    intact network, and by a further factor in the patch embedding. Biases, normalisation layers (but
+    for those that the backbone names) and layer scale are not decayed; prototypes (`is_last_layer`)
+    can be held still in the first epoch.
 
     Args:
         student: modules `backbone` and `dino_head`.
@@ -49,6 +50,12 @@ def parameter_settings(
 ) -> dict[str, tuple[float, float, bool]]:
     """Return (lr_multiplier, wd_multiplier, is_last_layer) of every trainable parameter."""
     settings = {}
+    exceptions = {
+        f"{part}.{name}"
+        for part, module in student.items()
+        if isinstance(module, ElasticBackbone)
+        for name in module.decayed_norms()
+    }
     for module_name, module in student.named_modules():
         for own_name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
@@ -58,6 +65,7 @@ def parameter_settings(
             if "patch_embed" in name:
                 lr *= patch_embed_lr_mult
             undecayed = own_name == "bias" or isinstance(module, UNDECAYED_MODULES)
+            undecayed = undecayed and name not in exceptions
             settings[name] = (lr, 0.0 if undecayed else 1.0, "last_layer" in name)
     return settings
 

@@ -11,10 +11,10 @@ from torch import nn
 
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import (
+    ElasticConv2d,
     ElasticLayerNorm,
     ElasticLayerScale,
     ElasticLinear,
-    ElasticStemConv2d,
 )
 
 
@@ -59,7 +59,7 @@ def test_norm_scale_and_stem_use_leading_channels() -> None:
     wanted = F.layer_norm(x, (8,), norm.weight[:8], norm.bias[:8], 1e-6)
     torch.testing.assert_close(norm(x), wanted)
     torch.testing.assert_close(scale(x), x * scale.gamma[:8])
-    stem = ElasticStemConv2d(3, 12, kernel_size=4, stride=4)
+    stem = ElasticConv2d(3, 12, kernel_size=4, stride=4, fixed_input=True)
     images = torch.randn(2, 3, 8, 8)
     torch.testing.assert_close(stem(images, 8), stem(images)[:, :8])
 

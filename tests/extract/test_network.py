@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from functools import lru_cache
 from pathlib import Path
 
 import pytest
@@ -15,58 +16,96 @@ import poa_plugin as poa
 from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.config import default_config
 from poa_plugin.elastic import Subnet
-from poa_plugin.elastic.layers import ElasticLayers
+from poa_plugin.elastic.layers import ElasticConv2d, ElasticLayerNorm, ElasticLayerScale
 from poa_plugin.extract import write_network
 from poa_plugin.ssl import build_backbone
-from tests.conftest import SMALL, randomise
+from tests.conftest import FAMILIES, randomise
 
-WIDE = [
-    *SMALL,
-    "student.vit.min_width=16",
-    "student.vit.max_width=64",
-    "student.vit.min_depth=1",
-    "student.vit.max_depth=7",
-]
+WIDE = {
+    "vit": [
+        "student.vit.min_width=16",
+        "student.vit.max_width=64",
+        "student.vit.min_depth=1",
+        "student.vit.max_depth=7",
+    ],
+    "swin": [
+        "student.swin.min_width=4",
+        "student.swin.window_size=2",
+        "student.swin.max_depths=[2,2,7,2]",
+    ],
+    "resnet": [
+        "student.resnet.min_width=32",
+        "student.resnet.max_width=96",
+        "student.resnet.width_step=32",
+        "student.resnet.min_depths=[1,1,1,1]",
+        "student.resnet.max_depths=[1,3,7,2]",
+        "student.resnet.stem_width=64",
+        "student.resnet.out_width=128",
+        "student.resnet.groups=32",
+    ],
+}
+SIZES = {
+    "vit": [(48, 48), (32, 32), (64, 64), (24, 56)],
+    "swin": [(64, 64), (32, 32), (40, 40), (52, 84)],
+    "resnet": [(64, 64), (32, 32), (41, 55)],
+}
+"""The first is the native size; the window divides no map of Swin's last two."""
 
 
-def wide_backbone() -> ElasticBackbone:
-    return randomise(build_backbone(default_config(WIDE))).eval()
+@lru_cache
+def wide_backbone(family: str) -> ElasticBackbone:
+    words = default_config([*FAMILIES[family], *WIDE[family]])
+    return randomise(build_backbone(words)).eval()
 
 
-def members() -> list[Subnet]:
-    """Every corner of the space and 20 random members."""
-    space = list(wide_backbone().space)
-    corners = [Subnet(width, depth) for width in (16, 64) for depth in (1, 7)]
-    return corners + random.Random(0).sample(space, 20)
+def members() -> list[tuple[str, Subnet]]:
+    """Every corner of the spaces and 20 random members of each."""
+    found = []
+    for family in FAMILIES:
+        space = list(wide_backbone(family).space)
+        by_width = [[s for s in space if s.width == w] for w in (space[0].width, space[-1].width)]
+        corners = [own[i] for own in by_width for i in (0, -1)]
+        found += [(family, s) for s in corners + random.Random(0).sample(space, 20)]
+    return found
 
 
-@pytest.mark.parametrize("subnet", members(), ids=lambda subnet: subnet.name)
-def test_extraction_equals_the_elastic_forward(subnet: Subnet, tmp_path: Path) -> None:
-    import timm
-
-    backbone = wide_backbone()
-    folder = write_network(tmp_path / "net", "vit", backbone, subnet, {})
+@pytest.mark.parametrize(("family", "subnet"), members(), ids=str)
+def test_extraction_equals_the_elastic_forward(family: str, subnet: Subnet, tmp_path: Path) -> None:
+    backbone = wide_backbone(family)
+    folder = write_network(tmp_path / "net", family, backbone, subnet, {})
     in_memory, from_folder = poa.extract(backbone, subnet), poa.load(folder)
-    stock = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.no_grad():
-        for size in ((48, 48), (32, 32), (64, 64), (24, 56)):
+        for size in SIZES[family]:
             images = torch.randn(2, 3, *size)
             wanted = backbone(images, subnet)
             for network in (in_memory, from_folder):
                 found = network(images)
                 for key in ("x_norm_clstoken", "x_norm_patchtokens"):
-                    torch.testing.assert_close(found[key], wanted[key], atol=1e-5, rtol=0)
-            if size == (48, 48):
-                features, pooled = stock.forward_features(images), stock(images)
-                torch.testing.assert_close(pooled, wanted["x_norm_clstoken"], atol=1e-5, rtol=0)
-                patches = wanted["x_norm_patchtokens"]
-                torch.testing.assert_close(features[:, 1:], patches, atol=1e-5, rtol=0)
+                    torch.testing.assert_close(found[key], wanted[key], atol=1e-5, rtol=1e-5)
+        native = torch.randn(2, 3, *SIZES[family][0])
+        pooled = in_timm(backbone, subnet, folder)(native)
+        wanted = backbone(native, subnet)["x_norm_clstoken"]
+        torch.testing.assert_close(pooled, wanted, atol=1e-5, rtol=1e-5)
+
+
+def in_timm(backbone: ElasticBackbone, subnet: Subnet, folder: Path) -> nn.Module:
+    """Build the network in stock timm and load its weights strictly."""
+    import timm
+
+    description = backbone.timm_description(backbone.plain_options(subnet))
+    config = description.config
+    if not description.needs_adjusting:
+        return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
+    network = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
+    network.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    description.adjust(network)
+    return network.eval()
 
 
 def test_every_key_is_timms_and_loads_strictly(tmp_path: Path) -> None:
     import timm
 
-    backbone, subnet = wide_backbone(), Subnet(32, 4)
+    backbone, subnet = wide_backbone("vit"), Subnet(32, 4)
     folder = write_network(tmp_path, "vit", backbone, subnet, {})
     config = json.loads((folder / "config.json").read_text())
     stock = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
@@ -75,7 +114,7 @@ def test_every_key_is_timms_and_loads_strictly(tmp_path: Path) -> None:
 
 def test_an_extracted_network_has_nothing_elastic_in_it(backbone: ElasticBackbone) -> None:
     plain = poa.extract(backbone, Subnet(32, 2))
-    elastic = (ElasticLayers.layer_norm, ElasticLayers.layer_scale, ElasticLayers.stem_conv)
+    elastic = (ElasticLayerNorm, ElasticLayerScale, ElasticConv2d)
     assert not any(hasattr(module, "sliced") for module in plain.modules())
     assert not any(isinstance(module, elastic) for module in plain.modules())
     layers = [m for m in plain.modules() if isinstance(m, (nn.Linear, nn.LayerNorm, nn.Conv2d))]

@@ -291,7 +291,7 @@ def test_optimizers_that_do_not_fit(tmp_path: Path, state: dict[str, Tensor]) ->
     shape = refused(
         tmp_path, contents(optimizer_state(list(branch), settings, {first: moment})), *words
     )
-    assert f"a exp_avg of (3,) for '{our_student_key(first)}'" in shape
+    assert f"a exp_avg of (3,) for '{our_student_key('vit')(first)}'" in shape
     lacking = {first: {"step": torch.tensor(1.0)}}
     assert "no exp_avg" in refused(
         tmp_path, contents(optimizer_state(list(branch), settings, lacking)), *words

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from poa_plugin.config import Config, default_config
-from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.param_groups import parameter_settings
@@ -17,7 +16,7 @@ from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradien
 from poa_plugin.train.schedules import Values
 
 from .golden import Case, Golden, compare, guarded, worst
-from .published import backbone_words, rename, student_key
+from .published import backbone_words, network, rename, student_key
 
 LOSS_TOLERANCE = 5e-6
 GRADIENT_TOLERANCE = 1e-5
@@ -43,11 +42,12 @@ def _one_step(golden: Golden, case: dict[str, Any]) -> Iterator[Case]:
         yield Case(name, absent=True, remark="initial weights or data are not in this folder")
         return
     config = step_config(case)
+    key_of = student_key(case["family"])
     model = POA(config)
-    model.student.load_state_dict(rename(init, "student/", student_key), strict=True)
-    model.teacher.load_state_dict(rename(init, "teacher/", student_key), strict=True)
+    model.student.load_state_dict(rename(init, "student/", key_of), strict=True)
+    model.teacher.load_state_dict(rename(init, "teacher/", key_of), strict=True)
     model.train()
-    subnet = Subnet(*case["network"])
+    subnet = network(*case["network"])
     pool = sum(model.space.multiplicities)
     yield Case(f"{name} length of the list", abs(pool - case["network_pool"]), 0)
     batch = rename(data, "data/", str)
@@ -124,13 +124,14 @@ def logged_terms(parts: dict[str, Tensor], config: Config) -> dict[str, Tensor]:
 def _gradient_cases(
     name: str, gradients: dict[str, Tensor | None], data: dict[str, Tensor], case: dict[str, Any]
 ) -> Iterator[Case]:
-    wanted = rename(data, "grad/", student_key)
+    key_of = student_key(case["family"])
+    wanted = rename(data, "grad/", key_of)
     compared = [
         compare(key, _zero_if_none(gradients[key], value), value, GRADIENT_TOLERANCE)
         for key, value in wanted.items()
     ]
     yield worst(f"{name} gradients", compared)
-    norms = {student_key(key): norm for key, norm in case.get("grad_norms", {}).items()}
+    norms = {key_of(key): norm for key, norm in case.get("grad_norms", {}).items()}
     compared = [_norm_case(key, gradients.get(key), norm) for key, norm in norms.items()]
     missing = sorted(gradients.keys() ^ norms.keys()) if norms else []
     yield worst(f"{name} gradient norms", compared)
@@ -149,8 +150,9 @@ def _group_case(name: str, model: POA, case: dict[str, Any]) -> Case:
         return Case(f"{name} parameter groups", absent=True)
     optim = model.config.optim
     ours = parameter_settings(model.student, optim.layerwise_decay, optim.patch_embed_lr_mult)
+    key_of = student_key(case["family"])
     theirs = {
-        student_key(key): (group["lr_multiplier"], group["wd_multiplier"], group["is_last_layer"])
+        key_of(key): (group["lr_multiplier"], group["wd_multiplier"], group["is_last_layer"])
         for key, group in case["param_groups"].items()
     }
     if ours.keys() != theirs.keys():
@@ -189,7 +191,7 @@ def _after_cases(
     for branch in ("student", "teacher"):
         found = getattr(model, branch).state_dict()
         compared = []
-        for key, value in rename(data, f"after/{branch}/", student_key).items():
+        for key, value in rename(data, f"after/{branch}/", student_key(case["family"])).items():
             gradient = gradients[key]
             clear = torch.ones_like(value, dtype=torch.bool)
             if gradient is not None:

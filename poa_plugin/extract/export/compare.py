@@ -17,12 +17,13 @@ def noise(batch: int, height: int, width: int) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=generator)
 
 
-def difference(found: Tensor, wanted: Tensor, what: str) -> float:
+def difference(found: Tensor, wanted: Tensor, what: str, limits: str = "") -> float:
     """Return the largest difference of two tensors.
 
     Args:
         found, wanted: of the exported and of the original network.
         what: begins the sentence, such as `timm's features`.
+        limits: a known reason for which they may differ.
 
     Raises:
         UserError: they are of other shapes, or further apart than `TOLERANCE`.
@@ -34,9 +35,10 @@ def difference(found: Tensor, wanted: Tensor, what: str) -> float:
     apart = float((found - wanted).abs().max())
     allowed = TOLERANCE * max(1.0, float(wanted.abs().max()))
     if not apart <= allowed:
+        why = f" ({limits.rstrip('.')})" if limits else ""
         raise UserError(
-            f"{what} are {apart:.2g} away from the network's, where {allowed:.2g} are allowed; nothing "
-            f"was written."
+            f"{what} are {apart:.2g} away from the network's, where {allowed:.2g} are allowed{why}; "
+            f"nothing was written."
         )
     return apart
 

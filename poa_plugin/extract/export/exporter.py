@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def export(
     network, target = open_extracted(folder), Path(target)
     exporter: Exporter = EXPORTERS.get(format_name)
     if licence is not None and not LICENCE.fullmatch(licence):
-        raise UserError(f"'{licence}' is no licence's identifier, such as apache-2.0 or cc-by-4.0.")
+        raise UserError(f"{licence!r} is no licence's identifier, such as apache-2.0 or cc-by-4.0.")
     if image_size is not None and image_size <= 0:
         raise UserError(f"The image size must be positive, not {image_size}.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
@@ -90,8 +90,3 @@ def export(
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return [*written.lines, f"Wrote '{target}'."]
-
-
-def listed(names: Sequence[str]) -> str:
-    """Return names as a part of a sentence: `a`, `a and b`, `a, b and c`."""
-    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

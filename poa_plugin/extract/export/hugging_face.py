@@ -70,7 +70,7 @@ def export_hugging_face(task: Task) -> Written:
     with torch.no_grad():
         wanted = network.network(images)["x_norm_clstoken"]
         found = model(pixel_values=images).pooler_output
-    apart = difference(found, wanted, f"The features of {title}")
+    apart = difference(found, wanted, f"The features of {title}", limits)
     line = (
         f"{title} gives the network's features at {network.image_size} pixels, {closeness(apart)}."
     )

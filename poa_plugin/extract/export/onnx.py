@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,10 @@ def export_onnx(task: Task) -> Written:
     The number of images is free. Height and width are free, too, unless an image size was asked for.
 
     Raises:
-        UserError: the network cannot be traced for all sizes at once, the outputs differ, or onnx,
-            onnxscript or onnxruntime is not installed.
+        UserError: the network cannot be traced for all sizes at once, the outputs differ, or onnx or
+            onnxruntime is not installed.
     """
-    for module in ("onnx", "onnxscript", "onnxruntime"):
+    for module in ("onnx", "onnxruntime"):
         optional(module, "export", "The format 'onnx'")
     network, side = task.network, task.image_size or task.network.image_size
     named = Named(network.network).eval()
@@ -77,51 +78,51 @@ def export_onnx(task: Task) -> Written:
 def _write(file: Path, named: Named, network: Extracted, side: int | None) -> None:
     """Trace the network and write it; height and width are free where `side` is None.
 
-    Asserts take the place of guards: conditions on sizes would otherwise be errors, even such as "is a
-    multiple of the patch", which the network itself raises.
+    TorchScript's tracer is used, which records sizes as values: with `torch.export`, whose sizes are
+    symbols, windows that are cut, rolled and put together again ended in conditions that it did not solve
+    within ten minutes.
     """
+    import onnx
+
     native = network.image_size
-    height, width = (side, side) if side else (2 * native, native)
-    free = torch.export.Dim.DYNAMIC
-    sizes = {0: free} if side else {0: free, 2: free, 3: free}
-    program = torch.export.export(
-        named,
-        (noise(2, height, width),),
-        dynamic_shapes=(sizes,),
-        prefer_deferred_runtime_asserts_over_guards=True,
-    )
-    names = {0: "batch"} if side else {0: "batch", 2: "height", 3: "width"}
-    written = torch.onnx.export(
-        program,
-        input_names=["images"],
-        output_names=list(OUTPUTS),
-        dynamic_shapes=(names,),
-        opset_version=OPSET,
-        verbose=False,
-    )
-    if written is None:
-        raise RuntimeError("torch.onnx.export returned no program")
-    _describe(written.model, network)
-    written.save(file)
+    images = noise(2, *((side, side) if side else (2 * native, native)))
+    free = {0: "batch"} if side else {0: "batch", 2: "height", 3: "width"}
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # checks of sizes are not traced
+        for text in ("You are using the legacy TorchScript", "The feature will be removed"):
+            warnings.filterwarnings("ignore", text, DeprecationWarning)
+        torch.onnx.export(
+            named,
+            (images,),
+            file,
+            dynamo=False,
+            input_names=["images"],
+            output_names=list(OUTPUTS),
+            dynamic_axes={
+                "images": free,
+                "features": {0: "batch"},
+                "patch_tokens": {0: "batch", 1: "tokens"},
+            },
+            opset_version=OPSET,
+        )
+    model = onnx.load(file)
+    _describe(model, network)
+    onnx.save(model, file)
 
 
 def _describe(model: Any, network: Extracted) -> None:
-    """Write down whose network it is, and drop the tracer's notes, which tell the paths of a machine."""
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for value in (*model.graph.inputs, *model.graph.initializers.values()):
-        value.metadata_props.clear()
+    """Write down whose network it is, and drop the tracer's notes, which may tell the paths of a machine."""
+    for node in model.graph.node:
+        node.doc_string = ""
     facts = network.facts
     model.producer_name, model.producer_version = "poa_plugin", poa_plugin.__version__
     model.doc_string = f"{network.name}, a {facts['backbone']} pre-trained with POA"
-    model.metadata_props.clear()
-    model.metadata_props["exported_with"] = f"torch {torch.__version__}"
+    notes = {"exported_with": f"torch {torch.__version__}"}
     for key, value in facts.items():
         if key != "heads":
-            text = value if isinstance(value, str) else json.dumps(value)
-            model.metadata_props[f"poa.{key}"] = text
+            notes[f"poa.{key}"] = value if isinstance(value, str) else json.dumps(value)
+    for key, value in notes.items():
+        model.metadata_props.add(key=key, value=value)
 
 
 def _compare(file: Path, wanted: dict[tuple[int, int, int], tuple[Tensor, ...]]) -> str:

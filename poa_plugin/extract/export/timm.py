@@ -54,7 +54,8 @@ def export_timm(task: Task) -> Written:
     images = noise(2, network.image_size, network.image_size)
     with torch.no_grad():
         wanted = network.network(images)["x_norm_clstoken"]
-        apart = difference(loaded(images), wanted, f"The features of timm {timm.__version__}")
+        what = f"The features of timm {timm.__version__}"
+        apart = difference(loaded(images), wanted, what, description.limits)
     lines = [
         f"timm {timm.__version__} gives the network's features at {network.image_size} pixels, "
         f"{closeness(apart)}."

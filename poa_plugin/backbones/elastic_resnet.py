@@ -1,0 +1,305 @@
+"""The elastic ResNet: inner channels vary in all stages together, depths in the stages with a range."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from poa_plugin.backbones import staged
+from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
+from poa_plugin.backbones.formats import TimmDescription
+from poa_plugin.backbones.resnet import Bottleneck, ResNet, ResNetShape, module_path
+from poa_plugin.backbones.resnet_formats import timm_description
+from poa_plugin.backbones.spaces import check_stages, steps
+from poa_plugin.backbones.streams import by_subnet, shared_stem
+from poa_plugin.elastic.layers import ElasticLayers, Lockstep
+from poa_plugin.elastic.maps import ElasticConv2d, ElasticGroupNorm
+from poa_plugin.elastic.subnet import SearchSpace, Subnet, select_blocks
+from poa_plugin.errors import UserError
+from poa_plugin.registry import BACKBONES
+
+SIZES = {
+    "r50": Subnet(64, depths=(3, 4, 6, 3)),
+    "r101": Subnet(64, depths=(3, 4, 23, 3)),
+    "r152": Subnet(64, depths=(3, 8, 36, 3)),
+}
+"""The members of the paper's space that have names of their own (ResNet-50, -101, -152)."""
+
+
+@dataclass
+class ResNetOptions:
+    """Section `student.resnet` of the configuration: the paper's 465 networks by default."""
+
+    min_width: int = 64
+    max_width: int = 128
+    width_step: int = 32
+    min_depths: list[int] = field(default_factory=lambda: [3, 4, 6, 3])
+    max_depths: list[int] = field(default_factory=lambda: [3, 8, 36, 3])
+    stem_width: int = 64
+    out_width: int = 256
+    strides: list[int] = field(default_factory=lambda: [1, 2, 2, 2])
+    groups: int = 32
+    net_select_scale: float = 2.0
+    decay_shortcut_norm: bool = False
+    ibot_scale_factor: int = 2
+
+
+class LockstepBottleneck(Lockstep, Bottleneck):  # type: ignore[misc]
+    """A block that takes all streams of a step in one call; weights are cut once for a sub-network."""
+
+    conv1: ElasticConv2d
+    conv2: ElasticConv2d
+    conv3: ElasticConv2d
+    bn1: ElasticGroupNorm
+    bn2: ElasticGroupNorm
+
+    def run(self, maps: list[Tensor], inner: int) -> list[Tensor]:
+        """Map the (B, C, H, W) maps of one sub-network's streams, with so many inner channels."""
+        conv1, bn1 = self.conv1.at(self.conv1.in_channels, inner), self.bn1.at(inner)
+        conv2, bn2 = self.conv2.at(inner), self.bn2.at(inner)
+        conv3 = self.conv3.at(inner)
+        out = []
+        for x in maps:
+            y = F.relu(bn1(conv1(x)), inplace=True)
+            y = F.relu(bn2(conv2(y)), inplace=True)
+            out.append(self.join(self.bn3(conv3(y)), x))
+        return out
+
+
+@BACKBONES.register_as("resnet")
+class ElasticResNet(ResNet, ElasticBackbone):
+    """An elastic ResNet: inner width and depths of every call are those of its sub-network.
+
+    What stages put out, and the stem, have the same width in all members.
+
+    Args:
+        shape: the sizes of the intact network.
+        widths: inner channels of the first stage; the last is the intact network's.
+        min_depths: blocks of each stage of the shallowest member.
+        net_select_scale: how much more often the shallowest networks are drawn, whatever their width.
+        decay_shortcut_norm: whether the factors of the shortcuts' norms are decayed, as in the published
+            code, which tells norms by their names.
+    """
+
+    layers = ElasticLayers
+    block = LockstepBottleneck
+    Options = ResNetOptions
+
+    def __init__(
+        self,
+        shape: ResNetShape,
+        widths: Sequence[int],
+        min_depths: Sequence[int],
+        net_select_scale: float = 2.0,
+        decay_shortcut_norm: bool = False,
+    ) -> None:
+        super().__init__(shape)
+        self.decay_shortcut_norm = decay_shortcut_norm
+        self.mask_token = nn.Parameter(torch.zeros(1, shape.stem_width, 1, 1))
+        ranges = [range(a, b + 1) for a, b in zip(min_depths, shape.depths, strict=True)]
+        depths = sorted(itertools.product(*ranges), key=sum)
+        times = [int(t) for t in np.round(np.linspace(net_select_scale, 1, len(depths)))]
+        self.space = SearchSpace(
+            subnets=[Subnet(width, depths=own) for width in widths for own in depths],
+            multiplicities=times * len(widths),
+            aliases=SIZES,
+            plain=self.plain,
+            blocks=self.member_path,
+            image_size=shape.image_size,
+        )
+
+    @classmethod
+    def from_options(cls, options: ResNetOptions, image_size: int) -> ElasticResNet:
+        """See `ElasticBackbone.from_options`."""
+        staged.check_scale(options.ibot_scale_factor)
+        most = check_stages("student.resnet.max_depths", options.max_depths, staged.N_STAGES)
+        least = check_stages("student.resnet.min_depths", options.min_depths, staged.N_STAGES)
+        check_stages("student.resnet.strides", options.strides, staged.N_STAGES)
+        if any(a > b for a, b in zip(least, most, strict=True)):
+            raise UserError(
+                f"The option student.resnet.min_depths is {list(least)}: no stage may have more blocks "
+                f"than in max_depths, {list(most)}."
+            )
+        widths = steps("width", options.min_width, options.max_width, options.width_step)
+        for name, channels in [
+            *[("width", width) for width in widths],
+            ("stem_width", options.stem_width),
+            ("out_width", options.out_width),
+        ]:
+            _check_groups(name, channels, options.groups)
+        shape = ResNetShape(
+            image_size=image_size,
+            stem_width=options.stem_width,
+            width=options.max_width,
+            out_width=options.out_width,
+            depths=most,
+            strides=tuple(options.strides),
+            groups=options.groups,
+            ibot_scale_factor=options.ibot_scale_factor,
+        )
+        return cls(shape, widths, least, options.net_select_scale, options.decay_shortcut_norm)
+
+    forward = ElasticBackbone.forward
+
+    def walk(self, streams: Sequence[Stream]) -> list[Features]:
+        """See `ElasticBackbone.walk`."""
+        members = by_subnet(streams)
+        stems = self._embed_streams(streams)
+        maps = [[stems[i] for i in ids] for ids in members.values()]
+        del stems
+        active = [self.active_blocks(subnet) for subnet in members]
+        for s, blocks in enumerate(self._stages):
+            inner = [subnet.width * 2**s for subnet in members]
+            for i, block in enumerate(blocks):
+                given = [
+                    own if i in ids[s] else None for own, ids in zip(maps, active, strict=True)
+                ]
+                ran = block(given, inner)
+                maps = [own if new is None else new for own, new in zip(maps, ran, strict=True)]
+        found: dict[int, Features] = {}
+        for ids, own in zip(members.values(), maps, strict=True):
+            for i, x in zip(ids, own, strict=True):
+                last, factor = x.permute(0, 2, 3, 1), self.shape.ibot_scale_factor
+                found[i] = staged.outputs(last, last, factor, streams[i].masks)
+        return [found[i] for i in range(len(streams))]
+
+    def get_intermediate_layers(  # type: ignore[override]
+        self,
+        images: Tensor,
+        n: int | Sequence[int] = 1,
+        subnet: Subnet | None = None,
+        reshape: bool = False,
+        return_class_token: bool = False,
+        norm: bool = True,
+    ) -> tuple[Any, ...]:
+        """Return a sub-network's maps after stages; see `ResNet.get_intermediate_layers`."""
+        subnet = subnet or self.space.intact
+        own, maps = self._embed_streams([Stream(images, subnet)]), []
+        pairs = zip(self._stages, self.active_blocks(subnet), strict=True)
+        for s, (blocks, ids) in enumerate(pairs):
+            for i in ids:
+                [own] = blocks[i]([own], [subnet.width * 2**s])
+            maps.append(own[0].permute(0, 2, 3, 1))
+        wanted = staged.wanted_stages(n)
+        return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
+
+    def active_blocks(self, subnet: Subnet) -> list[list[int]]:
+        """Return the indices of the blocks that a member keeps in each stage (POA eq. 4).
+
+        Raises:
+            UserError: the sub-network is not a member of the space.
+        """
+        check_member(self.space, subnet)
+        pairs = zip(self.shape.depths, subnet.depths, strict=True)
+        return [select_blocks(full, depth) for full, depth in pairs]
+
+    def member_path(self, subnet: Subnet) -> list[str]:
+        """See `ElasticBackbone.member_path`."""
+        return module_path(self.active_blocks(subnet))
+
+    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+        """Return nothing: the only parameter outside modules is the mask token, which is pre-training's."""
+        return {}
+
+    def sliced_mask_token(self, subnet: Subnet) -> Tensor:
+        """See `ElasticBackbone.sliced_mask_token`; (1, C, 1, 1), the same for all members."""
+        return self.mask_token.detach().clone()
+
+    def lockstep_blocks(self) -> list[Lockstep]:
+        """See `ElasticBackbone.lockstep_blocks`."""
+        return [block for blocks in self._stages for block in blocks]
+
+    def feature_width(self, subnet: Subnet) -> int:
+        """See `ElasticBackbone.feature_width`; the same for all members."""
+        return int(self.shape.out_width * 2 ** (len(self.shape.depths) - 1))
+
+    def mask_grid(self, image_size: int) -> tuple[int, int]:
+        """See `ElasticBackbone.mask_grid`."""
+        side = staged.mask_side(image_size, self.shape.ibot_scale_factor)
+        return side, side
+
+    @staticmethod
+    def build_plain(options: Mapping[str, Any]) -> ResNet:
+        """See `ElasticBackbone.build_plain`."""
+        return ResNet(ResNetShape(**options))
+
+    def plain_options(self, subnet: Subnet) -> dict[str, Any]:
+        """See `ElasticBackbone.plain_options`."""
+        check_member(self.space, subnet)
+        own = {"width": subnet.width, "depths": list(subnet.depths)}
+        return {**asdict(self.shape), "strides": list(self.shape.strides), **own}
+
+    def plain_names(self, subnet: Subnet) -> dict[str, str]:
+        """See `ElasticBackbone.plain_names`."""
+        renamed = {
+            f"layer{s + 1}.{old}": f"layer{s + 1}.{new}"
+            for s, ids in enumerate(self.active_blocks(subnet))
+            for new, old in enumerate(ids)
+        }
+        names = {}
+        for name, _ in self.named_modules():
+            block = ".".join(name.split(".")[:2])
+            if not name.startswith("layer"):
+                names[name] = name
+            elif block in renamed:
+                names[name] = renamed[block] + name.removeprefix(block)
+        return names
+
+    @staticmethod
+    def timm_description(options: Mapping[str, Any]) -> TimmDescription:
+        """See `ElasticBackbone.timm_description`."""
+        return timm_description(ResNetShape(**options))
+
+    def layer_id(self, parameter: str) -> int:
+        """See `ElasticBackbone.layer_id`."""
+        if not parameter.startswith("layer"):
+            return 0
+        stage, block = parameter.removeprefix("layer").split(".")[:2]
+        return 1 + sum(self.shape.depths[: int(stage) - 1]) + int(block)
+
+    @property
+    def num_layers(self) -> int:
+        """See `ElasticBackbone.num_layers`; nothing comes after the last block."""
+        return sum(self.shape.depths)
+
+    def decayed_norms(self) -> set[str]:
+        """See `ElasticBackbone.decayed_norms`."""
+        if not self.decay_shortcut_norm:
+            return set()
+        return {
+            name for name, _ in self.named_parameters() if name.endswith(".downsample.1.weight")
+        }
+
+    @property
+    def _stages(self) -> list[list[LockstepBottleneck]]:
+        names = [f"layer{stage + 1}" for stage in range(staged.N_STAGES)]
+        return [list(cast(nn.ModuleList, self.get_submodule(name))) for name in names]  # type: ignore[arg-type]
+
+    def _embed_streams(self, streams: Sequence[Stream]) -> list[Tensor]:
+        """Run the stem once for each distinct pair of images and masks."""
+        return shared_stem(streams, self._embed, lambda subnet: self.shape.stem_width, dim=1)
+
+    def _embed(self, images: Tensor, masks: Tensor | None, width: int) -> Tensor:
+        x = self.stem(images)
+        if masks is None:
+            return x
+        size = (x.shape[2], x.shape[3])
+        where = staged.spread_masks(masks, size, self.shape.ibot_scale_factor)
+        return torch.where(where.unsqueeze(1), self.mask_token, x)
+
+
+def _check_groups(name: str, channels: int, groups: int) -> None:
+    if groups < 1 or channels % groups:
+        below = channels // max(groups, 1) * groups
+        raise UserError(
+            f"The option student.resnet.groups is {groups}, which does not divide {name} {channels}: the "
+            f"nearest are {below} and {below + groups}."
+        )

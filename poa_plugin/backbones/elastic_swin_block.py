@@ -1,0 +1,99 @@
+"""The parts of Swin of elastic layers: packed tokens, and little that is kept for the backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from poa_plugin.backbones.attention import attention
+from poa_plugin.backbones.stochastic_depth import add_packed_residual
+from poa_plugin.backbones.swin import (
+    PatchEmbed,
+    PatchMerging,
+    SwinBlock,
+    WindowAttention,
+    gather_four,
+)
+from poa_plugin.backbones.windows import MapLayout, Windows, relative_bias, split_maps
+from poa_plugin.elastic import slicing
+from poa_plugin.elastic.layers import ElasticLayerNorm, Lockstep
+
+
+class ElasticWindowAttention(WindowAttention):
+    """Attention of which a narrow input uses the leading heads."""
+
+    def bias(self, heads: int) -> Tensor:
+        """Return the (1, heads, N, N) biases of the leading heads."""
+        table = slicing.leading(self.relative_position_bias_table, heads)
+        return relative_bias(table, self.window)
+
+    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+        """See `Elastic.sliced`."""
+        table = self.relative_position_bias_table
+        heads = slicing.active_size(table.shape[1], share)
+        return {"relative_position_bias_table": slicing.leading(table, heads)}
+
+
+class LockstepSwinBlock(Lockstep, SwinBlock):  # type: ignore[misc]
+    """A block that takes all streams of a step in one call, those of one sub-network packed together."""
+
+    attention = ElasticWindowAttention
+    norm1: ElasticLayerNorm
+    norm2: ElasticLayerNorm
+
+    def run(self, x: Tensor, laid: Windows, keeps: Sequence[Tensor | None]) -> Tensor:
+        """Map the packed (T, D) tokens of one sub-network's streams to (T, D).
+
+        Args:
+            x: tokens.
+            laid: how they lie in windows under this block's shift.
+            keeps: for each stream, this block's entry of `draw_drop_path`.
+        """
+        pairs = [(None, None) if keep is None else keep.unbind(0) for keep in keeps]
+        keep_attn, keep_mlp = ([pair[branch] for pair in pairs] for branch in range(2))
+        sizes = tuple((images, h * w) for images, h, w in laid.layout)
+        x = add_packed_residual(x, lambda y, _: self._attend_packed(y, laid), sizes, keep_attn)
+        return add_packed_residual(x, lambda y, _: self._mlp_packed(y), sizes, keep_mlp)
+
+    def _attend_packed(self, x: Tensor, laid: Windows) -> Tensor:
+        """Return what attention adds to packed (T, D) tokens; norm and windows of it are not stored."""
+        own = cast(ElasticWindowAttention, self.attn)
+        norm, parameters = self.norm1.at(x.shape[-1])
+        before = (lambda y, *p: laid.cut(norm(y, *p)), parameters)
+        heads = x.shape[-1] // own.head_dim
+        qkv = own.qkv(x, before=before).view(-1, laid.cells, 3, heads, own.head_dim)
+        bias = own.bias(heads)
+        if laid.mask is not None:
+            bias = bias + laid.mask
+        q, k, v = qkv.unbind(2)
+        out = attention(q, k, v, bias)
+        return own.proj(laid.join(out.reshape(-1, x.shape[-1])))
+
+    def _mlp_packed(self, x: Tensor) -> Tensor:
+        """Return what the MLP adds to packed (T, D) tokens; norm and GELU are not stored."""
+        hidden = self.mlp.fc1(x, before=self.norm2.at(x.shape[-1]))
+        return self.mlp.fc2(hidden, before=(F.gelu, ()))
+
+
+class LockstepMerging(Lockstep, PatchMerging):  # type: ignore[misc]
+    """Merging that takes all streams of a step in one call, those of one sub-network packed together."""
+
+    norm: ElasticLayerNorm
+
+    def run(self, x: Tensor, layout: MapLayout) -> Tensor:
+        """Map packed (T, D) tokens to the packed tokens of the merged maps, (T', 2 D)."""
+        four = [gather_four(maps).flatten(0, 2) for maps in split_maps(x, layout)]
+        return self.reduction(torch.cat(four), before=self.norm.at(4 * x.shape[-1]))
+
+
+class ElasticPatchEmbed(PatchEmbed):
+    """Patch embedding of which a narrow network keeps the leading channels, normalised among themselves."""
+
+    def normalise(self, x: Tensor, width: int) -> Tensor:
+        """Normalise the first `width` channels of (B, h, w, D)."""
+        return self.norm(slicing.leading(x, width))

@@ -1,0 +1,153 @@
+"""ResNet with group norms, from one definition: of ordinary layers here, of elastic ones by `elastic_resnet`.
+
+Parameter names are timm's (norms are called `bn*` there, also when they are group norms).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from poa_plugin.backbones import staged
+from poa_plugin.backbones.base import Features, PlainNetwork
+from poa_plugin.elastic.layers import PlainLayers
+
+
+@dataclass(frozen=True)
+class ResNetShape:
+    """Constructor arguments that an ordinary and an elastic ResNet have in common.
+
+    Attributes:
+        image_size: the side of the images in pixels that the network was trained on.
+        stem_width: channels of the stem.
+        width: inner channels of the first stage's bottlenecks; each further stage has twice as many.
+        out_width: channels that the first stage puts out; each further stage twice as many.
+        depths: blocks of each stage.
+        strides: of each stage's first block.
+        groups: of every group norm.
+        ibot_scale_factor: how often each cell of the last map stands among the patch tokens.
+        in_chans: channels of an image.
+    """
+
+    image_size: int
+    stem_width: int
+    width: int
+    out_width: int
+    depths: Sequence[int]
+    strides: Sequence[int] = (1, 2, 2, 2)
+    groups: int = 32
+    ibot_scale_factor: int = 2
+    in_chans: int = 3
+
+
+class Bottleneck(nn.Module):
+    """1 x 1, 3 x 3 (which carries the stride) and 1 x 1 convolution around a shortcut.
+
+    Only the inner channels are elastic: what a block takes in and puts out has its full width.
+    """
+
+    def __init__(
+        self,
+        fan_in: int,
+        inner: int,
+        fan_out: int,
+        stride: int,
+        groups: int,
+        layers: type[PlainLayers],
+    ) -> None:
+        super().__init__()
+        self.conv1 = layers.conv(fan_in, inner, 1, bias=False, fixed_input=True)
+        self.bn1 = layers.group_norm(groups, inner)
+        self.conv2 = layers.conv(inner, inner, 3, stride, 1, bias=False)
+        self.bn2 = layers.group_norm(groups, inner)
+        self.conv3 = layers.conv(inner, fan_out, 1, bias=False, fixed_output=True)
+        self.bn3 = nn.GroupNorm(groups, fan_out)
+        self.downsample: nn.Module = nn.Identity()
+        if stride != 1 or fan_in != fan_out:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.GroupNorm(groups, fan_out)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H / stride, W / stride)."""
+        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
+        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
+        return self.join(self.bn3(self.conv3(y)), x)
+
+    def join(self, y: Tensor, x: Tensor) -> Tensor:
+        """Add the shortcut of the block's input `x` to `y`, in place, and cut negative values off."""
+        return F.relu(y.add_(self.downsample(x)), inplace=True)
+
+
+class ResNet(PlainNetwork):
+    """An ordinary ResNet (timm's parameter names, DINOv2's outputs).
+
+    There is no norm after the last block: the class token is the mean over its map.
+
+    Args:
+        shape: all sizes.
+    """
+
+    layers: type[PlainLayers] = PlainLayers
+    block: type[Bottleneck] = Bottleneck
+
+    def __init__(self, shape: ResNetShape) -> None:
+        super().__init__()
+        self.shape = shape
+        self.conv1 = nn.Conv2d(shape.in_chans, shape.stem_width, 7, 2, 3, bias=False)
+        self.bn1 = nn.GroupNorm(shape.groups, shape.stem_width)
+        fan_in = shape.stem_width
+        for stage, (depth, stride) in enumerate(zip(shape.depths, shape.strides, strict=True)):
+            inner, fan_out = shape.width * 2**stage, shape.out_width * 2**stage
+            blocks = []
+            for i in range(depth):
+                own = stride if i == 0 else 1
+                blocks.append(self.block(fan_in, inner, fan_out, own, shape.groups, self.layers))
+                fan_in = fan_out
+            self.add_module(f"layer{stage + 1}", nn.ModuleList(blocks))
+
+    def path(self) -> list[str]:
+        """See `PlainNetwork.path`."""
+        return module_path([range(depth) for depth in self.shape.depths])
+
+    def stem(self, images: Tensor) -> Tensor:
+        """Map (B, C, H, W) images to (B, D, H / 4, W / 4) maps."""
+        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        return F.max_pool2d(x, 3, 2, 1)
+
+    def output(self, x: Tensor) -> Features:
+        """See `PlainNetwork.output`."""
+        last = x.permute(0, 2, 3, 1)
+        return staged.outputs(last, last, self.shape.ibot_scale_factor)
+
+    def get_intermediate_layers(
+        self,
+        images: Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_class_token: bool = False,
+        norm: bool = True,
+    ) -> tuple[Any, ...]:
+        """Return the maps of the last `n` stages, or of the stages at the indices `n`.
+
+        DINOv2's method of this name, for stages in the place of blocks: (B, h * w, D) tokens of each, as
+        (B, D, h, w) maps if `reshape`, paired with their (B, D) means if `return_class_token`. `norm`
+        changes nothing: no stage ends in a norm.
+        """
+        wanted, x = staged.wanted_stages(n), self.stem(images)
+        last = {name.split(".")[0]: name for name in self.path()}
+        maps = []
+        for name in self.path():
+            x = self.step(x, name)
+            if name in last.values():
+                maps.append(x.permute(0, 2, 3, 1))
+        return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
+
+
+def module_path(blocks: Sequence[Sequence[int]]) -> list[str]:
+    """Return the names of some blocks of each stage, in the order in which they run."""
+    return [f"layer{stage + 1}.{i}" for stage, ids in enumerate(blocks) for i in ids]

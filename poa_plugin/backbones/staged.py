@@ -1,0 +1,89 @@
+"""What backbones with stages of feature maps have in common: masks on a finer grid, outputs, intermediates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from poa_plugin.backbones.base import Features
+from poa_plugin.errors import UserError
+
+STRIDE, STEM_STRIDE, N_STAGES = 32, 4, 4
+"""Pixels of an image in each direction to one cell of the last stage's map, and of the stem's."""
+
+
+def check_scale(factor: int) -> None:
+    """Raise a `UserError` if the last map cannot be upsampled by a factor to the grid of masks."""
+    if factor not in (1, 2, 4, 8):
+        raise UserError(
+            f"The option ibot_scale_factor is {factor}: the last map can be upsampled 1, 2, 4 or 8 "
+            f"times to meet the grid of masks."
+        )
+
+
+def mask_side(image_size: int, factor: int) -> int:
+    """Return the rows of the grid of masks for square images.
+
+    Raises:
+        UserError: the last map, upsampled, would not lie on that grid.
+    """
+    if image_size % STRIDE:
+        below = image_size // STRIDE
+        raise UserError(
+            f"Masks need images of a multiple of {STRIDE} pixels, not {image_size}: the nearest "
+            f"sizes are {max(below, 1) * STRIDE} and {(below + 1) * STRIDE}."
+        )
+    return image_size * factor // STRIDE
+
+
+def spread_masks(masks: Tensor, size: tuple[int, int], factor: int) -> Tensor:
+    """Spread (B, N) masks over the (height, width) cells of the stem's map: (B, height, width)."""
+    cells = STRIDE // STEM_STRIDE // factor
+    grid = masks.view(-1, size[0] // cells, 1, size[1] // cells, 1)
+    return grid.expand(-1, -1, cells, -1, cells).reshape(-1, *size)
+
+
+def outputs(before: Tensor, after: Tensor, factor: int, masks: Tensor | None = None) -> Features:
+    """Name the last maps as DINOv2 names tokens.
+
+    Args:
+        before, after: (B, h, w, D) maps before and after the final norm.
+        factor: how often each cell stands, in both directions, among the patch tokens.
+        masks: (B, N) or None.
+
+    Returns:
+        `x_norm_clstoken` (B, D), the mean over the map; `x_norm_patchtokens` (B, N, D), the map upsampled
+        by `factor`, each cell to its nearest, row by row; `x_prenorm` (B, h * w, D).
+    """
+    _, h, w, _ = after.shape
+    patches = after[:, :, None, :, None].expand(-1, -1, factor, -1, factor, -1)
+    return {
+        "x_norm_clstoken": after.mean((1, 2)),
+        "x_norm_patchtokens": patches.reshape(after.shape[0], h * factor * w * factor, -1),
+        "x_prenorm": before.flatten(1, 2),
+        "masks": masks,
+    }
+
+
+def wanted_stages(n: int | Sequence[int]) -> list[int]:
+    """Return the indices of the last `n` stages, or the indices given.
+
+    Raises:
+        ValueError: there are no such stages.
+    """
+    wanted = list(range(N_STAGES - n, N_STAGES)) if isinstance(n, int) else list(n)
+    if any(not 0 <= i < N_STAGES for i in wanted):
+        raise ValueError(f"A network of {N_STAGES} stages has no stages {wanted}.")
+    return wanted
+
+
+def intermediate(
+    maps: Sequence[Tensor], reshape: bool, return_class_token: bool
+) -> tuple[Any, ...]:
+    """Shape (B, h, w, D) maps of stages as `get_intermediate_layers` returns them."""
+    shaped = [x.permute(0, 3, 1, 2).contiguous() if reshape else x.flatten(1, 2) for x in maps]
+    if return_class_token:
+        return tuple(zip(shaped, [x.mean((1, 2)) for x in maps], strict=True))
+    return tuple(shaped)

@@ -1,0 +1,62 @@
+"""How timm builds the Swin transformers of this package."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from poa_plugin.backbones.formats import TimmDescription, pretrained_cfg
+from poa_plugin.backbones.swin import SwinShape
+
+
+def timm_description(shape: SwinShape) -> TimmDescription:
+    """Say how timm builds a network of this shape.
+
+    timm rolls a map before it pads it; the two agree where the window divides the maps of all stages.
+    """
+    if shape.stem_width != shape.width:
+        return TimmDescription(
+            refusal=f"timm has no Swin whose patch norm is over {shape.stem_width} channels of which "
+            f"{shape.width} go on (student.swin.patch_norm=full): poa_plugin.load loads it."
+        )
+
+    def adjust(network: Any) -> None:
+        for stage, shifts in zip(network.layers, shape.shifts, strict=True):
+            for block, shift in zip(stage.blocks, shifts, strict=True):
+                block.target_shift_size = (shift, shift)
+                block.set_input_size(block.input_resolution, block.window_size)
+
+    return TimmDescription(
+        {
+            "architecture": "swin_tiny_patch4_window7_224",
+            "num_classes": 0,
+            "num_features": shape.width * 2 ** (len(shape.shifts) - 1),
+            "global_pool": "avg",
+            "model_args": {
+                "img_size": shape.image_size,
+                "patch_size": shape.patch_size,
+                "in_chans": shape.in_chans,
+                "embed_dim": shape.width,
+                "depths": [len(shifts) for shifts in shape.shifts],
+                "num_heads": [
+                    shape.width * 2**s // shape.head_dim for s in range(len(shape.shifts))
+                ],
+                "head_dim": shape.head_dim,
+                "window_size": shape.window,
+                "always_partition": True,
+                "mlp_ratio": _mlp_ratio(shape),
+                "qkv_bias": shape.qkv_bias,
+            },
+            "pretrained_cfg": pretrained_cfg(
+                shape.image_size, shape.in_chans, "patch_embed.proj", "head.fc"
+            ),
+        },
+        needs_adjusting=True,
+        adjust=adjust,
+        limits="timm rolls a map before it pads it: it agrees where the window divides the maps of all stages.",
+    )
+
+
+def _mlp_ratio(shape: SwinShape) -> float:
+    """Return the ratio from which timm's truncating arithmetic gets the hidden width of every stage."""
+    ratio = shape.hidden / shape.width
+    return ratio if int(shape.width * ratio) == shape.hidden else (shape.hidden + 0.5) / shape.width
