@@ -208,6 +208,7 @@ def interpolate_position(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
     """
     if torch.onnx.is_in_onnx_export():
         return positions_of_any_grid(pos_embed, grid)
+    grid = (int(grid[0]), int(grid[1]))  # tensors while FLOPs are counted
     side = math.isqrt(int(pos_embed.shape[1]) - 1)
     if grid == (side, side):
         return pos_embed

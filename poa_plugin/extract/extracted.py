@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from torch import nn
 
-from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
+from poa_plugin.backbones.formats import CROP_SHARE, HuggingFaceDescription, TimmDescription
 from poa_plugin.errors import UserError
 from poa_plugin.extract.network import load, read_description
 from poa_plugin.registry import BACKBONES
@@ -33,6 +34,28 @@ class Extracted:
     def image_size(self) -> int:
         """The side in pixels of the images that the network was trained on."""
         return int(self.facts["image_size"])
+
+    @property
+    def resize_size(self) -> int:
+        """The shorter side in pixels to which images are resized before the centre crop.
+
+        That of the run's evaluation where it crops to the network's own size; otherwise the crop is 0.875
+        of it.
+        """
+        data = self.facts.get("data", {})
+        if data.get("evaluation_crop_size") == self.image_size:
+            return int(data["evaluation_resize_size"])
+        return math.floor(self.image_size / CROP_SHARE)
+
+    @property
+    def crop_share(self) -> float:
+        """The share of the resized side that the crop keeps, from which timm gets `resize_size` back.
+
+        timm rounds the quotient of size and share down: half a pixel keeps it from falling one short.
+        """
+        if math.floor(self.image_size / CROP_SHARE) == self.resize_size:
+            return CROP_SHARE
+        return self.image_size / (self.resize_size + 0.5)
 
     @property
     def timm(self) -> TimmDescription:

@@ -33,7 +33,7 @@ def to_timm(folder: str | Path) -> nn.Module:
     config = description.config
     model = timm.create_model(
         config["architecture"],
-        pretrained_cfg=config["pretrained_cfg"],
+        pretrained_cfg={**config["pretrained_cfg"], "crop_pct": network.crop_share},
         num_classes=config["num_classes"],
         global_pool=config["global_pool"],
         **config["model_args"],

@@ -241,6 +241,8 @@ def test_dinov2_names_are_those_that_transformers_writes(exported: Find, tmp_pat
 def test_the_card_tells_what_is_recorded(
     network: Find, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    import timm
+
     folder = tmp_path / "from"
     shutil.copytree(network("vit"), folder)
     config = json.loads((folder / "config.json").read_text())
@@ -249,7 +251,7 @@ def test_the_card_tells_what_is_recorded(
         "data": {
             "dataset": "image_folder",
             "name": "a|b",
-            "evaluation_resize_size": 54,
+            "evaluation_resize_size": 50,
             "evaluation_crop_size": 48,
         },
         "results": [{"k": 20, "top1": 71.25, "by": "poa eval knn"}],
@@ -273,7 +275,11 @@ def test_the_card_tells_what_is_recorded(
         "## Licence\n\napache-2.0\n",
     ):
         assert line in card
-    assert "centre crop of 48 x 48" in card
+    assert "Shorter side to 50 pixels (bicubic, antialiased), centre crop of 48 x 48" in card
+    loaded = timm.create_model(f"local-dir:{tmp_path / 'to'}", pretrained=True)
+    for model in (loaded, poa.to_timm(tmp_path / "to")):
+        preprocessing = timm.data.resolve_model_data_config(model)
+        assert timm.data.create_transform(**preprocessing).transforms[0].size == 50
     assert "resizes positions in another way" in card
 
 

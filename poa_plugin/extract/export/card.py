@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from poa_plugin.backbones.formats import CROP_SHARE, IMAGENET_STATISTICS
+from poa_plugin.backbones.formats import IMAGENET_STATISTICS
+from poa_plugin.extract.extracted import Extracted
 
 CARD = "README.md"
 PAPER = "[POA](https://arxiv.org/abs/2408.01031)"
@@ -36,22 +36,21 @@ class Written:
     lines: Sequence[str] = field(default_factory=list)
 
 
-def card(facts: Mapping[str, Any], image_size: int, written: Written, licence: str | None) -> str:
+def card(network: Extracted, written: Written, licence: str | None) -> str:
     """Return the model card.
 
     Args:
-        facts: the section `poa` of the extracted folder's `config.json`; a fact that is not in it is
-            left out.
-        image_size: the side of the images that the network was trained on.
+        network: an opened folder; a fact that it does not record is left out.
         written: what the exporter said.
         licence: the identifier of the weights' licence; "not stated" if None.
     """
+    facts = network.facts
     sections = {
-        "Network": _table(_network(facts, image_size)),
+        "Network": _table(_network(facts, network.image_size)),
         "Run": _table(_run(facts)) or "Not recorded.",
         "Data": _table(_data(facts)) or "Not recorded.",
         "Numbers": _numbers(facts),
-        "Preprocessing": _preprocessing(image_size),
+        "Preprocessing": _preprocessing(network),
         "How to load it": f"```python\n{written.usage}\n```\n\n{written.checked}",
         "Limits": "\n".join(f"* {limit}" for limit in [*filter(None, written.limits), *_limits()]),
         "Licence": licence or "Not stated: ask who trained the network, and on whose images.",
@@ -132,11 +131,12 @@ def _numbers(facts: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _preprocessing(image_size: int) -> str:
+def _preprocessing(network: Extracted) -> str:
+    side = network.image_size
     mean, std = (IMAGENET_STATISTICS[name] for name in ("mean", "std"))
     return (
-        f"Shorter side to {math.floor(image_size / CROP_SHARE)} pixels (bicubic, antialiased), centre crop of "
-        f"{image_size} x {image_size}, values in 0..1, mean {mean}, standard deviation {std} by channel."
+        f"Shorter side to {network.resize_size} pixels (bicubic, antialiased), centre crop of "
+        f"{side} x {side}, values in 0..1, mean {mean}, standard deviation {std} by channel."
     )
 
 

@@ -83,9 +83,7 @@ def export(
             shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
             written = exporter(Task(network, partial, image_size))
-            (partial / CARD).write_text(
-                card(network.facts, network.image_size, written, licence), encoding="utf-8"
-            )
+            (partial / CARD).write_text(card(network, written, licence), encoding="utf-8")
             partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from poa_plugin.backbones.formats import CROP_SHARE, IMAGENET_STATISTICS
+from poa_plugin.backbones.formats import IMAGENET_STATISTICS
 from poa_plugin.errors import UserError
 from poa_plugin.extract.export.card import Written
 from poa_plugin.extract.export.compare import closeness, difference, noise
@@ -62,7 +61,7 @@ def export_hugging_face(task: Task) -> Written:
     kind = type(transformers.AutoConfig.for_model(config["model_type"]))
     named = {"architectures": [transformers.MODEL_MAPPING[kind].__name__]}
     _write_json(task.target / CONFIG, {**named, **config, "poa": _facts(network)})
-    _write_json(task.target / PREPROCESSOR, _preprocessor(network.image_size))
+    _write_json(task.target / PREPROCESSOR, _preprocessor(network))
     with _no_progress_bars(transformers):
         model = _load(transformers, task.target)
     images = noise(2, network.image_size, network.image_size)
@@ -124,16 +123,16 @@ def _load(transformers: Any, folder: Path) -> nn.Module:
     return loaded
 
 
-def _preprocessor(image_size: int) -> dict[str, Any]:
+def _preprocessor(network: Extracted) -> dict[str, Any]:
     """Return what `AutoImageProcessor` reads: shorter side resized, centre crop, ImageNet statistics."""
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,
         "do_resize": True,
-        "size": {"shortest_edge": math.floor(image_size / CROP_SHARE)},
+        "size": {"shortest_edge": network.resize_size},
         "resample": BICUBIC,
         "do_center_crop": True,
-        "crop_size": {"height": image_size, "width": image_size},
+        "crop_size": {"height": network.image_size, "width": network.image_size},
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

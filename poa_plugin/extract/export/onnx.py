@@ -79,8 +79,8 @@ def _write(file: Path, named: Named, network: Extracted, side: int | None) -> No
     """Trace the network and write it; height and width are free where `side` is None.
 
     TorchScript's tracer is used, which records sizes as values: with `torch.export`, whose sizes are
-    symbols, windows that are cut, rolled and put together again ended in conditions that it did not solve
-    within ten minutes.
+    symbols, windows that are cut, rolled and put together again led to conditions that it had not solved
+    after ten minutes.
     """
     import onnx
 

@@ -45,6 +45,7 @@ def export_timm(task: Task) -> Written:
     shutil.copyfile(network.folder / WEIGHTS, task.target / WEIGHTS)
     config = json.loads((network.folder / CONFIG).read_text(encoding="utf-8"))
     config["poa"].pop("heads", None)
+    config["pretrained_cfg"]["crop_pct"] = network.crop_share
     (task.target / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     if description.needs_adjusting:
         loaded, usage = to_timm(task.target), TO_TIMM
