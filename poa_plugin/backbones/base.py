@@ -109,9 +109,15 @@ class ElasticBackbone(nn.Module):
             images: (B, C, H, W), or streams (then nothing else is given).
             subnet: a member of `space`; the intact network if None.
             masks: (B, N) bool, True where the mask token replaces a patch.
+
+        Raises:
+            UserError: a sub-network is not a member of the space.
         """
         if isinstance(images, Tensor):
-            return self.walk([Stream(images, subnet or self.space.intact, masks)])[0]
+            streams = [Stream(images, subnet or self.space.intact, masks)]
+            return self.forward(streams)[0]
+        for stream in images:
+            check_member(self.space, stream.subnet)
         return self.walk(images)
 
     def lockstep_blocks(self) -> Sequence[Lockstep]:

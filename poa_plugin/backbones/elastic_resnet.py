@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -16,7 +17,13 @@ from torch import Tensor, nn
 from poa_plugin.backbones import staged
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
 from poa_plugin.backbones.formats import TimmDescription
-from poa_plugin.backbones.resnet import Bottleneck, ResNet, ResNetShape, module_path
+from poa_plugin.backbones.resnet import (
+    STEM_STRIDE,
+    Bottleneck,
+    ResNet,
+    ResNetShape,
+    module_path,
+)
 from poa_plugin.backbones.resnet_formats import timm_description
 from poa_plugin.backbones.spaces import check_stages, steps
 from poa_plugin.backbones.streams import by_subnet, shared_stem
@@ -101,6 +108,8 @@ class ElasticResNet(ResNet, ElasticBackbone):
         net_select_scale: float = 2.0,
         decay_shortcut_norm: bool = False,
     ) -> None:
+        stages = math.prod(shape.strides)
+        self.masks = staged.MaskGrid(STEM_STRIDE, stages, shape.ibot_scale_factor)
         super().__init__(shape)
         self.decay_shortcut_norm = decay_shortcut_norm
         self.mask_token = nn.Parameter(torch.zeros(1, shape.stem_width, 1, 1))
@@ -119,7 +128,6 @@ class ElasticResNet(ResNet, ElasticBackbone):
     @classmethod
     def from_options(cls, options: ResNetOptions, image_size: int) -> ElasticResNet:
         """See `ElasticBackbone.from_options`."""
-        staged.check_scale(options.ibot_scale_factor)
         most = check_stages("student.resnet.max_depths", options.max_depths, staged.N_STAGES)
         least = check_stages("student.resnet.min_depths", options.min_depths, staged.N_STAGES)
         check_stages("student.resnet.strides", options.strides, staged.N_STAGES)
@@ -223,7 +231,7 @@ class ElasticResNet(ResNet, ElasticBackbone):
 
     def mask_grid(self, image_size: int) -> tuple[int, int]:
         """See `ElasticBackbone.mask_grid`."""
-        side = staged.mask_side(image_size, self.shape.ibot_scale_factor)
+        side = self.masks.side(image_size)
         return side, side
 
     @staticmethod
@@ -291,8 +299,7 @@ class ElasticResNet(ResNet, ElasticBackbone):
         x = self.stem(images)
         if masks is None:
             return x
-        size = (x.shape[2], x.shape[3])
-        where = staged.spread_masks(masks, size, self.shape.ibot_scale_factor)
+        where = self.masks.spread(masks, (x.shape[2], x.shape[3]))
         return torch.where(where.unsqueeze(1), self.mask_token, x)
 
 

@@ -96,6 +96,8 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
                     f"units at width {width}: choose another mlp_ratio."
                 )
         self.patch_norm = patch_norm
+        merged = 2 ** (staged.N_STAGES - 1)
+        self.masks = staged.MaskGrid(shape.patch_size, merged, shape.ibot_scale_factor)
         super().__init__(shape)
         for stage in range(staged.N_STAGES - 1):
             self.add_module(f"norm{stage}", self.layers_of.layer_norm(shape.width * 2**stage))
@@ -115,7 +117,6 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
     def from_options(cls, options: SwinOptions, image_size: int) -> ElasticSwinTransformer:
         """See `ElasticBackbone.from_options`."""
         check_patches((image_size, image_size), options.patch_size)
-        staged.check_scale(options.ibot_scale_factor)
         if options.patch_norm not in PATCH_NORMS:
             raise UserError(
                 f"The option student.swin.patch_norm is '{options.patch_norm}': "
@@ -273,7 +274,7 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
 
     def mask_grid(self, image_size: int) -> tuple[int, int]:
         """See `ElasticBackbone.mask_grid`."""
-        side = staged.mask_side(image_size, self.shape.ibot_scale_factor)
+        side = self.masks.side(image_size)
         return side, side
 
     @staticmethod
@@ -361,6 +362,5 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
         x = self.patch_embed.normalise(x, width)
         if masks is None:
             return x
-        size = (x.shape[1], x.shape[2])
-        where = staged.spread_masks(masks, size, self.shape.ibot_scale_factor)
+        where = self.masks.spread(masks, (x.shape[1], x.shape[2]))
         return torch.where(where.unsqueeze(-1), slicing.leading(self.mask_token, width), x)

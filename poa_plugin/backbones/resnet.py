@@ -16,6 +16,9 @@ from poa_plugin.backbones import staged
 from poa_plugin.backbones.base import Features, PlainNetwork
 from poa_plugin.elastic.layers import PlainLayers
 
+STEM_STRIDE = 4
+"""Pixels of an image in each direction to one cell of the stem's map."""
+
 
 @dataclass(frozen=True)
 class ResNetShape:

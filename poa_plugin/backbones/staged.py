@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -10,39 +11,54 @@ from torch import Tensor
 from poa_plugin.backbones.base import Features
 from poa_plugin.errors import UserError
 
-STRIDE, STEM_STRIDE, N_STAGES = 32, 4, 4
-"""Pixels of an image in each direction to one cell of the last stage's map, and of the stem's."""
+N_STAGES = 4
 
 
-def check_scale(factor: int) -> None:
-    """Raise a `UserError` if the last map cannot be upsampled by a factor to the grid of masks."""
-    if factor not in (1, 2, 4, 8):
-        raise UserError(
-            f"The option ibot_scale_factor is {factor}: the last map can be upsampled 1, 2, 4 or 8 "
-            f"times to meet the grid of masks."
-        )
+@dataclass(frozen=True)
+class MaskGrid:
+    """How the grid of masks lies over the maps of the stem and of the last stage.
 
-
-def mask_side(image_size: int, factor: int) -> int:
-    """Return the rows of the grid of masks for square images.
+    Args:
+        stem: pixels of an image in each direction to one cell of the stem's map.
+        stages: cells of the stem's map to one of the last stage's.
+        factor: how often the last map is upsampled to meet the grid of masks.
 
     Raises:
-        UserError: the last map, upsampled, would not lie on that grid.
+        UserError: a mask would not cover whole cells of the stem's map.
     """
-    if image_size % STRIDE:
-        below = image_size // STRIDE
-        raise UserError(
-            f"Masks need images of a multiple of {STRIDE} pixels, not {image_size}: the nearest "
-            f"sizes are {max(below, 1) * STRIDE} and {(below + 1) * STRIDE}."
-        )
-    return image_size * factor // STRIDE
 
+    stem: int
+    stages: int
+    factor: int
 
-def spread_masks(masks: Tensor, size: tuple[int, int], factor: int) -> Tensor:
-    """Spread (B, N) masks over the (height, width) cells of the stem's map: (B, height, width)."""
-    cells = STRIDE // STEM_STRIDE // factor
-    grid = masks.view(-1, size[0] // cells, 1, size[1] // cells, 1)
-    return grid.expand(-1, -1, cells, -1, cells).reshape(-1, *size)
+    def __post_init__(self) -> None:
+        if self.factor < 1 or self.stages % self.factor:
+            known = [str(n) for n in range(1, self.stages + 1) if self.stages % n == 0]
+            raise UserError(
+                f"The option ibot_scale_factor is {self.factor}: the last map can be upsampled "
+                f"{', '.join(known[:-1])} or {known[-1]} times to meet the grid of masks."
+            )
+
+    def side(self, image_size: int) -> int:
+        """Return the rows of the grid for square images.
+
+        Raises:
+            UserError: the last map, upsampled, would not lie on that grid.
+        """
+        stride = self.stem * self.stages
+        if image_size % stride:
+            below = image_size // stride
+            raise UserError(
+                f"Masks need global crops of a multiple of {stride} pixels, not {image_size}: the nearest "
+                f"sizes are {max(below, 1) * stride} and {(below + 1) * stride}."
+            )
+        return image_size * self.factor // stride
+
+    def spread(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
+        """Spread (B, N) masks over the (height, width) cells of the stem's map: (B, height, width)."""
+        cells = self.stages // self.factor
+        grid = masks.view(-1, size[0] // cells, 1, size[1] // cells, 1)
+        return grid.expand(-1, -1, cells, -1, cells).reshape(-1, *size)
 
 
 def outputs(before: Tensor, after: Tensor, factor: int, masks: Tensor | None = None) -> Features:

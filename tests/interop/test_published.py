@@ -30,7 +30,7 @@ from tests.interop.published_files import (
     optimizer_state,
     published_key,
 )
-from tests.parity.backbones import TOLERANCE, _output_cases
+from tests.parity.backbones import TOLERANCE, output_cases
 from tests.parity.golden import Golden, largest
 from tests.parity.published import backbone_key as our_key
 from tests.parity.published import rename
@@ -45,7 +45,7 @@ def golden_backbone(golden: Golden) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The golden meta data, and the golden weights under our names."""
     meta = golden.meta("vit")
     assert meta is not None
-    return meta, rename(golden.arrays(meta["files"]["state"]), "", our_key)
+    return meta, rename(golden.arrays(meta["files"]["state"]), "", our_key("vit"))
 
 
 def layout(name: str, state: dict[str, Tensor]) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def test_the_names_made_here_are_the_published_ones(golden_folder: Path) -> None
     published = golden.arrays(meta["files"]["state"])
     assert {backbone_key(key) for key in state} == set(published)
     init = golden.arrays(["vit_ssl_init.npz"])
-    ours = rename(init, "student/", our_student_key)
+    ours = rename(init, "student/", our_student_key("vit"))
     assert [f"student/{key}" for key in module_order(ours)] == [k for k in init if "student/" in k]
 
 
@@ -117,7 +117,7 @@ def test_outputs_of_all_networks_equal_the_golden_ones(golden_folder: Path, tmp_
     for network in meta["networks"]:
         subnet = Subnet(network["width"], network["depth"])
         with torch.no_grad():
-            for case in _output_cases("vit", backbone, subnet, inputs, outputs, tolerance):
+            for case in output_cases("vit", backbone, subnet, inputs, outputs, tolerance):
                 assert not case.failed, case.line
                 assert not case.absent, case.line
                 compared += 1
@@ -181,11 +181,13 @@ def test_a_training_checkpoint_of_the_golden_step(golden_folder: Path, tmp_path:
     assert len(found) == 3 * len(names)
     for name, wanted in moments.items():
         for key, value in wanted.items():
-            assert torch.equal(found[f"{our_student_key(name)}/{key}"], value), name
+            assert torch.equal(found[f"{our_student_key('vit')(name)}/{key}"], value), name
     assert json.loads((folder / checkpoint.STATE).read_text())["step"] == 42
     heads = open_run(tmp_path / "run").heads("student").state_dict()
     for key, value in rename(init, "student/dino_head.", lambda k: k).items():
-        assert torch.equal(heads[our_student_key(f"dino_head.{key}").partition(".")[2]], value)
+        assert torch.equal(
+            heads[our_student_key("vit")(f"dino_head.{key}").partition(".")[2]], value
+        )
     with pytest.raises(UserError, match=r"lr_multiplier .* where .*--drop optimizer"):
         wrong = [*words, "optim.layerwise_decay=0.7"]
         import_checkpoint(tmp_path / "model_0000041.rank_0.pth", tmp_path / "other", words=wrong)

@@ -34,17 +34,10 @@ def backbone_cases(golden: Golden, family: str) -> Iterator[Case]:
     inputs, outputs = golden.arrays(files["inputs"]), golden.arrays(files["outputs"])
     yield from _space_cases(family, backbone, meta)
     tolerance = max(TOLERANCE, 2 * meta.get("fp32_vs_fp64_max_abs", 0.0))
-
-    def against(name: str, found: Tensor, wanted: Tensor | None) -> Case:
-        """Compare; without a norm at the end, errors are as large as the outputs themselves."""
-        unbounded = family == "resnet" and wanted is not None
-        scale = max(1.0, float(wanted.abs().max())) if unbounded else 1.0
-        return compare(name, found, wanted, scale * tolerance)
-
     for own in meta["networks"]:
         subnet = network(own["width"], own["depth"])
         with torch.no_grad():
-            yield from _output_cases(family, backbone, subnet, inputs, outputs, against)
+            yield from output_cases(family, backbone, subnet, inputs, outputs, tolerance)
 
 
 def _build(family: str, options: dict[str, Any]) -> ElasticBackbone:
@@ -72,14 +65,22 @@ def _space_cases(family: str, backbone: Any, meta: dict[str, Any]) -> Iterator[C
     yield Case(f"{family} block ids", float(len(different)), 0, " ".join(different))
 
 
-def _output_cases(
+def output_cases(
     family: str,
     backbone: Any,
     subnet: Subnet,
     inputs: dict[str, Tensor],
     outputs: dict[str, Tensor],
-    against: Compare,
+    tolerance: float,
 ) -> Iterator[Case]:
+    """Yield the comparisons of one sub-network, for every view."""
+
+    def against(name: str, found: Tensor, wanted: Tensor | None) -> Case:
+        """Compare; without a norm at the end, errors are as large as the outputs themselves."""
+        unbounded = family == "resnet" and wanted is not None
+        scale = max(1.0, float(wanted.abs().max())) if unbounded else 1.0
+        return compare(name, found, wanted, scale * tolerance)
+
     views = {
         "global": (inputs.get("global"), None),
         "masked": (inputs.get("global"), inputs.get("masks")),

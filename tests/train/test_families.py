@@ -1,0 +1,124 @@
+"""Every family trains with the same loop: a stopped run goes on bit for bit; recipes differ in a section."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+import poa_plugin as poa
+from poa_plugin.config import default_config
+from poa_plugin.elastic.layers import Lockstep
+from poa_plugin.evaluate.run import evaluate_knn
+from poa_plugin.extract import load_heads, open_run
+from poa_plugin.ssl import POA, build_backbone
+from poa_plugin.train.loop import train
+from tests.conftest import FAMILIES, random_batch, randomise
+from tests.train.test_loop import lines, timeless, weights
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs/ssl"
+DROP_PATH = {"vit": ["student.vit.drop_path_rate=0.2"], "swin": ["student.swin.drop_path_rate=0.2"]}
+RUN = [
+    "data.dataset=blobs",
+    "train.OFFICIAL_EPOCH_LENGTH=3",
+    "train.checkpoint_period=2",
+    "train.log_period=2",
+    "optim.epochs=1",
+    "optim.warmup_epochs=1",
+]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_stopped_run_goes_on_bit_for_bit_and_its_networks_are_evaluated(
+    family: str, tmp_path: Path
+) -> None:
+    words = [*FAMILIES[family], *DROP_PATH.get(family, []), *RUN]
+    assert train(default_config([*words, f"output_dir={tmp_path / 'whole'}"])).finished
+    pieces = default_config([*words, f"output_dir={tmp_path / 'run'}", "train.max_minutes=1e-9"])
+    assert sum(1 for _ in iter(lambda: train(pieces).finished, True)) > 0
+    found = [weights(tmp_path / name) for name in ("whole", "run")]
+    assert found[0].keys() == found[1].keys()
+    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+    assert timeless(lines(tmp_path / "whole")) == timeless(lines(tmp_path / "run"))
+
+    run = open_run(tmp_path / "run")
+    smallest = run.space["smallest"]
+    run.write({tmp_path / "net": smallest}, with_heads=True)
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        wanted = run.backbone()(images, smallest)["x_norm_clstoken"]
+        torch.testing.assert_close(
+            poa.load(tmp_path / "net")(images)["x_norm_clstoken"], wanted, atol=1e-5, rtol=1e-5
+        )
+        heads, mask_token = load_heads(tmp_path / "net")
+        found, whole = heads([wanted])[0][0], run.heads()([wanted])[0][0]
+        torch.testing.assert_close(found, whole, atol=1e-4, rtol=1e-4)
+    assert torch.equal(mask_token, run.backbone().sliced_mask_token(smallest))
+    rows = evaluate_knn(run, ["smallest", "intact"], ks=[3])
+    assert [row.depth for row in rows] == [smallest.total_depth, run.space.intact.total_depth]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_students_together_and_one_after_the_other_are_one_step(family: str) -> None:
+    found = []
+    for lockstep in (True, False):
+        config = default_config([*FAMILIES[family], f"train.lockstep={lockstep}"])
+        model = POA(config).train()
+        randomise(model.student["backbone"], 1)
+        randomise(model.teacher["backbone"], 2)
+        calls: list[str] = []
+        for name, module in model.student["backbone"].named_modules():
+            if isinstance(module, Lockstep):
+                module.register_forward_hook(lambda *_, n=name, c=calls: c.append(n))
+        subnet = model.space["smallest"]
+        terms = model.forward_backward(random_batch(config), 0.05, [subnet])
+        gradients = {n: p.grad for n, p in model.student.named_parameters() if p.grad is not None}
+        found.append((terms, gradients, calls))
+    (terms, gradients, calls), (other_terms, other_gradients, other_calls) = found
+    assert len(other_calls) == 2 * len(calls) == 2 * len(set(calls))
+    for name, value in terms.items():
+        torch.testing.assert_close(value, other_terms[name], atol=1e-5, rtol=1e-5)
+    assert gradients.keys() == other_gradients.keys()
+    for name, grad in gradients.items():
+        scale = 1 + float(grad.abs().max())
+        torch.testing.assert_close(grad, other_gradients[name], atol=2e-5 * scale, rtol=0, msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_demo_recipes_differ_in_the_students_section_alone(family: str) -> None:
+    own, first = (OmegaConf.load(CONFIGS / f"demo_{name}.yaml") for name in (family, "vit"))
+    for config in (own, first):
+        config.pop("student")
+        config.pop("output_dir")
+    assert own == first
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_recipe_is_valid_for_every_family(family: str) -> None:
+    for file in sorted(CONFIGS.glob("*.yaml")):
+        config = poa.load_config(file, [f"student.arch={family}"])
+        with torch.device("meta"):
+            backbone = build_backbone(config)
+        backbone.mask_grid(config.crops.global_crops_size)
+        backbone.check_image_size(config.crops.local_crops_size)
+
+
+@pytest.mark.parametrize(
+    ("family", "batch", "epochs", "length", "decay"),
+    [
+        ("vit", 1600, 346, 800, 0.9),
+        ("swin", 2048, 346, 625, 0.9),
+        ("resnet", 1280, 692, 1000, 0.95),
+    ],
+)
+def test_the_recipes_are_the_published_ones(
+    family: str, batch: int, epochs: int, length: int, decay: float
+) -> None:
+    config = poa.load_config(CONFIGS / f"{family}.yaml")
+    assert config.student.arch == family
+    assert config.train.shards * config.train.batch_size_per_shard == batch
+    assert (config.optim.epochs, config.train.OFFICIAL_EPOCH_LENGTH) == (epochs, length)
+    assert config.optim.layerwise_decay == decay
+    assert config.train.shards == 32
