@@ -10,19 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import poa_plugin as poa
-from poa_plugin.config import default_config
-from poa_plugin.extract import write_network
-from poa_plugin.ssl import build_backbone
-from tests.conftest import FAMILIES, randomise
+from tests.conftest import FAMILIES
+from tests.extract.conftest import write
 from tests.extract.test_network import SIZES, WIDE
-
-
-def write(folder: Path, family: str, *words: str) -> Path:
-    """Write the smallest member of a family's small space."""
-    config = default_config([*FAMILIES[family], *words])
-    backbone = randomise(build_backbone(config)).eval()
-    origin = {"branch": "teacher", "step": 3}
-    return write_network(folder, family, backbone, backbone.space["smallest"], origin)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
