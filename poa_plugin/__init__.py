@@ -13,7 +13,7 @@ __version__ = version("poa-plugin")
 from poa_plugin.config import load_config
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
-from poa_plugin.extract import extract, load
+from poa_plugin.extract import extract, load, to_timm
 from poa_plugin.ssl import build_backbone
 
 __all__ = [
@@ -25,4 +25,5 @@ __all__ = [
     "extract",
     "load",
     "load_config",
+    "to_timm",
 ]

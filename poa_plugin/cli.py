@@ -1,4 +1,4 @@
-"""The command line: `poa train`, `networks`, `extract`, `import`, `eval`, `report`, `demo`."""
+"""The command line: `poa train`, `networks`, `extract`, `export`, `import`, `eval`, `report`, `demo`."""
 
 from __future__ import annotations
 
@@ -46,6 +46,18 @@ def build_parser() -> argparse.ArgumentParser:
     extract.add_argument("--to", required=True, type=Path, metavar="FOLDER")
     extract.add_argument(
         "--with-heads", action="store_true", help="the projection heads and the mask token too"
+    )
+
+    export = _command(commands, "export", _export, "write an extracted network for other libraries")
+    export.add_argument("folder", metavar="FOLDER", type=Path, help="what `poa extract` wrote")
+    export.add_argument("--format", required=True, metavar="NAME", help="timm, onnx, hf, ...")
+    export.add_argument("--to", required=True, type=Path, metavar="TARGET", help="a new folder")
+    export.add_argument("--licence", metavar="ID", help="of the weights, for the model card")
+    export.add_argument(
+        "--image-size", type=int, metavar="N", help="onnx: for this size in pixels only"
+    )
+    export.add_argument(
+        "--imports", nargs="+", default=[], metavar="PACKAGE", help="that register formats"
     )
 
     import_ = _command(commands, "import", _import, "make a run of another code base's checkpoint")
@@ -163,6 +175,22 @@ def _extract(arguments: argparse.Namespace) -> None:
         wanted = {arguments.to: space[arguments.network]}
     folders = run.write(wanted, arguments.branch, arguments.with_heads)
     print(f"Wrote {len(folders)} network{'s' * (len(folders) > 1)} to '{arguments.to}'.")
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    import poa_plugin.builtin  # noqa: F401  (registers the formats)
+    from poa_plugin.extract.export import export
+    from poa_plugin.registry import import_packages
+
+    import_packages(arguments.imports, "--imports")
+    lines = export(
+        arguments.folder,
+        arguments.format,
+        arguments.to,
+        licence=arguments.licence,
+        image_size=arguments.image_size,
+    )
+    print("\n".join(lines))
 
 
 def _import(arguments: argparse.Namespace) -> None:

@@ -7,7 +7,6 @@ own, `student.<name>`, with its own defaults, so that changing `student.arch` is
 from __future__ import annotations
 
 import dataclasses
-import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from yaml import YAMLError
 
 from poa_plugin.errors import UserError, did_you_mean
 from poa_plugin.files import write_whole
-from poa_plugin.registry import BACKBONES, DATASETS, META_ARCHS
+from poa_plugin.registry import BACKBONES, DATASETS, META_ARCHS, import_packages
 
 
 @dataclass
@@ -242,12 +241,7 @@ def save_config(config: Config, path: Path) -> None:
 
 def _resolve(overlays: list[DictConfig]) -> Config:
     for overlay in overlays:
-        for module in overlay.get("imports") or []:
-            try:
-                importlib.import_module(str(module))
-            except ImportError as error:
-                message = f"The package '{module}' under 'imports' cannot be imported: {error}."
-                raise UserError(message) from error
+        import_packages(map(str, overlay.get("imports") or []), "'imports'")
     config = _schema()
     for overlay in overlays:
         _refuse_unknown_keys(config, overlay)

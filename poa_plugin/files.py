@@ -71,15 +71,20 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
         file.write(json.dumps(record) + "\n")
 
 
+GOES_ON = "Checkpoints that were written before are whole; mend that, and the same command goes on."
+
+
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn a disk's refusal of something under `folder` into a sentence; other errors pass."""
+def disk_errors(folder: Path, then: str = GOES_ON) -> Iterator[None]:
+    """Turn a disk's refusal of something under `folder` into sentences, the last of which is `then`.
+
+    Other errors pass.
+    """
     try:
         yield
     except OSError as error:
         if error.errno not in REASONS:
             raise
         raise UserError(
-            f"'{error.filename or folder}' cannot be written: {REASONS[error.errno]}. Checkpoints "
-            f"that were written before are whole; mend that, and the same command goes on."
+            f"'{error.filename or folder}' cannot be written: {REASONS[error.errno]}. {then}"
         ) from error

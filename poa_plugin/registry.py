@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from fvcore.common.registry import Registry as FvcoreRegistry
@@ -45,3 +46,23 @@ class Registry(FvcoreRegistry):
 BACKBONES = Registry("backbone")
 META_ARCHS = Registry("meta-architecture")
 DATASETS = Registry("data set")
+EXPORTERS = Registry("export format")
+
+
+def import_packages(names: Iterable[str], where: str) -> None:
+    """Import packages that register things of their own.
+
+    Args:
+        names: importable modules.
+        where: what names them, for messages.
+
+    Raises:
+        UserError: one cannot be imported.
+    """
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except ImportError as error:
+            raise UserError(
+                f"The package '{name}' under {where} cannot be imported: {error}."
+            ) from error

@@ -108,11 +108,21 @@ def test_extract_all_with_heads(run: Path, tmp_path: Path) -> None:
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
-def test_knn_and_report(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_knn_and_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["eval", "knn", str(run), "--network", "smallest", "w96_d4", "--k", "3", "5"]
     assert main([*argv, "--untrained", "--pixels", "--reference", str(run), "--threads", "1"]) == 0
     assert "w96_d4" in capsys.readouterr().out
     rows = read_rows(run / "eval")
+    argv = ["extract", str(run), "--network", "w96_d4", "--to", str(tmp_path)]
+    assert main(argv) == 0
+    facts = json.loads((tmp_path / "config.json").read_text())["poa"]
+    assert [row["k"] for row in facts["results"]] == [3, 5]
+    assert facts["run"]["name"] == "run"
+    assert facts["run"]["steps"] == 4
+    assert facts["data"]["dataset"] == "image_folder"
+    assert facts["data"]["name"] == "images"
+    assert str(run.parent) not in (tmp_path / "config.json").read_text()
+    capsys.readouterr()
     kinds = {(row.network, row.kind, row.k) for row in rows}
     assert ("w32_d1", "trained", 3) in kinds
     assert ("w96_d4", "untrained", 5) in kinds

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
 from poa_plugin.backbones.elastic_block import LockstepBlock
-from poa_plugin.backbones.formats import TimmDescription
+from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
 from poa_plugin.backbones.spaces import check_heads, check_patches, steps
 from poa_plugin.backbones.streams import by_subnet, shared_stem
 from poa_plugin.backbones.vit import (
@@ -23,7 +23,7 @@ from poa_plugin.backbones.vit import (
     intermediate,
     outputs,
 )
-from poa_plugin.backbones.vit_formats import timm_description
+from poa_plugin.backbones.vit_formats import hugging_face_description, timm_description
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayers
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
@@ -244,6 +244,11 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
     def timm_description(options: Mapping[str, Any]) -> TimmDescription:
         """See `ElasticBackbone.timm_description`."""
         return timm_description(ViTShape(**options))
+
+    @staticmethod
+    def hugging_face_description(options: Mapping[str, Any]) -> HuggingFaceDescription | None:
+        """See `ElasticBackbone.hugging_face_description`."""
+        return hugging_face_description(ViTShape(**options))
 
     def layer_id(self, parameter: str) -> int:
         """See `ElasticBackbone.layer_id`."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+CROP_SHARE = 0.875
+"""The share of a resized image's side that the centre crop keeps: 224 of 256 pixels."""
 IMAGENET_STATISTICS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
@@ -25,12 +27,14 @@ class TimmDescription:
         needs_adjusting: whether timm's `local-dir:` alone builds another network, because `adjust` has
             to set something that timm has no argument for.
         adjust: sets it on the network that timm built.
+        limits: a sentence on where timm computes something else; empty if it never does.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
     refusal: str = ""
     needs_adjusting: bool = False
     adjust: Callable[[nn.Module], None] = leave_alone
+    limits: str = ""
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,14 @@ class HuggingFaceDescription:
     Attributes:
         model_type: transformers' name, such as `dinov2`.
         config: the arguments of that type's configuration class.
-        rename: makes that class's state dict from ours.
+        rename: makes the state dict of that type's files from ours.
+        limits: a sentence on where that class computes something else; empty if it never does.
     """
 
     model_type: str
     config: Mapping[str, Any]
     rename: Callable[[Mapping[str, Tensor]], dict[str, Tensor]]
+    limits: str = ""
 
 
 def pretrained_cfg(
@@ -57,7 +63,7 @@ def pretrained_cfg(
         "num_classes": 0,
         **IMAGENET_STATISTICS,
         "interpolation": "bicubic",
-        "crop_pct": 0.875,
+        "crop_pct": CROP_SHARE,
         "first_conv": first_conv,
         "classifier": classifier,
     }

@@ -77,7 +77,7 @@ def outputs(before: Tensor, after: Tensor, factor: int, masks: Tensor | None = N
     patches = after[:, :, None, :, None].expand(-1, -1, factor, -1, factor, -1)
     return {
         "x_norm_clstoken": after.mean((1, 2)),
-        "x_norm_patchtokens": patches.reshape(len(after), h * factor * w * factor, -1),
+        "x_norm_patchtokens": patches.reshape(after.shape[0], h * factor * w * factor, -1),
         "x_prenorm": before.flatten(1, 2),
         "masks": masks,
     }

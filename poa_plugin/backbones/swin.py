@@ -98,7 +98,7 @@ class WindowAttention(nn.Module):
         q, k, v = self.qkv(x).unflatten(-1, (3, -1, self.head_dim)).unbind(2)
         bias = relative_bias(self.relative_position_bias_table, self.window)
         if mask is not None:
-            bias = (bias + mask.unsqueeze(1)).repeat(len(x) // len(mask), 1, 1, 1)
+            bias = (bias + mask.unsqueeze(1)).repeat(x.shape[0] // mask.shape[0], 1, 1, 1)
         return self.proj(attention(q, k, v, bias).flatten(2))
 
 

@@ -52,6 +52,7 @@ def timm_description(shape: SwinShape) -> TimmDescription:
         },
         needs_adjusting=True,
         adjust=adjust,
+        limits="timm rolls a map before it pads it: it agrees where the window divides the maps of all stages.",
     )
 
 

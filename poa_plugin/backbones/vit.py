@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from poa_plugin.backbones.attention import attention
 from poa_plugin.backbones.base import Features, PlainNetwork
 from poa_plugin.backbones.mlp import Mlp
+from poa_plugin.backbones.position_graph import positions_of_any_grid
 from poa_plugin.backbones.spaces import check_patches
 from poa_plugin.backbones.stochastic_depth import add_residual, draw_drop_path
 from poa_plugin.elastic.layers import PlainLayers
@@ -134,7 +135,7 @@ class VisionTransformer(PlainNetwork):
     def forward(self, images: Tensor) -> Features:
         """Return DINOv2's outputs for (B, C, H, W) images of any size the patches divide."""
         x = self.stem(images)
-        for block, keep in zip(self.blocks, self.draw_drop_path(len(images)), strict=True):
+        for block, keep in zip(self.blocks, self.draw_drop_path(images.shape[0]), strict=True):
             x = block(x, keep)
         return self.output(x)
 
@@ -183,7 +184,7 @@ class VisionTransformer(PlainNetwork):
         return draw_drop_path(rates, batch, self.pos_embed.device, generator)
 
     def _grid(self, images: Tensor) -> tuple[int, int]:
-        height, width = (int(side) for side in images.shape[-2:])
+        height, width = images.shape[-2:]
         return height // self.shape.patch_size, width // self.shape.patch_size
 
 
@@ -196,7 +197,7 @@ def add_cls_and_position(
     of the parameters.
     """
     positions = interpolate_position(pos_embed, grid)
-    return torch.cat([cls_token.expand(len(patches), -1, -1), patches], dim=1) + positions
+    return torch.cat([cls_token.expand(patches.shape[0], -1, -1), patches], dim=1) + positions
 
 
 def interpolate_position(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -205,6 +206,9 @@ def interpolate_position(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
     Bicubic, not antialiased, with scale factors (n + 0.1) / M as in DINOv2: asking for the output
     size in place of the factor would give other numbers.
     """
+    if torch.onnx.is_in_onnx_export():
+        return positions_of_any_grid(pos_embed, grid)
+    grid = (int(grid[0]), int(grid[1]))  # tensors while FLOPs are counted
     side = math.isqrt(int(pos_embed.shape[1]) - 1)
     if grid == (side, side):
         return pos_embed

@@ -67,17 +67,46 @@ class Run:
     def write(
         self, subnets: Mapping[Path, Subnet], branch: str = "teacher", with_heads: bool = False
     ) -> list[Path]:
-        """Write sub-networks of a branch, each to its folder; see `write_network`."""
+        """Write sub-networks of a branch, each to its folder; see `write_network`.
+
+        What the run's evaluations say about them at this step is written with them.
+        """
+        from poa_plugin.evaluate.recorded import recorded_results  # evaluation imports this module
+
         backbone = self.backbone(branch)
         heads = self.heads(branch) if with_heads else None
-        origin: dict[str, Any] = {"branch": branch, "step": self.step}
+        origin = {"branch": branch, "step": self.step, **self._origin(backbone.space)}
         if heads is not None:
             origin["heads"] = head_options(self.config)
-        family = self.config.student.arch
-        return [
-            write_network(folder, family, backbone, subnet, origin, heads)
-            for folder, subnet in subnets.items()
-        ]
+        family, folders = self.config.student.arch, []
+        for folder, subnet in subnets.items():
+            results = recorded_results(self.folder / "eval", subnet.name, branch, self.step)
+            whole = {**origin, "results": results}
+            folders.append(write_network(folder, family, backbone, subnet, whole, heads))
+        return folders
+
+    def _origin(self, space: SearchSpace) -> dict[str, Any]:
+        """Return what an extracted network tells of its run and data; no path but a data set's last name."""
+        config = self.config
+        path = config.data.path
+        return {
+            "run": {
+                "name": self.folder.resolve().name,
+                "meta_arch": config.meta_arch,
+                "intact": space.intact.name,
+                "steps": config.optim.epochs * config.train.OFFICIAL_EPOCH_LENGTH,
+                "images_per_step": config.train.shards * config.train.batch_size_per_shard,
+                "seed": config.train.seed,
+            },
+            "data": {
+                "dataset": config.data.dataset,
+                "name": Path(path).name if path else None,
+                "global_crops_size": config.crops.global_crops_size,
+                "local_crops_size": config.crops.local_crops_size,
+                "evaluation_resize_size": config.evaluation.resize_size,
+                "evaluation_crop_size": config.evaluation.crop_size,
+            },
+        }
 
     def _tensors(self, prefix: str) -> dict[str, Tensor]:
         if prefix.split(".")[0] not in BRANCHES:

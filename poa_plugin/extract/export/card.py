@@ -1,0 +1,163 @@
+"""The model card of an exported network: Markdown made of what its folder records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from poa_plugin.backbones.formats import IMAGENET_STATISTICS
+from poa_plugin.extract.extracted import Extracted
+
+CARD = "README.md"
+PAPER = "[POA](https://arxiv.org/abs/2408.01031)"
+EVALUATE_FIRST = (
+    "None are recorded. `poa eval knn` or `poa sweep`, run before `poa extract`, leaves them in the run, "
+    "from where they go into the extracted folder and this card."
+)
+
+
+@dataclass(frozen=True)
+class Written:
+    """What an exporter says about the files that it has written.
+
+    Attributes:
+        library: what loads them, for the card's front matter.
+        usage: Python that loads them; FOLDER stands for the folder.
+        checked: a sentence on what was compared.
+        limits: sentences on where they compute something else than the network; empty ones are left out.
+        lines: what the command prints.
+    """
+
+    library: str
+    usage: str
+    checked: str
+    limits: Sequence[str] = field(default_factory=list)
+    lines: Sequence[str] = field(default_factory=list)
+
+
+def card(network: Extracted, written: Written, licence: str | None) -> str:
+    """Return the model card.
+
+    Args:
+        network: an opened folder; a fact that it does not record is left out.
+        written: what the exporter said.
+        licence: the identifier of the weights' licence; "not stated" if None.
+    """
+    facts = network.facts
+    sections = {
+        "Network": _table(_network(facts, network.image_size)),
+        "Run": _table(_run(facts)) or "Not recorded.",
+        "Data": _table(_data(facts)) or "Not recorded.",
+        "Numbers": _numbers(facts),
+        "Preprocessing": _preprocessing(network),
+        "How to load it": f"```python\n{written.usage}\n```\n\n{written.checked}",
+        "Limits": "\n".join(f"* {limit}" for limit in [*filter(None, written.limits), *_limits()]),
+        "Licence": licence or "Not stated: ask who trained the network, and on whose images.",
+    }
+    title = f"# {facts['network']}\n\n{_abstract(facts)}"
+    body = [f"## {name}\n\n{text}" for name, text in sections.items()]
+    return "\n\n".join([_front_matter(written.library, licence), title, *body]) + "\n"
+
+
+def _front_matter(library: str, licence: str | None) -> str:
+    lines = [f"library_name: {library}", "pipeline_tag: image-feature-extraction"]
+    lines += [f"license: {licence}"] * (licence is not None)
+    return "\n".join(["---", *lines, "tags:", "- self-supervised", "- poa", "---"])
+
+
+def _abstract(facts: Mapping[str, Any]) -> str:
+    return (
+        f"An ordinary `{facts['backbone']}`, taken out of an elastic one that was pre-trained without labels "
+        f"({PAPER}). It maps images to {facts['features']} features and has no classifier."
+    )
+
+
+def _network(facts: Mapping[str, Any], image_size: int) -> list[tuple[str, Any]]:
+    return [
+        ("name", f"`{facts['network']}`"),
+        ("backbone", f"`{facts['backbone']}`"),
+        ("width, depth", f"{facts['width']}, {facts['depth']}"),
+        ("parameters", f"{facts['params']:,}"),
+        (
+            "FLOPs",
+            f"{facts['flops']:,} multiply-adds of one {image_size} x {image_size} image",
+        ),
+        ("written by", f"poa_plugin {facts['version']}"),
+    ]
+
+
+def _run(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    run = facts.get("run", {})
+    known = [
+        ("run", _code(run.get("name"))),
+        ("method", _code(run.get("meta_arch"))),
+        ("branch", facts.get("branch")),
+        ("step", facts.get("step")),
+        ("steps planned", run.get("steps")),
+        ("images a step", run.get("images_per_step")),
+        ("intact network", _code(run.get("intact"))),
+        ("seed", run.get("seed")),
+    ]
+    return [(name, value) for name, value in known if value is not None]
+
+
+def _data(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    data = facts.get("data", {})
+    known = [
+        ("data set", _code(data.get("dataset"))),
+        ("named", _code(data.get("name"))),
+        ("global crops", _pixels(data.get("global_crops_size"))),
+        ("local crops", _pixels(data.get("local_crops_size"))),
+    ]
+    return [(name, value) for name, value in known if value is not None]
+
+
+def _numbers(facts: Mapping[str, Any]) -> str:
+    results = facts.get("results")
+    if not results:
+        return EVALUATE_FIRST
+    rows = [f"| {row['k']} | {row['top1']:.1f} | {row['by']} |" for row in results]
+    data = facts["data"]
+    resize, crop = data["evaluation_resize_size"], data["evaluation_crop_size"]
+    lines = [
+        "Top-1 accuracy (%) of k nearest neighbours on frozen features, on the test images of the data set "
+        f"above (shorter side {resize} pixels, centre crop {crop}):",
+        "",
+        "| k | top-1 | by |",
+        "|---|---|---|",
+        *rows,
+    ]
+    return "\n".join(lines)
+
+
+def _preprocessing(network: Extracted) -> str:
+    side = network.image_size
+    mean, std = (IMAGENET_STATISTICS[name] for name in ("mean", "std"))
+    return (
+        f"Shorter side to {network.resize_size} pixels (bicubic, antialiased), centre crop of "
+        f"{side} x {side}, values in 0..1, mean {mean}, standard deviation {std} by channel."
+    )
+
+
+def _limits() -> list[str]:
+    return [
+        "The features are those of images like the ones it was trained on; nothing else was tested."
+    ]
+
+
+def _table(rows: Iterable[tuple[str, Any]]) -> str:
+    lines = [f"| {name} | {value} |" for name, value in rows]
+    return "\n".join(["| | |", "|---|---|", *lines]) if lines else ""
+
+
+def _code(value: Any) -> str | None:
+    """Return a name as code that does not break a table; None for None."""
+    if value is None:
+        return None
+    plain = "".join(" " if c in "|`\n\r" else c for c in str(value))
+    return f"`{plain}`"
+
+
+def _pixels(value: Any) -> str | None:
+    return None if value is None else f"{value} pixels"

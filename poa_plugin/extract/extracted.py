@@ -1,0 +1,119 @@
+"""An extracted network's folder, opened for what is made of it."""
+
+from __future__ import annotations
+
+import importlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from poa_plugin.backbones.formats import CROP_SHARE, HuggingFaceDescription, TimmDescription
+from poa_plugin.errors import UserError
+from poa_plugin.extract.network import load, read_description
+from poa_plugin.registry import BACKBONES
+
+
+@dataclass(frozen=True)
+class Extracted:
+    """A folder that `poa extract` wrote, and the section `poa` of its `config.json`."""
+
+    folder: Path
+    facts: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """The network's name."""
+        return str(self.facts["network"])
+
+    @property
+    def image_size(self) -> int:
+        """The side in pixels of the images that the network was trained on."""
+        return int(self.facts["image_size"])
+
+    @property
+    def resize_size(self) -> int:
+        """The shorter side in pixels to which images are resized before the centre crop.
+
+        That of the run's evaluation where it crops to the network's own size; otherwise the crop is 0.875
+        of it.
+        """
+        data = self.facts.get("data", {})
+        if data.get("evaluation_crop_size") == self.image_size:
+            return int(data["evaluation_resize_size"])
+        return math.floor(self.image_size / CROP_SHARE)
+
+    @property
+    def crop_share(self) -> float:
+        """The share of the resized side that the crop keeps, from which timm gets `resize_size` back.
+
+        timm rounds the quotient of size and share down: half a pixel keeps it from falling one short.
+        """
+        if math.floor(self.image_size / CROP_SHARE) == self.resize_size:
+            return CROP_SHARE
+        return self.image_size / (self.resize_size + 0.5)
+
+    @property
+    def timm(self) -> TimmDescription:
+        """How timm builds the network."""
+        description: TimmDescription = self._backbone.timm_description(self.facts["options"])
+        return description
+
+    @property
+    def hugging_face(self) -> HuggingFaceDescription | None:
+        """How a class of transformers' own builds the network."""
+        description: HuggingFaceDescription | None = self._backbone.hugging_face_description(
+            self.facts["options"]
+        )
+        return description
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """The ordinary network; see `load`."""
+        return load(self.folder)
+
+    @property
+    def _backbone(self) -> Any:
+        return BACKBONES.get(self.facts["backbone"])
+
+
+def open_extracted(folder: str | Path) -> Extracted:
+    """Open a folder that `poa extract` wrote.
+
+    Raises:
+        UserError: it is no extracted network, or of a version that did not record what is needed here.
+    """
+    import poa_plugin.builtin  # noqa: F401  (registers the backbones)
+
+    folder = Path(folder)
+    facts = read_description(folder)
+    if "image_size" not in facts:
+        raise UserError(
+            f"'{folder}' was written by an earlier version, without its image size: extract it again."
+        )
+    return Extracted(folder, facts)
+
+
+def optional(module: str, extra: str, what: str) -> ModuleType:
+    """Import a package that only some uses need.
+
+    Args:
+        module: its name.
+        extra: the extra of this package that installs it.
+        what: begins the sentence that is raised if it is missing, such as `Building in timm`.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.split(".")[0]:
+            raise
+        raise UserError(
+            f"{what} needs the package {error.name}: pip install 'poa-plugin[{extra}]'."
+        ) from error
