@@ -31,9 +31,9 @@ class Limits:
     def parse(cls, params: str | None, flops: str | None, latency_ms: str | None) -> Limits:
         """Return the limits that the options of `poa pick` give; see `parse_size`."""
         return cls(
-            parse_size(params, "--max-params") if params else None,
-            parse_size(flops, "--max-flops") if flops else None,
-            parse_milliseconds(latency_ms, "--max-latency-ms") if latency_ms else None,
+            None if params is None else parse_size(params, "--max-params"),
+            None if flops is None else parse_size(flops, "--max-flops"),
+            None if latency_ms is None else parse_milliseconds(latency_ms, "--max-latency-ms"),
         )
 
     def excesses(self, network: NetworkResult) -> dict[str, float]:

@@ -169,8 +169,8 @@ class _Sweeper:
         fitting = self.options.room // each
         if not fitting:
             raise UserError(
-                f"--memory is too small: a quarter of it is for the walk, and one image needs "
-                f"{each / 1e6:.1f}M; give at least {4e-6 * each:.0f}M."
+                f"--memory is too small: a quarter of it is for the walk, and one image needs {each} "
+                f"bytes; give at least {4 * each}."
             )
         return min(fitting, self.evaluation.batch_size)
 
@@ -190,13 +190,14 @@ class _Sweeper:
         train, test = (split.labels for split in self.splits)
         similarities = max(1, self.options.room // (32 * len(features[0])))
         ks, temperature = self.options.ks, self.options.temperature
+        cost = self.space.cost(subnet, self.evaluation.crop_size)
         return NetworkResult(
             network=subnet.name,
             aliases=tuple(self.space.aliases_of(subnet)),
             width=subnet.width,
             depth=subnet.total_depth,
-            params=self.space.cost(subnet).params,
-            flops=self.space.cost(subnet, self.evaluation.crop_size).flops,
+            params=cost.params,
+            flops=cost.flops,
             top1=knn_accuracy(
                 features[0], train, features[1], test, ks, temperature, min(1024, similarities)
             ),
