@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,3 +86,10 @@ class FeatureStore:
 
     def _size(self, name: str) -> int:
         return self._file(name).stat().st_size if self._file(name).is_file() else 0
+
+
+def remove_features(folder: Path, names: Sequence[str]) -> None:
+    """Remove the files of networks that are finished, which a kill may have left."""
+    for name in names:
+        for file in folder.glob(f"*_{name}{ENDING}"):
+            file.unlink()

@@ -13,15 +13,15 @@ from torch import Tensor
 from poa_plugin.backbones.base import PlainNetwork
 from poa_plugin.elastic.subnet import Subnet
 
-ROUNDS = 9
-"""Forward passes of each network, after one that warms up."""
+ROUNDS, SECONDS = 9, 0.05
+"""Forward passes of each network, after one that warms up: at least so many, and for at least so long."""
 
 
 @torch.inference_mode()
 def latencies(
     network: PlainNetwork, paths: Mapping[Subnet, Sequence[str]], image: Tensor
 ) -> dict[Subnet, float]:
-    """Return milliseconds of one forward pass for each member of a width: the median of `ROUNDS`.
+    """Return milliseconds of one forward pass for each member of a width: the median over rounds.
 
     The members take turns, so that a machine that is busy for a while slows all of them alike.
 
@@ -31,10 +31,14 @@ def latencies(
         image: (1, C, H, W) on the network's device.
     """
     times: dict[Subnet, list[float]] = {subnet: [] for subnet in paths}
-    for _ in range(1 + ROUNDS):
+    for path in paths.values():
+        _milliseconds(network, path, image)
+    rounds, start = 0, time.perf_counter()
+    while rounds < ROUNDS or time.perf_counter() - start < SECONDS * len(paths):
         for subnet, path in paths.items():
             times[subnet].append(_milliseconds(network, path, image))
-    return {subnet: statistics.median(own[1:]) for subnet, own in times.items()}
+        rounds += 1
+    return {subnet: statistics.median(own) for subnet, own in times.items()}
 
 
 def device_name(device: torch.device) -> str:

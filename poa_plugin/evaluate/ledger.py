@@ -35,7 +35,8 @@ class Ledger:
             print(f"Starting the sweep anew: {'; '.join(changes)}.", flush=True)
             self._networks = {}
         if changes or old is None:
-            shutil.rmtree(folder, ignore_errors=True)  # features without a record are of no use
+            if folder.is_dir():  # features without a record are of no use
+                shutil.rmtree(folder)
             self._write()
 
     def __contains__(self, subnet: Subnet) -> bool:

@@ -14,7 +14,7 @@ from poa_plugin.config import load_config
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.feature_store import FeatureStore
+from poa_plugin.evaluate.feature_store import FeatureStore, remove_features
 from poa_plugin.evaluate.knn import check_votes, knn_accuracy
 from poa_plugin.evaluate.latency import device_name, latencies
 from poa_plugin.evaluate.ledger import Ledger
@@ -24,6 +24,8 @@ from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, write_sweep
 from poa_plugin.evaluate.tree import PrefixTree, bytes_per_image, deepest_network
 from poa_plugin.extract import Run
 from poa_plugin.files import disk_errors
+
+SPLITS = ("train", "test")
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ def with_data(run: Run, words: Sequence[str]) -> Run:
     Raises:
         UserError: a key is of another section, or unknown.
     """
+    if not words:
+        return run
     words = [word if "=" in word else f"data.path={word}" for word in words]
     for word in words:
         if not word.startswith(("data.", "evaluation.")):
@@ -131,6 +135,7 @@ class _Sweeper:
                     if unmeasured:
                         progress.say(f"width {width}: latency")
                         self._measure(own, network)
+                remove_features(self.ledger.folder, [subnet.name for subnet in own])
                 with disk_errors(self.run.folder):
                     write_sweep(self.run.folder / "eval", self.ledger.sweep())
         return self.ledger.sweep()
@@ -177,13 +182,11 @@ class _Sweeper:
     def _stores(self, members: Sequence[Subnet]) -> list[FeatureStore]:
         """Return where the features go; what was begun on the disk goes on there."""
         widths = {subnet.name: self.backbone.feature_width(subnet) for subnet in members}
-        splits, folder = ("train", "test"), self.ledger.folder
-        stores = [FeatureStore(widths, split, folder) for split in splits]
-        if 2 * sum(widths.values()) * self._n_images > self.options.room:
-            return stores
-        if any(store.has_files() for store in stores):
-            return stores
-        return [FeatureStore(widths, split, None) for split in splits]
+        stores = [FeatureStore(widths, split, self.ledger.folder) for split in SPLITS]
+        fit = 2 * sum(widths.values()) * self._n_images <= self.options.room
+        if fit and not any(store.has_files() for store in stores):
+            return [FeatureStore(widths, split, None) for split in SPLITS]
+        return stores
 
     def _classify(self, subnet: Subnet, stores: Sequence[FeatureStore]) -> NetworkResult:
         features = [store.read(subnet.name) for store in stores]

@@ -217,9 +217,12 @@ def test_what_is_finished_is_not_done_again(
     def refuse(*_: object) -> None:
         raise AssertionError
 
+    left = run.folder / "eval/sweep/test_w48_d2.float16"
+    left.write_bytes(b"of a sweep that was killed after it had noted the network")
     with monkeypatch.context() as patch:
         patch.setattr(sweep, "deepest_network", refuse)
         assert sweep_run(run, options) == found
+    assert not left.exists()
     with monkeypatch.context() as patch:
         patch.setattr(FeatureStore, "append", refuse)
         timed = sweep_run(run, replace(options, latency=True))
