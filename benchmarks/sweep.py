@@ -7,7 +7,8 @@ same images; features are compared (1e-5, relative to their scale where it is ab
 the times, which are those of the fastest round of each: what else the machine does only adds to them.
 
 The bound is the tree's multiply-adds over the sum of the members', counted by fvcore: a walk that wastes
-nothing takes that share of the time. Weights are drawn at random: times do not depend on them. MB/image is what
+nothing takes that share of the time. CPU is the same quotient for the processor's time, which other processes
+on the machine lengthen less. Weights are drawn at random: times do not depend on them. MB/image is what
 a walk needs at most at once beside the weights.
 """
 
@@ -44,10 +45,12 @@ class Stem(nn.Module):
         return self.network.stem(images)
 
 
-def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
-    start = time.perf_counter()
+def seconds(run: Callable[[], Any]) -> tuple[Tensor, Any]:
+    """Return the seconds that pass and those of the processor, and what was returned."""
+    start = torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
     out = run()
-    return time.perf_counter() - start, out
+    end = torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
+    return end - start, out
 
 
 def flops(backbone: ElasticBackbone, width: int, image_size: int) -> tuple[int, int]:
@@ -68,7 +71,7 @@ def compare(backbone: ElasticBackbone, width: int, images: Tensor, rounds: int) 
     walks, alone, apart = [], [], 0.0
     for number in range(1 + rounds):  # the first warms up
         walk, shared = seconds(lambda: dict(tree.walk(network, images)))
-        single = 0.0
+        single = torch.zeros(2, dtype=torch.float64)
         for subnet in members:
             own = extract(backbone, subnet)
             took, out = seconds(lambda own=own: own(images)["x_norm_clstoken"])
@@ -79,14 +82,15 @@ def compare(backbone: ElasticBackbone, width: int, images: Tensor, rounds: int) 
             walks.append(walk)
             alone.append(single)
     assert apart <= TOLERANCE, f"width {width}: features differ by {apart}"
-    ratio = min(walks) / min(alone)
+    walk, single = (torch.stack(times).amin(dim=0) for times in (walks, alone))
+    ratio, cpu = (walk / single).tolist()
     walked, summed = flops(backbone, width, images.shape[-1])
     bound = walked / summed
     each = bytes_per_image(tree, network, images[:1]) / 1e6
     steps = f"{len(tree)} of {tree.single_steps} ({len(tree) / tree.single_steps:.3f})"
     print(
-        f"{width:>6}{len(members):>9}  {steps:<20}{bound:7.3f}{min(walks):9.3f} s"
-        f"{min(alone):9.3f} s{ratio:7.3f}{ratio / bound:9.3f} {apart:9.1e}{each:9.1f}",
+        f"{width:>6}{len(members):>9}  {steps:<20}{bound:7.3f}{walk[0]:9.3f} s"
+        f"{single[0]:9.3f} s{ratio:7.3f}{ratio / bound:9.3f}{cpu / bound:7.3f} {apart:9.1e}{each:9.1f}",
         flush=True,
     )
 
@@ -112,7 +116,7 @@ def main() -> None:
         print(f"{family}: {options.images} images of {options.image_size} pixels")
         print(
             f"{'width':>6}{'networks':>9}  {'modules run':<20}{'bound':>7}{'tree':>11}{'single':>11}"
-            f"{'ratio':>7}{'/ bound':>9}{'differ':>10}{'MB/image':>9}"
+            f"{'ratio':>7}{'/ bound':>9}{'CPU':>7}{'differ':>10}{'MB/image':>9}"
         )
         for width in options.widths or backbone.space.widths:
             compare(backbone, width, images, options.rounds)
