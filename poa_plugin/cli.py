@@ -1,4 +1,4 @@
-"""The command line: `poa train`, `networks`, `extract`, `export`, `import`, `eval`, `report`, `demo`."""
+"""The command line: `poa train`, `networks`, `extract`, `export`, `import`, `eval`, `sweep`, `pick`, ..."""
 
 from __future__ import annotations
 
@@ -94,6 +94,32 @@ def build_parser() -> argparse.ArgumentParser:
         "--reference", type=Path, metavar="RUN", help="another run's intact network too"
     )
     _threads(knn)
+
+    sweep = _command(commands, "sweep", _sweep, "evaluate all sub-networks, what they share once")
+    sweep.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
+    sweep.add_argument("--eval", choices=("knn",), default="knn", help="how they are evaluated")
+    sweep.add_argument("--widths", nargs="+", type=int, help="whose networks; all if left out")
+    sweep.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="PATH|key=value",
+        help="other images: a path, and data. and evaluation. keys",
+    )
+    sweep.add_argument("--branch", choices=("teacher", "student"), default="teacher")
+    sweep.add_argument("--k", nargs="+", type=int, default=[10, 20, 100, 200], help="neighbours")
+    sweep.add_argument("--temperature", type=float, default=0.07, help="of the votes' softmax")
+    sweep.add_argument("--memory", default="4G", metavar="SIZE", help="bytes, such as 512M")
+    sweep.add_argument("--no-latency", action="store_true", help="do not measure it")
+    _threads(sweep)
+
+    pick = _command(commands, "pick", _pick, "say which network of a sweep fits some limits best")
+    pick.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
+    pick.add_argument("--max-params", metavar="SIZE", help="such as 30M")
+    pick.add_argument("--max-flops", metavar="SIZE", help="multiply-adds of an image, such as 5G")
+    pick.add_argument("--max-latency-ms", metavar="MS", help="on the sweep's device, such as 12")
+    pick.add_argument("--k", type=int, help="neighbours; 20 or the nearest if left out")
+    pick.add_argument("--to", type=Path, metavar="FOLDER", help="write it as an ordinary model")
 
     data = commands.add_parser("data", help="look at data sets")
     check = _command(
@@ -231,6 +257,45 @@ def _knn(arguments: argparse.Namespace) -> None:
         reference=open_run(arguments.reference) if arguments.reference else None,
     )
     print(results_table(rows))
+
+
+def _sweep(arguments: argparse.Namespace) -> None:
+    import torch
+
+    from poa_plugin.evaluate.sizes import parse_size
+    from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
+    from poa_plugin.evaluate.sweep_plots import plot_sweep
+    from poa_plugin.evaluate.sweep_table import sweep_table
+    from poa_plugin.extract import open_run
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    options = SweepOptions(
+        widths=arguments.widths,
+        branch=arguments.branch,
+        ks=arguments.k,
+        temperature=arguments.temperature,
+        memory=parse_size(arguments.memory, "--memory"),
+        latency=not arguments.no_latency,
+    )
+    swept = sweep_run(with_data(open_run(arguments.run_folder), arguments.data), options)
+    folder = arguments.run_folder / "eval"
+    plots = plot_sweep(swept, folder)
+    print(sweep_table(swept))
+    written = (folder / "sweep.csv", folder / "sweep.json", *plots)
+    print(f"All of them: {', '.join(map(str, written))}")
+
+
+def _pick(arguments: argparse.Namespace) -> None:
+    from poa_plugin.evaluate.pick import Limits, describe, pick, sweep_of, write_picked
+
+    limits = Limits.parse(arguments.max_params, arguments.max_flops, arguments.max_latency_ms)
+    sweep = sweep_of(arguments.run_folder)
+    network = pick(sweep, limits, arguments.k)
+    print(describe(network))
+    if arguments.to:
+        write_picked(arguments.run_folder, sweep, network, arguments.to)
+        print(f"Wrote it to '{arguments.to}'.")
 
 
 def _check_data(arguments: argparse.Namespace) -> int:

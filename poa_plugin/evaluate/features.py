@@ -23,11 +23,7 @@ def evaluation_images(dataset: Dataset, evaluation: EvaluationConfig) -> Iterato
     Raises:
         UserError: the crop is larger than the resized image, or an image cannot be read.
     """
-    if evaluation.crop_size > evaluation.resize_size:
-        raise UserError(
-            f"The key 'evaluation.crop_size' is {evaluation.crop_size}: it must not exceed "
-            f"'evaluation.resize_size', which is {evaluation.resize_size}."
-        )
+    check_crop(evaluation)
     for start in range(0, len(dataset), evaluation.batch_size):
         stop = min(start + evaluation.batch_size, len(dataset))
         yield torch.stack(
@@ -35,11 +31,25 @@ def evaluation_images(dataset: Dataset, evaluation: EvaluationConfig) -> Iterato
         )
 
 
+def check_crop(evaluation: EvaluationConfig) -> None:
+    """Raise a `UserError` if the crop is larger than the resized image."""
+    if evaluation.crop_size > evaluation.resize_size:
+        raise UserError(
+            f"The key 'evaluation.crop_size' is {evaluation.crop_size}: it must not exceed "
+            f"'evaluation.resize_size', which is {evaluation.resize_size}."
+        )
+
+
 def evaluation_image(image: Tensor, evaluation: EvaluationConfig) -> Tensor:
     """Turn (1 or 3, H, W) uint8 into the (3, c, c) float32 that networks are evaluated on."""
+    return normalise(evaluation_crop(image, evaluation))
+
+
+def evaluation_crop(image: Tensor, evaluation: EvaluationConfig) -> Tensor:
+    """Turn (1 or 3, H, W) uint8 into the (1 or 3, c, c) uint8 that is not yet normalised."""
     size = [evaluation.resize_size]
     x = TF.resize(image, size, InterpolationMode.BICUBIC, antialias=True)
-    return normalise(TF.center_crop(x, [evaluation.crop_size, evaluation.crop_size]))
+    return TF.center_crop(x, [evaluation.crop_size, evaluation.crop_size])
 
 
 @torch.inference_mode()

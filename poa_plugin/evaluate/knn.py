@@ -44,7 +44,9 @@ def knn_accuracy(
         UserError: there are fewer training samples than the largest k, labels are missing, features
             are not finite, or the temperature is not positive.
     """
-    _check(train_features, test_features, ks, temperature)
+    check_votes(len(train_features), len(test_features), ks, temperature)
+    if not (train_features.isfinite().all() and test_features.isfinite().all()):
+        raise UserError("The features are not finite: the weights of this network are broken.")
     labels = _labels(train_labels, train_features, "training")
     truth = _labels(test_labels, test_features, "test")
     bank = F.normalize(train_features.double(), dim=1)
@@ -64,17 +66,14 @@ def knn_accuracy(
     return {k: 100 * correct[k] / len(test_features) for k in ks}
 
 
-def _check(train: Tensor, test: Tensor, ks: Sequence[int], temperature: float) -> None:
-    if not ks or min(ks) < 1 or max(ks) > len(train):
-        raise UserError(
-            f"k must be between 1 and the {len(train)} training samples, not {list(ks)}."
-        )
-    if not len(test):
+def check_votes(n_train: int, n_test: int, ks: Sequence[int], temperature: float) -> None:
+    """Raise a `UserError` if so many samples cannot vote as `knn_accuracy` is asked to let them."""
+    if not ks or min(ks) < 1 or max(ks) > n_train:
+        raise UserError(f"k must be between 1 and the {n_train} training samples, not {list(ks)}.")
+    if not n_test:
         raise UserError("There are no test samples to classify.")
     if not temperature > 0:
         raise UserError(f"The temperature of the votes must be positive, not {temperature}.")
-    if not (train.isfinite().all() and test.isfinite().all()):
-        raise UserError("The features are not finite: the weights of this network are broken.")
 
 
 def _labels(labels: Sequence[int] | None, features: Tensor, split: str) -> Tensor:

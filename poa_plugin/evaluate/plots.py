@@ -31,7 +31,7 @@ def plot_losses(lines: Sequence[dict[str, Any]], file: Target) -> None:
     """Draw the loss and its terms over steps: faint as measured, strong smoothed."""
     lines = [line for line in lines if line["loss"] is not None]
     steps = np.array([line["step"] + 1 for line in lines])
-    figure, (left, right) = _figure(2)
+    figure, (left, right) = new_figure(2)
     joins: dict[int, dict[str, str]] = defaultdict(dict)
     terms = summands(lines)
     kinds = sorted({kind_of(name) for name in terms})
@@ -52,19 +52,17 @@ def plot_losses(lines: Sequence[dict[str, Any]], file: Target) -> None:
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
     right.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_accuracy(rows: Sequence[KnnRow], file: Target) -> None:
     """Draw k-NN accuracy against parameters (the paper's Figure 1), a line for each width."""
     k = best_k(rows)
     shown = [row for row in rows if row.k == k]
-    figure, [axes] = _figure(1)
+    figure, [axes] = new_figure(1)
     unit, size = ("millions", 1e6) if max(row.params for row in shown) > 1e6 else ("thousands", 1e3)
     widths = sorted({row.width for row in shown if row.kind in ("trained", "untrained")})
-    colours = dict(
-        zip(widths, colormaps["viridis"](np.linspace(0, 0.92, len(widths))), strict=True)
-    )
+    colours = width_colours(widths)
     for width in widths:
         for kind, style in (("trained", "o-"), ("untrained", "o:")):
             own = sorted(
@@ -95,13 +93,13 @@ def plot_accuracy(rows: Sequence[KnnRow], file: Target) -> None:
     axes.set_ylabel(f"k-NN top-1 (%), k = {k}")
     axes.set_title("Every network of one pre-training run")
     axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_runs_accuracy(runs: Mapping[str, Sequence[KnnRow]], file: Target) -> None:
     """Draw the trained networks of several runs in one picture, a colour and a marker for each run."""
     k = best_k([row for rows in runs.values() for row in rows])
-    figure, [axes] = _figure(1)
+    figure, [axes] = new_figure(1)
     for i, (name, rows) in enumerate(runs.items()):
         points = [
             (row.params / 1e6, row.top1) for row in rows if row.k == k and row.kind == "trained"
@@ -111,25 +109,25 @@ def plot_runs_accuracy(runs: Mapping[str, Sequence[KnnRow]], file: Target) -> No
     axes.set_xlabel("parameters (millions)")
     axes.set_ylabel(f"k-NN top-1 (%), k = {k}")
     axes.legend(fontsize=8, frameon=False)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_runs_losses(runs: Mapping[str, Sequence[dict[str, Any]]], file: Target) -> None:
     """Draw the total loss of several runs over their steps."""
-    figure, [axes] = _figure(1)
+    figure, [axes] = new_figure(1)
     for i, (name, lines) in enumerate(runs.items()):
         steps, losses = np.array([(line["step"] + 1, line["loss"]) for line in lines]).T
         _curve(axes, steps, losses, name, COLOURS[i % len(COLOURS)])
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     axes.legend(fontsize=8, frameon=False)
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def plot_sampling(lines: Sequence[dict[str, Any]], file: Target) -> None:
     """Draw how often each sub-network was the elastic student: a width x depth map, or bars."""
     counts = Counter(name for line in lines for name in line.get("subnets", ()))
-    figure, [axes] = _figure(1)
+    figure, [axes] = new_figure(1)
     parsed = {name: re.fullmatch(r"w(\d+)_d(\d+)", name) for name in counts}
     grid = {(int(m[1]), int(m[2])): counts[name] for name, m in parsed.items() if m}
     if len(grid) == len(counts):
@@ -140,12 +138,17 @@ def plot_sampling(lines: Sequence[dict[str, Any]], file: Target) -> None:
         axes.set_xlabel("sub-networks, most often drawn first")
         axes.set_ylabel("times drawn")
     axes.set_title("How often each network was the elastic student")
-    _save(figure, file)
+    save_figure(figure, file)
 
 
 def best_k(rows: Sequence[KnnRow]) -> int:
     """Return the k to show: 20, or the nearest that was evaluated."""
     return min({row.k for row in rows}, key=lambda k: abs(k - 20))
+
+
+def width_colours(widths: Sequence[int]) -> dict[int, Any]:
+    """Return a colour for each width, from dark to light."""
+    return dict(zip(widths, colormaps["viridis"](np.linspace(0, 0.92, len(widths))), strict=True))
 
 
 def _sampling_map(axes: Axes, figure: Figure, counts: dict[tuple[int, int], int]) -> None:
@@ -187,8 +190,12 @@ def _mark_join(axes: Axes, step: int, colours: dict[str, str], in_right_half: bo
     axes.text(step, 0.98, words, transform=axes.get_xaxis_transform(), va="top", ha=side)
 
 
-def _figure(columns: int) -> tuple[Figure, list[Axes]]:
-    figure = Figure(figsize=(9.5 if columns > 1 else 7.5, 4.2), dpi=DPI, layout="constrained")
+def new_figure(
+    columns: int, width: float | None = None, height: float = 4.2
+) -> tuple[Figure, list[Axes]]:
+    """Return a figure of some inches with axes side by side, in the style of all plots."""
+    size = (width or (9.5 if columns > 1 else 7.5), height)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
     axes = figure.subplots(1, columns, squeeze=False)[0]
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
@@ -197,5 +204,6 @@ def _figure(columns: int) -> tuple[Figure, list[Axes]]:
     return figure, list(axes)
 
 
-def _save(figure: Figure, file: Target) -> None:
+def save_figure(figure: Figure, file: Target) -> None:
+    """Write a figure as a PNG."""
     figure.savefig(file, facecolor="white")

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor, nn
 
 from poa_plugin.backbones.base import ElasticBackbone
-from poa_plugin.data import Dataset, build_dataset
+from poa_plugin.data import Dataset
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.errors import UserError
 from poa_plugin.evaluate.features import extract_features, raw_pixels
 from poa_plugin.evaluate.knn import knn_accuracy
 from poa_plugin.evaluate.results import KnnRow, merge_rows, read_rows, write_rows
+from poa_plugin.evaluate.splits import labelled_splits
 from poa_plugin.extract import Run, extract
 
 GROUP = 32
@@ -51,7 +51,7 @@ def evaluate_knn(
     backbone.check_image_size(run.config.evaluation.crop_size)
     space = backbone.space
     subnets = list(space) if list(names) == ["all"] else [space[name] for name in names]
-    splits = (build_dataset(run.config, "train"), build_dataset(run.config, "test"))
+    splits = labelled_splits(run.config)
     classify = _Classifier(run, splits, ks, temperature)
     rows = classify.networks(backbone, subnets, "trained", branch, run.step)
     if untrained:
@@ -78,15 +78,7 @@ class _Classifier:
         self.splits, self.ks, self.temperature = splits, ks, temperature
         self.evaluation = run.config.evaluation
         self.device = resolve_device(run.config.train.device)
-        train, test = splits
-        if train.labels is None or test.labels is None:
-            raise UserError(
-                f"The data set '{run.config.data.dataset}' has no labels: k-NN needs one sub-folder "
-                f"for each class."
-            )
-        if train.classes != test.classes:
-            raise UserError("The classes of the training and the test images differ.")
-        self.labels = (train.labels, test.labels)
+        self.labels = [split.labels for split in splits]
 
     def __call__(self, train: Tensor, test: Tensor) -> dict[int, float]:
         """Return top-1 by k for features of both splits."""

@@ -13,14 +13,26 @@ pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_data() -> None:
+def printed(*words: str) -> str:
     done = subprocess.run(
-        [sys.executable, "benchmarks/data.py", "--rounds", "2"],
+        [sys.executable, *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,
     )
+    return done.stdout
+
+
+def test_data() -> None:
+    said = printed("benchmarks/data.py", "--rounds", "2")
     for words in ("ours is 1.00 x", "differ by", "hue, 96"):
-        assert words in done.stdout
+        assert words in said
+
+
+def test_sweep() -> None:
+    """Features are compared in it."""
+    argv = ("--widths", "384", "--image-size", "32", "--images", "1", "--rounds", "1")
+    said = printed("benchmarks/sweep.py", "--family", "vit", *argv)
+    assert "161 of 234 (0.688) 0.68" in " ".join(said.split())

@@ -1,0 +1,301 @@
+"""A sweep: what it finds, what it keeps in memory and on disk, and going on after a kill."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from poa_plugin.config import default_config
+from poa_plugin.errors import UserError
+from poa_plugin.evaluate import extract_features, knn_accuracy, sweep
+from poa_plugin.evaluate.feature_store import FeatureStore
+from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits
+from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
+from poa_plugin.evaluate.sweep_results import read_sweep
+from poa_plugin.extract import Run, extract, open_run
+from poa_plugin.registry import DATASETS
+from poa_plugin.train.loop import train
+from tests.conftest import SMALL, Blobs
+
+QUICK = SweepOptions(widths=(24, 32), ks=(1, 3), latency=False)
+ON_DISK = replace(QUICK, memory=32_000)
+"""A quarter of it is less than the features and the images need, and suffices for some images."""
+
+
+class Many(Blobs):
+    """Enough images for several batches; `path` names a split that is empty or has no labels."""
+
+    def __init__(self, path: str | None, split: str, image_size: int | None) -> None:
+        super().__init__(None, split, image_size)
+        self.size = 0 if path == f"empty {split}" else 36 if split == "train" else 24
+        self.labels = None if path == "unlabelled" else [i % 2 for i in range(self.size)]
+
+
+if "many_blobs" not in DATASETS:
+    DATASETS.register_as("many_blobs")(Many)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sweep") / "run"
+    words = ["data.dataset=many_blobs", f"output_dir={folder}", "optim.epochs=1"]
+    words += ["train.OFFICIAL_EPOCH_LENGTH=1", "optim.warmup_epochs=0", "train.threads=1"]
+    words += ["evaluation.crop_size=8", "evaluation.resize_size=8", "evaluation.batch_size=10"]
+    assert train(default_config([*SMALL, *words])).finished
+    return folder
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Run:
+    return open_run(shutil.copytree(trained, tmp_path / "run"))
+
+
+class BrokenOffError(Exception):
+    pass
+
+
+def files(run: Run) -> list[bytes]:
+    return [(run.folder / "eval" / name).read_bytes() for name in ("sweep.json", "sweep.csv")]
+
+
+def appended(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Tensor]]:
+    """Return, by split and network, what goes into the stores from now on."""
+    seen: dict[str, list[Tensor]] = {}
+    append = FeatureStore.append
+
+    def noted(self: FeatureStore, name: str, features: Tensor) -> None:
+        seen.setdefault(f"{self.split} {name}", []).append(features.clone())
+        append(self, name, features)
+
+    monkeypatch.setattr(FeatureStore, "append", noted)
+    return seen
+
+
+def test_a_sweep_finds_what_single_evaluations_find(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = appended(monkeypatch)
+    found = sweep_run(run, QUICK)
+    backbone, splits = run.backbone(), labelled_splits(run.config)
+    assert [own.network for own in found.networks] == [subnet.name for subnet in backbone.space][:6]
+    for own in found.networks:
+        subnet = backbone.space[own.network]
+        network = {own.network: extract(backbone, subnet)}
+        both = []
+        for name, split in zip(("train", "test"), splits, strict=True):
+            alone = extract_features(network, split, run.config.evaluation)[own.network]
+            assert torch.allclose(torch.cat(seen[f"{name} {own.network}"]), alone, atol=1e-5)
+            both.append(torch.nn.functional.normalize(alone).half())
+        train, test = (split.labels for split in splits)
+        assert own.top1 == knn_accuracy(both[0], train, both[1], test, [1, 3])
+        assert (own.width, own.depth) == (subnet.width, subnet.depth)
+        assert own.params == sum(p.numel() for p in network[own.network].parameters())
+        assert own.flops == backbone.space.cost(subnet, 8).flops
+        assert own.latency_ms is None
+    assert found.networks[0].aliases == ("smallest",)
+    expected = {"family": "vit", "step": 1, "branch": "teacher", "dataset": "many_blobs"}
+    expected |= {"image_size": 8, "ks": [1, 3], "n_train": 36, "n_test": 24, "threads": 1}
+    assert expected.items() <= found.conditions.items()
+    assert read_sweep(run.folder / "eval") == found
+
+
+def test_features_on_the_disk_give_the_same_results(
+    run: Run, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = open_run(shutil.copytree(trained, tmp_path / "other/run"))
+    sweep_run(run, QUICK)
+    seen = appended(monkeypatch)
+    sweep_run(other, ON_DISK)
+    assert files(run) == files(other)
+    assert len(seen["train w32_d4"]) == 18, "the batch was to be small"
+    left = sorted(file.name for file in (other.folder / "eval/sweep").iterdir())
+    assert left == ["sweep.csv", "sweep.json"]
+
+
+@pytest.mark.parametrize("options", [QUICK, ON_DISK], ids=["memory", "disk"])
+@pytest.mark.parametrize("moment", ["walking", "classifying"])
+def test_a_sweep_that_broke_off_goes_on(
+    run: Run,
+    trained: Path,
+    tmp_path: Path,
+    options: SweepOptions,
+    moment: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    whole = open_run(shutil.copytree(trained, tmp_path / "whole/run"))
+    with monkeypatch.context() as patch:
+        batches = appended(patch)
+        sweep_run(whole, options)
+    total = {name: len(parts) for name, parts in batches.items()}
+
+    def breaks(name: str) -> None:
+        times[name] += 1
+        if name == "w32_d3" and times[name] == 3:
+            raise BrokenOffError
+
+    times: Counter[str] = Counter()
+    with monkeypatch.context() as patch:
+        before = appended(patch)
+        if moment == "walking":
+            append = FeatureStore.append
+            patch.setattr(
+                FeatureStore, "append", lambda self, n, x: breaks(n) or append(self, n, x)
+            )
+        else:
+            read, times["w32_d3"] = FeatureStore.read, 2
+            patch.setattr(FeatureStore, "read", lambda self, n: breaks(n) or read(self, n))
+        with pytest.raises(BrokenOffError):
+            sweep_run(run, options)
+    with monkeypatch.context() as patch:
+        after = appended(patch)
+        sweep_run(run, options)
+    assert files(run) == files(whole)
+    assert not any("w24" in name for name in after), "a finished width was walked again"
+    parts = Counter({name: len(x) for name, x in before.items()})
+    parts.update({name: len(x) for name, x in after.items()})
+    again = {name: parts[name] - total[name] for name in total if parts[name] != total[name]}
+    if moment == "walking" and options is ON_DISK:
+        assert again == {"train w32_d2": 1}, "it had the third batch when the next network broke"
+    elif moment == "walking":
+        assert again == {"train w32_d2": 3, "train w32_d3": 2, "train w32_d4": 2}
+    elif options is ON_DISK:
+        assert again == {}, "all features were there"
+    else:
+        assert all("w32_d2" not in name for name in after), "it was finished"
+
+
+@pytest.mark.slow
+def test_killed_by_the_system(run: Run, trained: Path, tmp_path: Path) -> None:
+    whole = open_run(shutil.copytree(trained, tmp_path / "whole/run"))
+    sweep_run(whole, ON_DISK)
+    script = (
+        "import os, signal, sys\n"
+        "import tests.evaluate.test_sweep as t\n"
+        "t.torch.set_num_threads(1)\n"
+        "append, times = t.FeatureStore.append, []\n"
+        "def killing(self, name, features):\n"
+        "    times.append(name)\n"
+        "    append(self, name, features)\n"
+        "    if len(times) == 130:\n"
+        "        with self._file(name).open('ab') as file:\n"
+        "            file.write(b'half a row')\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "t.FeatureStore.append = killing\n"
+        "t.sweep_run(t.open_run(sys.argv[1]), t.ON_DISK)\n"
+    )
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run([sys.executable, "-c", script, str(run.folder)], cwd=root)
+    assert done.returncode == -signal.SIGKILL
+    assert (run.folder / "eval/sweep.json").read_bytes() != files(whole)[0]
+    assert list((run.folder / "eval/sweep").glob("*.float16"))
+    sweep_run(run, ON_DISK)
+    assert files(run) == files(whole)
+
+
+def test_what_is_finished_is_not_done_again(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = sweep_run(run, replace(QUICK, widths=[40, 24, 40]))
+    assert {own.width for own in some.networks} == {24, 40}
+    assert "6 networks: 12 modules run for each image in place of 18 (0.67)." in _out(capsys)
+    options = replace(QUICK, widths=None)
+    found = sweep_run(run, options)
+    assert found.networks[:3] == some.networks[:3]
+    assert "6 networks were finished before" in _out(capsys)
+    assert len(found.networks) == 12
+
+    def refuse(*_: object) -> None:
+        raise AssertionError
+
+    left = run.folder / "eval/sweep/test_w48_d2.float16"
+    left.write_bytes(b"of a sweep that was killed after it had noted the network")
+    with monkeypatch.context() as patch:
+        patch.setattr(sweep, "deepest_network", refuse)
+        assert sweep_run(run, options) == found
+    assert not left.exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(FeatureStore, "append", refuse)
+        timed = sweep_run(run, replace(options, latency=True))
+    assert all(own.latency_ms is not None and own.latency_ms > 0 for own in timed.networks)
+    assert [replace(own, latency_ms=None) for own in timed.networks] == found.networks
+    assert sweep_run(run, options) == timed
+
+
+def test_other_conditions_start_anew(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    sweep_run(run, replace(QUICK, widths=[24]))
+    (run.folder / "eval/sweep/train_w24_d2.float16").write_bytes(b"of other conditions")
+    found = sweep_run(run, replace(QUICK, widths=[32], ks=(1, 5), branch="student"))
+    said = "Starting the sweep anew: branch was teacher and is student; ks was [1, 3] and is [1, 5]"
+    assert said in _out(capsys)
+    assert {own.width for own in found.networks} == {32}
+    assert not list((run.folder / "eval/sweep").glob("*.float16"))
+    other = with_data(run, ["evaluation.resize_size=16", "evaluation.crop_size=16"])
+    sweep_run(other, replace(QUICK, widths=[24]))
+    assert "image_size was 8 and is 16; resize_size was 8 and is 16" in _out(capsys)
+
+
+def test_what_is_wrong_is_said(run: Run) -> None:
+    with pytest.raises(UserError, match="has the width 30: the nearest is 32, and the widths are"):
+        sweep_run(run, replace(QUICK, widths=[24, 30]))
+    with pytest.raises(UserError, match="k must be between 1 and the 36 training samples"):
+        sweep_run(run, replace(QUICK, ks=(1, 37)))
+    with pytest.raises(UserError, match=r"--memory is too small: .* give at least 12288"):
+        sweep_run(run, replace(QUICK, memory=1000))
+    for path, said in [
+        ("unlabelled", "'many_blobs' has no labels"),
+        ("empty train", "'many_blobs' has no training images"),
+        ("empty test", "'many_blobs' has no test images"),
+    ]:
+        with pytest.raises(UserError, match=said):
+            sweep_run(with_data(run, [path]), QUICK)
+    with pytest.raises(UserError, match=r"--data takes a path, .* not 'train\.seed=1'"):
+        with_data(run, ["/images", "train.seed=1"])
+    with pytest.raises(UserError, match=r"did you mean 'data\.dataset'"):
+        with_data(run, ["data.datasset=x"])
+    with pytest.raises(UserError, match="crop_size' is 24: it must not exceed"):
+        sweep_run(with_data(run, ["evaluation.crop_size=24"]), QUICK)
+    with pytest.raises(UserError, match="20 x 20 pixels do not divide into patches of 8"):
+        sweep_run(with_data(run, ["evaluation.resize_size=20", "evaluation.crop_size=20"]), QUICK)
+
+
+def test_a_full_disk_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FeatureStore({"w8_d2": 8}, "train", Path("/dev"))
+    monkeypatch.setattr(store, "_file", lambda name: Path("/dev/full"))
+    with pytest.raises(UserError, match="the disk is full"):
+        store.append("w8_d2", torch.ones(2, 8))
+
+
+def test_images_are_decoded_once_if_there_is_room(run: Run) -> None:
+    class Counted(Many):
+        reads = 0
+
+        def image(self, index: int) -> Tensor:
+            self.reads += 1
+            return super().image(index)
+
+    def read(room: int) -> tuple[int, Sequence[Tensor]]:
+        dataset = Counted(None, "test", None)
+        images = EvaluationImages(dataset, run.config.evaluation, room)
+        first, second = list(images.batches(0, 10)), list(images.batches(0, 10))
+        assert [len(x) for x in first] == [10, 10, 4]
+        assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+        return dataset.reads, first
+
+    size = 24 * 3 * 8 * 8
+    (once, kept), (twice, not_kept) = read(size), read(size - 1)
+    assert (once, twice) == (24, 48)
+    assert all(torch.equal(a, b) for a, b in zip(kept, not_kept, strict=True))
+
+
+def _out(capsys: pytest.CaptureFixture[str]) -> str:
+    return capsys.readouterr().out
