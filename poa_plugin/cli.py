@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from poa_plugin import commands
 from poa_plugin.errors import UserError
 
 
@@ -28,18 +29,24 @@ def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="poa", description="Pre-train one elastic network; take out models of all sizes."
     )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    train = _command(commands, "train", _train, "pre-train, or go on where a run stopped")
+    train = _command(
+        subcommands, "train", commands.train, "pre-train, or go on where a run stopped"
+    )
     _config_arguments(train)
 
-    networks = _command(commands, "networks", _networks, "list the sub-networks and their sizes")
+    networks = _command(
+        subcommands, "networks", commands.networks, "list the sub-networks and their sizes"
+    )
     _config_arguments(networks)
     networks.add_argument(
         "--image-size", type=int, help="side in pixels at which FLOPs are counted"
     )
 
-    extract = _command(commands, "extract", _extract, "write sub-networks as ordinary models")
+    extract = _command(
+        subcommands, "extract", commands.extract, "write sub-networks as ordinary models"
+    )
     extract.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
     extract.add_argument("--network", required=True, help="small, w384_d12, ..., or all")
     extract.add_argument("--branch", choices=("teacher", "student"), default="teacher")
@@ -48,7 +55,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--with-heads", action="store_true", help="the projection heads and the mask token too"
     )
 
-    export = _command(commands, "export", _export, "write an extracted network for other libraries")
+    export = _command(
+        subcommands, "export", commands.export, "write an extracted network for other libraries"
+    )
     export.add_argument("folder", metavar="FOLDER", type=Path, help="what `poa extract` wrote")
     export.add_argument("--format", required=True, metavar="NAME", help="timm, onnx, hf, ...")
     export.add_argument("--to", required=True, type=Path, metavar="TARGET", help="a new folder")
@@ -60,7 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--imports", nargs="+", default=[], metavar="PACKAGE", help="that register formats"
     )
 
-    import_ = _command(commands, "import", _import, "make a run of another code base's checkpoint")
+    import_ = _command(
+        subcommands, "import", commands.import_, "make a run of another code base's checkpoint"
+    )
     import_.add_argument("file", metavar="FILE", type=Path, help="POA's, DINOv2's or timm's")
     import_.add_argument("--to", required=True, type=Path, metavar="RUN", help="the run's folder")
     import_.add_argument(
@@ -80,9 +91,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="leave out, such as a classifier, head",
     )
 
-    evaluate = commands.add_parser("eval", help="evaluate the sub-networks of a run")
+    evaluate = subcommands.add_parser("eval", help="evaluate the sub-networks of a run")
     kinds = evaluate.add_subparsers(required=True, metavar="KIND")
-    knn = _command(kinds, "knn", _knn, "k nearest neighbours on frozen features")
+    knn = _command(kinds, "knn", commands.knn, "k nearest neighbours on frozen features")
     knn.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
     knn.add_argument("--network", nargs="+", default=["all"], help="names; all if left out")
     knn.add_argument("--branch", choices=("teacher", "student"), default="teacher")
@@ -95,7 +106,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     _threads(knn)
 
-    sweep = _command(commands, "sweep", _sweep, "evaluate all sub-networks, what they share once")
+    sweep = _command(
+        subcommands, "sweep", commands.sweep, "evaluate all sub-networks, what they share once"
+    )
     sweep.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
     sweep.add_argument("--eval", choices=("knn",), default="knn", help="how they are evaluated")
     sweep.add_argument("--widths", nargs="+", type=int, help="whose networks; all if left out")
@@ -113,7 +126,9 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("--no-latency", action="store_true", help="do not measure it")
     _threads(sweep)
 
-    pick = _command(commands, "pick", _pick, "say which network of a sweep fits some limits best")
+    pick = _command(
+        subcommands, "pick", commands.pick, "say which network of a sweep fits some limits best"
+    )
     pick.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
     pick.add_argument("--max-params", metavar="SIZE", help="such as 30M")
     pick.add_argument("--max-flops", metavar="SIZE", help="multiply-adds of an image, such as 5G")
@@ -121,18 +136,20 @@ def build_parser() -> argparse.ArgumentParser:
     pick.add_argument("--k", type=int, help="neighbours; 20 or the nearest if left out")
     pick.add_argument("--to", type=Path, metavar="FOLDER", help="write it as an ordinary model")
 
-    data = commands.add_parser("data", help="look at data sets")
+    data = subcommands.add_parser("data", help="look at data sets")
     check = _command(
         data.add_subparsers(required=True, metavar="WHAT"),
         "check",
-        _check_data,
+        commands.check_data,
         "read every image once and say what cannot be used",
     )
     check.add_argument("path", metavar="PATH", help="as data.path")
     check.add_argument("--dataset", default="image_folder", help="as data.dataset")
     check.add_argument("--workers", type=int, default=0, help="processes that read")
 
-    report = _command(commands, "report", _report, "write a page about a run, or compare several")
+    report = _command(
+        subcommands, "report", commands.report, "write a page about a run, or compare several"
+    )
     report.add_argument(
         "run_folders", metavar="RUN", type=Path, nargs="+", help="runs' output folders"
     )
@@ -140,7 +157,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--to", type=Path, metavar="FOLDER|FILE.html", help="one run needs none: RUN/report"
     )
 
-    demo = _command(commands, "demo", _demo, "train, extract, evaluate and draw in minutes")
+    demo = _command(
+        subcommands, "demo", commands.demo, "train, extract, evaluate and draw in minutes"
+    )
     demo.add_argument("config", metavar="CONFIG", help="a recipe on a data set with labels")
     demo.add_argument("--to", type=Path, default=Path("runs/demo"), metavar="FOLDER")
     demo.add_argument(
@@ -150,12 +169,12 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    subcommands: argparse._SubParsersAction[argparse.ArgumentParser],
     name: str,
     run: object,
     text: str,
 ) -> argparse.ArgumentParser:
-    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+    parser = subcommands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
     parser.set_defaults(run=run)
     return parser
 
@@ -167,158 +186,6 @@ def _config_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _threads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="of the CPU; torch's own choice if left out")
-
-
-def _train(arguments: argparse.Namespace) -> int:
-    from poa_plugin.config import load_config
-    from poa_plugin.train.loop import train
-
-    outcome = train(load_config(arguments.config, arguments.words))
-    return 0 if outcome.signal is None else 128 + outcome.signal
-
-
-def _networks(arguments: argparse.Namespace) -> None:
-    import torch
-
-    from poa_plugin.config import load_config
-    from poa_plugin.evaluate import network_table
-    from poa_plugin.ssl import build_backbone
-
-    config = load_config(arguments.config, arguments.words)
-    with torch.device("meta"):
-        space = build_backbone(config).space
-    print(network_table(space, arguments.image_size))
-
-
-def _extract(arguments: argparse.Namespace) -> None:
-    from poa_plugin.extract import open_run
-
-    run = open_run(arguments.run_folder)
-    space = run.space
-    if arguments.network == "all":
-        wanted = {arguments.to / subnet.name: subnet for subnet in space}
-    else:
-        wanted = {arguments.to: space[arguments.network]}
-    folders = run.write(wanted, arguments.branch, arguments.with_heads)
-    print(f"Wrote {len(folders)} network{'s' * (len(folders) > 1)} to '{arguments.to}'.")
-
-
-def _export(arguments: argparse.Namespace) -> None:
-    import poa_plugin.builtin  # noqa: F401  (registers the formats)
-    from poa_plugin.extract.export import export
-    from poa_plugin.registry import import_packages
-
-    import_packages(arguments.imports, "--imports")
-    lines = export(
-        arguments.folder,
-        arguments.format,
-        arguments.to,
-        licence=arguments.licence,
-        image_size=arguments.image_size,
-    )
-    print("\n".join(lines))
-
-
-def _import(arguments: argparse.Namespace) -> None:
-    from poa_plugin.interop import import_checkpoint
-
-    paths = [word for word in arguments.config if "=" not in word]
-    if len(paths) > 1:
-        raise UserError(f"--config takes one recipe, not {len(paths)}: {', '.join(paths)}.")
-    imported = import_checkpoint(
-        arguments.file,
-        arguments.to,
-        config=paths[0] if paths else None,
-        words=[word for word in arguments.config if "=" in word],
-        format_name=arguments.format,
-        drop=arguments.drop,
-    )
-    print("\n".join(imported.lines))
-    print(f"Wrote '{imported.run}', which stands at step {imported.step}.")
-
-
-def _knn(arguments: argparse.Namespace) -> None:
-    import torch
-
-    from poa_plugin.evaluate import results_table
-    from poa_plugin.evaluate.run import evaluate_knn
-    from poa_plugin.extract import open_run
-
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    rows = evaluate_knn(
-        open_run(arguments.run_folder),
-        names=arguments.network,
-        branch=arguments.branch,
-        ks=arguments.k,
-        temperature=arguments.temperature,
-        untrained=arguments.untrained,
-        pixels=arguments.pixels,
-        reference=open_run(arguments.reference) if arguments.reference else None,
-    )
-    print(results_table(rows))
-
-
-def _sweep(arguments: argparse.Namespace) -> None:
-    import torch
-
-    from poa_plugin.evaluate.sizes import parse_size
-    from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
-    from poa_plugin.evaluate.sweep_plots import plot_sweep
-    from poa_plugin.evaluate.sweep_table import sweep_table
-    from poa_plugin.extract import open_run
-
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
-    options = SweepOptions(
-        widths=arguments.widths,
-        branch=arguments.branch,
-        ks=arguments.k,
-        temperature=arguments.temperature,
-        memory=parse_size(arguments.memory, "--memory"),
-        latency=not arguments.no_latency,
-    )
-    swept = sweep_run(with_data(open_run(arguments.run_folder), arguments.data), options)
-    folder = arguments.run_folder / "eval"
-    plots = plot_sweep(swept, folder)
-    print(sweep_table(swept))
-    written = (folder / "sweep.csv", folder / "sweep.json", *plots)
-    print(f"All of them: {', '.join(map(str, written))}")
-
-
-def _pick(arguments: argparse.Namespace) -> None:
-    from poa_plugin.evaluate.pick import Limits, describe, pick, sweep_of, write_picked
-
-    limits = Limits.parse(arguments.max_params, arguments.max_flops, arguments.max_latency_ms)
-    sweep = sweep_of(arguments.run_folder)
-    network = pick(sweep, limits, arguments.k)
-    print(describe(network))
-    if arguments.to:
-        write_picked(arguments.run_folder, sweep, network, arguments.to)
-        print(f"Wrote it to '{arguments.to}'.")
-
-
-def _check_data(arguments: argparse.Namespace) -> int:
-    import poa_plugin.builtin  # noqa: F401  (registers the data sets)
-    from poa_plugin.config import DataConfig
-    from poa_plugin.data.check import check_dataset
-
-    checks = check_dataset(arguments.dataset, arguments.path, arguments.workers)
-    for check in checks:
-        print(check.text(DataConfig.max_bad_share))
-    return 1 if any(check.n_bad for check in checks) else 0
-
-
-def _report(arguments: argparse.Namespace) -> None:
-    from poa_plugin.evaluate import write_report
-
-    print(write_report(*arguments.run_folders, to=arguments.to))
-
-
-def _demo(arguments: argparse.Namespace) -> int:
-    from poa_plugin.demo import demo
-
-    return 0 if demo(arguments.config, arguments.to, arguments.minutes) else 1
 
 
 if __name__ == "__main__":

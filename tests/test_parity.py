@@ -15,7 +15,7 @@ from tests.parity.golden import Case
 def test_every_golden_number_is_matched(
     golden_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    status = main([str(golden_folder), "--family", "vit"])
+    status = main([str(golden_folder)])
     printed = capsys.readouterr().out
     assert status == 0, printed
     assert "absent  " not in printed

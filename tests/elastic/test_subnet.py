@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from fractions import Fraction
+from functools import lru_cache
 
 import pytest
 import torch
@@ -36,16 +37,56 @@ def test_the_papers_space(paper: ElasticBackbone) -> None:
     assert space.share(space["base"]) == Fraction(3, 4)
 
 
+def test_the_papers_swins_and_resnets() -> None:
+    swin, resnet = paper_space("swin"), paper_space("resnet")
+    assert (len(swin), sum(swin.multiplicities)) == (39, 89)
+    assert (len(resnet), sum(resnet.multiplicities)) == (465, 699)
+    assert swin["tiny"] == Subnet(96, 6) == swin["smallest"]
+    assert swin["small"] == Subnet(96, 18)
+    assert swin["base"] == Subnet(128, 18) == swin.intact
+    assert resnet["r50"] == Subnet(64, depths=(3, 4, 6, 3)) == resnet["w64_d3-4-6-3"]
+    assert resnet["r101"].depths == (3, 4, 23, 3)
+    assert resnet["r152"].depths == (3, 8, 36, 3)
+    assert resnet.intact == Subnet(128, depths=(3, 8, 36, 3))
+
+
+@lru_cache
+def paper_space(family: str) -> SearchSpace:
+    with torch.device("meta"):
+        return build_backbone(default_config([f"student.arch={family}"])).space
+
+
 @pytest.mark.parametrize(
-    ("name", "params", "flops"),
-    [("small", 21.7e6, 4.6e9), ("base", 85.8e6, 17.6e9), ("large", 303e6, 61.6e9)],
+    ("family", "name", "params", "flops"),
+    [
+        ("vit", "small", 21.7e6, 4.6e9),
+        ("vit", "base", 85.8e6, 17.6e9),
+        ("swin", "tiny", 27.5e6, 4.5e9),
+        ("resnet", "r50", 23.5e6, 4.1e9),
+    ],
 )
-def test_sizes_of_the_papers_networks(
-    paper: ElasticBackbone, name: str, params: float, flops: float
-) -> None:
-    cost = paper.space.cost(paper.space[name])
+def test_sizes_of_the_papers_networks(family: str, name: str, params: float, flops: float) -> None:
+    cost = paper_space(family).cost(paper_space(family)[name])
     assert cost.params == pytest.approx(params, rel=5e-3)
-    assert cost.flops == pytest.approx(flops, rel=1e-2)
+    assert cost.flops == pytest.approx(flops, rel=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("family", "name", "params"),
+    [
+        ("vit", "large", 303e6),
+        ("swin", "small", 48.9e6),
+        ("swin", "base", 86.8e6),
+        ("resnet", "r101", 42.5e6),
+        ("resnet", "r152", 58.1e6),
+        ("resnet", "intact", 172.6e6),
+    ],
+)
+def test_parameters_of_the_papers_larger_networks(family: str, name: str, params: float) -> None:
+    with torch.device("meta"):
+        backbone = build_backbone(default_config([f"student.arch={family}"]))
+        network = backbone.plain(backbone.space[name])
+    assert sum(p.numel() for p in network.parameters()) == pytest.approx(params, rel=2e-3)
 
 
 def test_costs_from_one_trace_are_those_of_each_network(backbone: ElasticBackbone) -> None:

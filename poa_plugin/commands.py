@@ -1,0 +1,170 @@
+"""What the commands of `poa` do with their arguments; each imports what it needs, so that help is quick."""
+
+from __future__ import annotations
+
+import argparse
+
+from poa_plugin.errors import UserError
+
+
+def train(arguments: argparse.Namespace) -> int:
+    """Train, or go on; return the exit status."""
+    from poa_plugin.config import load_config
+    from poa_plugin.train.loop import train
+
+    outcome = train(load_config(arguments.config, arguments.words))
+    return 0 if outcome.signal is None else 128 + outcome.signal
+
+
+def networks(arguments: argparse.Namespace) -> None:
+    """Print the sub-networks of a recipe."""
+    import torch
+
+    from poa_plugin.config import load_config
+    from poa_plugin.evaluate import network_table
+    from poa_plugin.ssl import build_backbone
+
+    config = load_config(arguments.config, arguments.words)
+    with torch.device("meta"):
+        space = build_backbone(config).space
+    print(network_table(space, arguments.image_size))
+
+
+def extract(arguments: argparse.Namespace) -> None:
+    """Write sub-networks of a run."""
+    from poa_plugin.extract import open_run
+
+    run = open_run(arguments.run_folder)
+    space = run.space
+    if arguments.network == "all":
+        wanted = {arguments.to / subnet.name: subnet for subnet in space}
+    else:
+        wanted = {arguments.to: space[arguments.network]}
+    folders = run.write(wanted, arguments.branch, arguments.with_heads)
+    print(f"Wrote {len(folders)} network{'s' * (len(folders) > 1)} to '{arguments.to}'.")
+
+
+def export(arguments: argparse.Namespace) -> None:
+    """Write an extracted network for another library."""
+    import poa_plugin.builtin  # noqa: F401  (registers the formats)
+    from poa_plugin.extract.export import export
+    from poa_plugin.registry import import_packages
+
+    import_packages(arguments.imports, "--imports")
+    lines = export(
+        arguments.folder,
+        arguments.format,
+        arguments.to,
+        licence=arguments.licence,
+        image_size=arguments.image_size,
+    )
+    print("\n".join(lines))
+
+
+def import_(arguments: argparse.Namespace) -> None:
+    """Make a run of another code base's checkpoint."""
+    from poa_plugin.interop import import_checkpoint
+
+    paths = [word for word in arguments.config if "=" not in word]
+    if len(paths) > 1:
+        raise UserError(f"--config takes one recipe, not {len(paths)}: {', '.join(paths)}.")
+    imported = import_checkpoint(
+        arguments.file,
+        arguments.to,
+        config=paths[0] if paths else None,
+        words=[word for word in arguments.config if "=" in word],
+        format_name=arguments.format,
+        drop=arguments.drop,
+    )
+    print("\n".join(imported.lines))
+    print(f"Wrote '{imported.run}', which stands at step {imported.step}.")
+
+
+def knn(arguments: argparse.Namespace) -> None:
+    """Evaluate networks of a run with k-NN."""
+    import torch
+
+    from poa_plugin.evaluate import results_table
+    from poa_plugin.evaluate.run import evaluate_knn
+    from poa_plugin.extract import open_run
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    rows = evaluate_knn(
+        open_run(arguments.run_folder),
+        names=arguments.network,
+        branch=arguments.branch,
+        ks=arguments.k,
+        temperature=arguments.temperature,
+        untrained=arguments.untrained,
+        pixels=arguments.pixels,
+        reference=open_run(arguments.reference) if arguments.reference else None,
+    )
+    print(results_table(rows))
+
+
+def sweep(arguments: argparse.Namespace) -> None:
+    """Evaluate all networks of a run."""
+    import torch
+
+    from poa_plugin.evaluate.sizes import parse_size
+    from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
+    from poa_plugin.evaluate.sweep_plots import plot_sweep
+    from poa_plugin.evaluate.sweep_table import sweep_table
+    from poa_plugin.extract import open_run
+
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    options = SweepOptions(
+        widths=arguments.widths,
+        branch=arguments.branch,
+        ks=arguments.k,
+        temperature=arguments.temperature,
+        memory=parse_size(arguments.memory, "--memory"),
+        latency=not arguments.no_latency,
+    )
+    swept = sweep_run(with_data(open_run(arguments.run_folder), arguments.data), options)
+    folder = arguments.run_folder / "eval"
+    plots = plot_sweep(swept, folder)
+    print(sweep_table(swept))
+    written = (folder / "sweep.csv", folder / "sweep.json", *plots)
+    print(f"All of them: {', '.join(map(str, written))}")
+
+
+def pick(arguments: argparse.Namespace) -> None:
+    """Print, and write, the network to take."""
+    from poa_plugin.evaluate.pick import Limits, describe, pick, sweep_of, write_picked
+
+    limits = Limits.parse(arguments.max_params, arguments.max_flops, arguments.max_latency_ms)
+    sweep = sweep_of(arguments.run_folder)
+    network = pick(sweep, limits, arguments.k)
+    print(describe(network))
+    if arguments.to:
+        write_picked(arguments.run_folder, sweep, network, arguments.to)
+        print(f"Wrote it to '{arguments.to}'.")
+
+
+def check_data(arguments: argparse.Namespace) -> int:
+    """Read every image once; return the exit status."""
+    import poa_plugin.builtin  # noqa: F401  (registers the data sets)
+    from poa_plugin.config import DataConfig
+    from poa_plugin.data.check import check_dataset
+
+    checks = check_dataset(arguments.dataset, arguments.path, arguments.workers)
+    for check in checks:
+        print(check.text(DataConfig.max_bad_share))
+    return 1 if any(check.n_bad for check in checks) else 0
+
+
+def report(arguments: argparse.Namespace) -> None:
+    """Write a page about runs."""
+    from poa_plugin.evaluate import write_report
+
+    print(write_report(*arguments.run_folders, to=arguments.to))
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    """Train, extract, evaluate and draw; return the exit status."""
+    from poa_plugin.demo import demo
+
+    return 0 if demo(arguments.config, arguments.to, arguments.minutes) else 1
