@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from fractions import Fraction
 from typing import Any, cast
 
@@ -25,38 +25,13 @@ from poa_plugin.backbones.resnet import (
     module_path,
 )
 from poa_plugin.backbones.resnet_formats import timm_description
-from poa_plugin.backbones.spaces import check_stages, steps
+from poa_plugin.backbones.resnet_options import SIZES, ResNetOptions, intact_shape
+from poa_plugin.backbones.spaces import steps
 from poa_plugin.backbones.streams import by_subnet, shared_stem
 from poa_plugin.elastic.layers import ElasticLayers, Lockstep
 from poa_plugin.elastic.maps import ElasticConv2d, ElasticGroupNorm
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, select_blocks
-from poa_plugin.errors import UserError
 from poa_plugin.registry import BACKBONES
-
-SIZES = {
-    "r50": Subnet(64, depths=(3, 4, 6, 3)),
-    "r101": Subnet(64, depths=(3, 4, 23, 3)),
-    "r152": Subnet(64, depths=(3, 8, 36, 3)),
-}
-"""The members of the paper's space that have names of their own (ResNet-50, -101, -152)."""
-
-
-@dataclass
-class ResNetOptions:
-    """Section `student.resnet` of the configuration: the paper's 465 networks by default."""
-
-    min_width: int = 64
-    max_width: int = 128
-    width_step: int = 32
-    min_depths: list[int] = field(default_factory=lambda: [3, 4, 6, 3])
-    max_depths: list[int] = field(default_factory=lambda: [3, 8, 36, 3])
-    stem_width: int = 64
-    out_width: int = 256
-    strides: list[int] = field(default_factory=lambda: [1, 2, 2, 2])
-    groups: int = 32
-    net_select_scale: float = 2.0
-    decay_shortcut_norm: bool = False
-    ibot_scale_factor: int = 2
 
 
 class LockstepBottleneck(Lockstep, Bottleneck):  # type: ignore[misc]
@@ -128,32 +103,15 @@ class ElasticResNet(ResNet, ElasticBackbone):
     @classmethod
     def from_options(cls, options: ResNetOptions, image_size: int) -> ElasticResNet:
         """See `ElasticBackbone.from_options`."""
-        most = check_stages("student.resnet.max_depths", options.max_depths, staged.N_STAGES)
-        least = check_stages("student.resnet.min_depths", options.min_depths, staged.N_STAGES)
-        check_stages("student.resnet.strides", options.strides, staged.N_STAGES)
-        if any(a > b for a, b in zip(least, most, strict=True)):
-            raise UserError(
-                f"The option student.resnet.min_depths is {list(least)}: no stage may have more blocks "
-                f"than in max_depths, {list(most)}."
-            )
         widths = steps("width", options.min_width, options.max_width, options.width_step)
-        for name, channels in [
-            *[("width", width) for width in widths],
-            ("stem_width", options.stem_width),
-            ("out_width", options.out_width),
-        ]:
-            _check_groups(name, channels, options.groups)
-        shape = ResNetShape(
-            image_size=image_size,
-            stem_width=options.stem_width,
-            width=options.max_width,
-            out_width=options.out_width,
-            depths=most,
-            strides=tuple(options.strides),
-            groups=options.groups,
-            ibot_scale_factor=options.ibot_scale_factor,
+        shape = intact_shape(options, widths, image_size)
+        return cls(
+            shape,
+            widths,
+            options.min_depths,
+            options.net_select_scale,
+            options.decay_shortcut_norm,
         )
-        return cls(shape, widths, least, options.net_select_scale, options.decay_shortcut_norm)
 
     forward = ElasticBackbone.forward
 
@@ -301,12 +259,3 @@ class ElasticResNet(ResNet, ElasticBackbone):
             return x
         where = self.masks.spread(masks, (x.shape[2], x.shape[3]))
         return torch.where(where.unsqueeze(1), self.mask_token, x)
-
-
-def _check_groups(name: str, channels: int, groups: int) -> None:
-    if groups < 1 or channels % groups:
-        below = channels // max(groups, 1) * groups
-        raise UserError(
-            f"The option student.resnet.groups is {groups}, which does not divide {name} {channels}: the "
-            f"nearest are {below} and {below + groups}."
-        )

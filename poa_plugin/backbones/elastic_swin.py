@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from fractions import Fraction
 from typing import Any, cast
 
@@ -18,44 +18,23 @@ from poa_plugin.backbones.elastic_swin_block import (
     LockstepSwinBlock,
 )
 from poa_plugin.backbones.formats import TimmDescription
-from poa_plugin.backbones.spaces import check_heads, check_patches, check_stages, steps
+from poa_plugin.backbones.spaces import check_patches, steps
 from poa_plugin.backbones.stochastic_depth import draw_drop_path
 from poa_plugin.backbones.streams import by_subnet, shared_stem
 from poa_plugin.backbones.swin import PatchEmbed, Stage, SwinShape, SwinTransformer, module_path
 from poa_plugin.backbones.swin_formats import timm_description
+from poa_plugin.backbones.swin_options import (
+    ELASTIC_STAGE,
+    SIZES,
+    SwinOptions,
+    check_widths,
+    intact_shape,
+)
 from poa_plugin.backbones.windows import MapLayout, split_maps, windows
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayers, Lockstep, PlainLayers
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
-from poa_plugin.errors import UserError, did_you_mean
 from poa_plugin.registry import BACKBONES
-
-SIZES = {"tiny": Subnet(96, 6), "small": Subnet(96, 18), "base": Subnet(128, 18)}
-"""The members of the paper's space that have names of their own (Swin-T, Swin-S, Swin-B)."""
-ELASTIC_STAGE = 2
-"""The stage whose depth varies."""
-PATCH_NORMS = ("active", "full")
-
-
-@dataclass
-class SwinOptions:
-    """Section `student.swin` of the configuration: the paper's Swin-T .. Swin-B by default."""
-
-    min_width: int = 96
-    max_width: int = 128
-    width_step: int = 16
-    min_depth: int = 6
-    depth_step: int = 1
-    max_depths: list[int] = field(default_factory=lambda: [2, 2, 18, 2])
-    head_dim: int = 16
-    window_size: int = 7
-    patch_size: int = 4
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    patch_norm: str = "active"
-    drop_path_rate: float = 0.2
-    net_select_scale: float = 2.0
-    ibot_scale_factor: int = 2
 
 
 @BACKBONES.register_as("swin")
@@ -88,13 +67,7 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
         net_select_scale: float = 2.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        for width in widths:
-            check_heads(width, shape.head_dim)
-            if shape.hidden * width % shape.width:
-                raise UserError(
-                    f"An MLP of {shape.hidden} units at width {shape.width} has no whole number of "
-                    f"units at width {width}: choose another mlp_ratio."
-                )
+        check_widths(shape, widths)
         self.patch_norm = patch_norm
         merged = 2 ** (staged.N_STAGES - 1)
         self.masks = staged.MaskGrid(shape.patch_size, merged, shape.ibot_scale_factor)
@@ -116,29 +89,13 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
     @classmethod
     def from_options(cls, options: SwinOptions, image_size: int) -> ElasticSwinTransformer:
         """See `ElasticBackbone.from_options`."""
-        check_patches((image_size, image_size), options.patch_size)
-        if options.patch_norm not in PATCH_NORMS:
-            raise UserError(
-                f"The option student.swin.patch_norm is '{options.patch_norm}': "
-                f"{did_you_mean(options.patch_norm, PATCH_NORMS)}."
-            )
-        depths = check_stages("student.swin.max_depths", options.max_depths, staged.N_STAGES)
-        shape = SwinShape(
-            image_size=image_size,
-            patch_size=options.patch_size,
-            width=options.max_width,
-            stem_width=options.max_width,
-            shifts=[[i % 2 * (options.window_size // 2) for i in range(n)] for n in depths],
-            head_dim=options.head_dim,
-            window=options.window_size,
-            hidden=int(options.max_width * options.mlp_ratio),
-            qkv_bias=options.qkv_bias,
-            ibot_scale_factor=options.ibot_scale_factor,
-        )
+        shape = intact_shape(options, image_size)
         return cls(
             shape,
             widths=steps("width", options.min_width, options.max_width, options.width_step),
-            depths=steps("depth", options.min_depth, depths[ELASTIC_STAGE], options.depth_step),
+            depths=steps(
+                "depth", options.min_depth, options.max_depths[ELASTIC_STAGE], options.depth_step
+            ),
             patch_norm=options.patch_norm,
             net_select_scale=options.net_select_scale,
             drop_path_rate=options.drop_path_rate,

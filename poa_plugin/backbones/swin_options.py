@@ -1,0 +1,77 @@
+"""The elastic Swin's section of the configuration, its checks, and the sizes with names of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from poa_plugin.backbones import staged
+from poa_plugin.backbones.spaces import check_heads, check_patches, check_stages
+from poa_plugin.backbones.swin import SwinShape
+from poa_plugin.elastic.subnet import Subnet
+from poa_plugin.errors import UserError, did_you_mean
+
+SIZES = {"tiny": Subnet(96, 6), "small": Subnet(96, 18), "base": Subnet(128, 18)}
+"""The members of the paper's space that have names of their own (Swin-T, Swin-S, Swin-B)."""
+ELASTIC_STAGE = 2
+"""The stage whose depth varies."""
+PATCH_NORMS = ("active", "full")
+
+
+@dataclass
+class SwinOptions:
+    """Section `student.swin` of the configuration: the paper's Swin-T .. Swin-B by default."""
+
+    min_width: int = 96
+    max_width: int = 128
+    width_step: int = 16
+    min_depth: int = 6
+    depth_step: int = 1
+    max_depths: list[int] = field(default_factory=lambda: [2, 2, 18, 2])
+    head_dim: int = 16
+    window_size: int = 7
+    patch_size: int = 4
+    mlp_ratio: float = 4.0
+    qkv_bias: bool = True
+    patch_norm: str = "active"
+    drop_path_rate: float = 0.2
+    net_select_scale: float = 2.0
+    ibot_scale_factor: int = 2
+
+
+def intact_shape(options: SwinOptions, image_size: int) -> SwinShape:
+    """Return the sizes of the intact network; every second block of a stage is shifted by half a window.
+
+    Raises:
+        UserError: the options contradict one another.
+    """
+    check_patches((image_size, image_size), options.patch_size)
+    if options.patch_norm not in PATCH_NORMS:
+        raise UserError(
+            f"The option student.swin.patch_norm is '{options.patch_norm}': "
+            f"{did_you_mean(options.patch_norm, PATCH_NORMS)}."
+        )
+    depths = check_stages("student.swin.max_depths", options.max_depths, staged.N_STAGES)
+    return SwinShape(
+        image_size=image_size,
+        patch_size=options.patch_size,
+        width=options.max_width,
+        stem_width=options.max_width,
+        shifts=[[i % 2 * (options.window_size // 2) for i in range(n)] for n in depths],
+        head_dim=options.head_dim,
+        window=options.window_size,
+        hidden=int(options.max_width * options.mlp_ratio),
+        qkv_bias=options.qkv_bias,
+        ibot_scale_factor=options.ibot_scale_factor,
+    )
+
+
+def check_widths(shape: SwinShape, widths: Sequence[int]) -> None:
+    """Raise a `UserError` if a width has no whole number of heads, or of MLP units."""
+    for width in widths:
+        check_heads(width, shape.head_dim)
+        if shape.hidden * width % shape.width:
+            raise UserError(
+                f"An MLP of {shape.hidden} units at width {shape.width} has no whole number of "
+                f"units at width {width}: choose another mlp_ratio."
+            )
