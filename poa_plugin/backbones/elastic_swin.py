@@ -39,7 +39,11 @@ PATCH_NORMS = ("active", "full")
 
 @dataclass
 class SwinOptions:
-    """Section `student.swin` of the configuration: the paper's Swin-T .. Swin-B by default."""
+    """Section `student.swin` of the configuration: the paper's Swin-T .. Swin-B by default.
+
+    Every other block of the `shifted_stages` is shifted. timm's and the original Swin leave out stages whose
+    map is a single window.
+    """
 
     min_width: int = 96
     max_width: int = 128
@@ -49,6 +53,7 @@ class SwinOptions:
     max_depths: list[int] = field(default_factory=lambda: [2, 2, 18, 2])
     head_dim: int = 16
     window_size: int = 7
+    shifted_stages: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
     patch_size: int = 4
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
@@ -127,7 +132,7 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
             patch_size=options.patch_size,
             width=options.max_width,
             stem_width=options.max_width,
-            shifts=[[i % 2 * (options.window_size // 2) for i in range(n)] for n in depths],
+            shifts=_shifts(depths, options),
             head_dim=options.head_dim,
             window=options.window_size,
             hidden=int(options.max_width * options.mlp_ratio),
@@ -364,3 +369,14 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
         size = (x.shape[1], x.shape[2])
         where = staged.spread_masks(masks, size, self.shape.ibot_scale_factor)
         return torch.where(where.unsqueeze(-1), slicing.leading(self.mask_token, width), x)
+
+
+def _shifts(depths: Sequence[int], options: SwinOptions) -> list[list[int]]:
+    """Return the shift of every block, by stage."""
+    shifted = set(options.shifted_stages)
+    if not shifted <= set(range(staged.N_STAGES)):
+        raise UserError(
+            f"The option student.swin.shifted_stages is {sorted(shifted)}: the stages are 0, 1, 2 and 3."
+        )
+    shift = options.window_size // 2
+    return [[(s in shifted) * (i % 2) * shift for i in range(n)] for s, n in enumerate(depths)]
