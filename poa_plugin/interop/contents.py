@@ -64,14 +64,14 @@ class Checkpoint:
 def read_checkpoint(
     file: str | Path, format_name: str = "auto", drop: Sequence[str] = ()
 ) -> Checkpoint:
-    """Read a checkpoint of the published POA code, of DINOv2 or of timm.
+    """Read a checkpoint of the published POA code, of DINOv2, of the original Swin or of timm.
 
     Only tensors and plain values are read from it: nothing that a pickle names is run. Names are
     translated, shapes are not yet compared with a network (`import_checkpoint` does).
 
     Args:
         file: a torch file or a safetensors file.
-        format_name: `poa`, `dinov2`, `timm`, or `auto` to tell it from the names.
+        format_name: `poa`, `dinov2`, `swin`, `timm`, or `auto` to tell it from the names.
         drop: leave out what these names, or names that begin with them and a dot, stand for, such
             as `head` for timm's classifier.
 

@@ -27,9 +27,8 @@ from poa_plugin.interop.proportions import (
 
 NARROWEST, SHALLOWEST = 3 / 4, 1 / 3
 """Where a range starts in relation to the intact network: the paper's 96 of 128 and 6 of 18."""
-EXTRACTED = {(96, (2, 2, 6, 2), 16), (96, (2, 2, 18, 2), 16)}
-"""Width, depths and head dimension of what the published extraction tool writes of the paper's network.
-(Its third network is the intact one.)"""
+EXTRACTED = {(96, (2, 2, 6, 2)), (96, (2, 2, 18, 2))}
+"""Width and depths of what the published extraction tool writes; its third network is the intact one."""
 PUBLISHED_SIZE = 224
 """Of the global crops in the published recipe, in pixels."""
 
@@ -71,7 +70,7 @@ class SwinFamily(Family):
         if masks:
             told["student.swin.shifted_stages"] = _masked_stages(buffers, masks)
         options = section(section(description, "poa"), "options")
-        if "shifts" in options:
+        if {"shifts", "window", "stem_width", "width"} <= options.keys():
             told["student.swin.shifted_stages"] = _shifted_stages(options)
         elif section(description, "model_args").get("always_partition"):
             told["student.swin.shifted_stages"] = list(range(N_STAGES))
@@ -92,8 +91,8 @@ class SwinFamily(Family):
                 name = f"norm{stage}.{key}"
                 backbone.setdefault(name, Entry(name, torch.full((width * 2**stage,), fill)))
         return [
-            "The file has no mask token: it starts at zero. Norms of the first three stages, which no "
-            "feature here goes through unless it is asked for, start anew."
+            "The file has no mask token: it starts at zero.",
+            "Norms for features of the first three stages start anew: the file has none.",
         ]
 
     def architecture(self, backbone: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -211,8 +210,8 @@ def _shifted_stages(options: Mapping[str, Any]) -> list[int]:
     Raises:
         UserError: it is none: blocks were left out of it, or its patch norm is cut.
     """
-    if options.get("stem_width") != options.get("width"):
-        raise _wider_stem(options.get("stem_width"), options.get("width"))
+    if options["stem_width"] != options["width"]:
+        raise _wider_stem(options["stem_width"], options["width"])
     shifts: Sequence[Sequence[int]] = options["shifts"]
     usual = [[i % 2 * (options["window"] // 2) for i in range(len(own))] for own in shifts]
     different = [
@@ -246,14 +245,15 @@ def _wider_stem(stem: Any, width: Any) -> UserError:
 
 def _refuse_what_the_tool_writes(own: Mapping[str, Any], given: Mapping[str, Any]) -> None:
     """Refuse the sizes that the published extraction tool writes, unless the user says that they are intact."""
-    size = (own["max_width"], tuple(own["max_depths"]), own["head_dim"])
+    size = (own["max_width"], tuple(own["max_depths"]))
     stated = {"student.swin.max_width", "student.swin.max_depths"} <= given.keys()
     if size in EXTRACTED and not stated:
         depths = str(own["max_depths"]).replace(" ", "")
         raise UserError(
             f"A Swin of width {size[0]} and depths {depths} in the published format can be what the "
-            f"published extraction tool wrote, and nothing in the tensors tells: its patch norm is cut "
-            f"and its blocks' shifts are lost, so features would be wrong. Import the checkpoint that it "
-            f"was extracted from; if this is a network that was trained at this size, say so with --config "
+            f"published extraction tool wrote, and nothing in the tensors tells: its patch norm is cut, "
+            f"and where blocks were left out their shifts are lost, so features would be wrong. "
+            f"Import the checkpoint that it was extracted from; if this "
+            f"is a network that was trained at this size, say so with --config "
             f"student.swin.max_width={size[0]} student.swin.max_depths={depths}."
         )

@@ -54,7 +54,9 @@ class VisionTransformerFamily(Family):
         """See `Family.told`: the head dimension."""
         arguments = section(description, "model_args")
         width, heads = arguments.get("embed_dim"), arguments.get("num_heads")
-        return {"student.vit.head_dim": width // heads} if width and heads else {}
+        if isinstance(width, int) and isinstance(heads, int) and heads > 0:
+            return {"student.vit.head_dim": width // heads}
+        return {}
 
     def complete(self, backbone: dict[str, Entry], format_name: str) -> list[str]:
         """See `Family.complete`: timm has no mask token, and may have no position of the class token."""
