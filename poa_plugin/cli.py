@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--format",
         default="auto",
         metavar="NAME",
-        help="poa, dinov2, timm; told from names if auto",
+        help="of the file, such as poa or timm; told from names if auto",
     )
     import_.add_argument(
         "--config", nargs="+", default=[], metavar="CONFIG|key=value", help="a recipe, and words"

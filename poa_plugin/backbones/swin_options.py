@@ -20,7 +20,11 @@ PATCH_NORMS = ("active", "full")
 
 @dataclass
 class SwinOptions:
-    """Section `student.swin` of the configuration: the paper's Swin-T .. Swin-B by default."""
+    """Section `student.swin` of the configuration: the paper's Swin-T .. Swin-B by default.
+
+    Every other block of the `shifted_stages` is shifted. timm's and the original Swin leave out stages whose
+    map is a single window.
+    """
 
     min_width: int = 96
     max_width: int = 128
@@ -30,6 +34,7 @@ class SwinOptions:
     max_depths: list[int] = field(default_factory=lambda: [2, 2, 18, 2])
     head_dim: int = 16
     window_size: int = 7
+    shifted_stages: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
     patch_size: int = 4
     mlp_ratio: float = 4.0
     qkv_bias: bool = True
@@ -40,7 +45,7 @@ class SwinOptions:
 
 
 def intact_shape(options: SwinOptions, image_size: int) -> SwinShape:
-    """Return the sizes of the intact network; every second block of a stage is shifted by half a window.
+    """Return the sizes of the intact network; every other block of a shifted stage is shifted by half a window.
 
     Raises:
         UserError: the options contradict one another.
@@ -57,7 +62,7 @@ def intact_shape(options: SwinOptions, image_size: int) -> SwinShape:
         patch_size=options.patch_size,
         width=options.max_width,
         stem_width=options.max_width,
-        shifts=[[i % 2 * (options.window_size // 2) for i in range(n)] for n in depths],
+        shifts=_shifts(depths, options),
         head_dim=options.head_dim,
         window=options.window_size,
         hidden=int(options.max_width * options.mlp_ratio),
@@ -75,3 +80,14 @@ def check_widths(shape: SwinShape, widths: Sequence[int]) -> None:
                 f"An MLP of {shape.hidden} units at width {shape.width} has no whole number of "
                 f"units at width {width}: choose another mlp_ratio."
             )
+
+
+def _shifts(depths: Sequence[int], options: SwinOptions) -> list[list[int]]:
+    """Return the shift of every block, by stage."""
+    shifted = set(options.shifted_stages)
+    if not shifted <= set(range(staged.N_STAGES)):
+        raise UserError(
+            f"The option student.swin.shifted_stages is {sorted(shifted)}: the stages are 0, 1, 2 and 3."
+        )
+    shift = options.window_size // 2
+    return [[(s in shifted) * (i % 2) * shift for i in range(n)] for s, n in enumerate(depths)]

@@ -16,6 +16,7 @@ from poa_plugin.interop.families import Family
 from poa_plugin.interop.formats import Format
 from poa_plugin.interop.layout import PARTS, Entry, Layout, lay_out
 from poa_plugin.interop.read import read_file
+from poa_plugin.interop.timm import sidecar
 
 
 @dataclass
@@ -34,6 +35,7 @@ class Checkpoint:
             iteration that it finished.
         student_order: our names of the student's parameters in the file's order; of those that are
             left out, the file's.
+        told: configuration that the file tells beside its parameters, by dotted keys.
         lines: sentences for the user about what is missing, and what was left out.
     """
 
@@ -46,6 +48,7 @@ class Checkpoint:
     optimizer: Mapping[str, Any] | None
     iteration: int | None
     student_order: list[str]
+    told: dict[str, Any]
     lines: list[str]
 
     def tensors(self, branch: str, part: str = "") -> dict[str, Tensor]:
@@ -61,14 +64,14 @@ class Checkpoint:
 def read_checkpoint(
     file: str | Path, format_name: str = "auto", drop: Sequence[str] = ()
 ) -> Checkpoint:
-    """Read a checkpoint of the published POA code, of DINOv2 or of timm.
+    """Read a checkpoint of the published POA code, of DINOv2, of the original Swin or of timm.
 
     Only tensors and plain values are read from it: nothing that a pickle names is run. Names are
     translated, shapes are not yet compared with a network (`import_checkpoint` does).
 
     Args:
         file: a torch file or a safetensors file.
-        format_name: `poa`, `dinov2`, `timm`, or `auto` to tell it from the names.
+        format_name: `poa`, `dinov2`, `swin`, `timm`, or `auto` to tell it from the names.
         drop: leave out what these names, or names that begin with them and a dot, stand for, such
             as `head` for timm's classifier.
 
@@ -82,12 +85,14 @@ def read_checkpoint(
     lines = [f"'{file}' is of {fmt.title}: {_holds(layout)}."]
     order = [_our_key(fmt, family, name) for name in layout.branches.get("student", {})]
     lines += _drop(layout, drop, family, file)
+    description = sidecar(file)
+    told: dict[str, Any] = {}
     branches = {}
     for name, entries in layout.branches.items():
         branches[name] = _renamed(entries, fmt, family, file)
-        backbone = _part(branches[name], "backbone")
-        lines += family.complete(backbone, fmt.name)
-        branches[name] |= {f"backbone.{key}": entry for key, entry in backbone.items()}
+        buffers = _take_buffers(branches[name], family)
+        told |= family.told(buffers, description)
+        lines += _without(buffers) + _complete(branches[name], fmt, family)
     if layout.ignored:
         lines.append("Not used: " + ", ".join(f"'{name}'" for name in layout.ignored) + ".")
     return Checkpoint(
@@ -99,7 +104,8 @@ def read_checkpoint(
         loose=layout.loose,
         optimizer=layout.optimizer,
         iteration=layout.iteration,
-        student_order=order,
+        student_order=[key for key in order if not family.is_buffer(key.partition(".")[2])],
+        told=told,
         lines=list(dict.fromkeys(lines)),
     )
 
@@ -120,6 +126,29 @@ def _part(branch: Mapping[str, Entry], part: str) -> dict[str, Entry]:
     }
 
 
+def _take_buffers(branch: dict[str, Entry], family: Family) -> dict[str, Entry]:
+    """Take what is no parameter out of a branch, and return it by the backbone's names."""
+    buffers = {key: e for key, e in _part(branch, "backbone").items() if family.is_buffer(key)}
+    for key in buffers:
+        del branch[f"backbone.{key}"]
+    return buffers
+
+
+def _without(buffers: Mapping[str, Entry]) -> list[str]:
+    if not buffers:
+        return []
+    key = next(iter(buffers.values())).key
+    return [f"Left out, as they are worked out here: {len(buffers)} tables such as '{key}'."]
+
+
+def _complete(branch: dict[str, Entry], fmt: Format, family: Family) -> list[str]:
+    """Put what a format says by leaving it out into a branch; return a line for each."""
+    backbone = _part(branch, "backbone")
+    lines = family.complete(backbone, fmt.name)
+    branch.update({f"backbone.{key}": entry for key, entry in backbone.items()})
+    return lines
+
+
 def _our_key(fmt: Format, family: Family, name: str) -> str:
     part, _, inner = name.partition(".")
     if part == "backbone":
@@ -137,7 +166,7 @@ def _renamed(
             raise UserError(
                 f"'{renamed[key].key}' and '{entry.key}' in '{file}' are the same parameter, '{key}'."
             )
-        renamed[key] = entry
+        renamed[key] = Entry(entry.key, fmt.convert(key, entry.tensor))
     return renamed
 
 

@@ -6,14 +6,21 @@ from collections.abc import Collection
 from pathlib import Path
 
 from poa_plugin.errors import UserError, did_you_mean
-from poa_plugin.interop import dinov2, published, timm
+from poa_plugin.interop import dinov2, original_swin, published, timm
 from poa_plugin.interop.families import Family
 from poa_plugin.interop.formats import Format
+from poa_plugin.interop.resnet import ResNetFamily
+from poa_plugin.interop.swin import SwinFamily
 from poa_plugin.interop.vit import VisionTransformerFamily
 
-FORMATS: tuple[Format, ...] = (published.FORMAT, dinov2.FORMAT, timm.FORMAT)
+FORMATS: tuple[Format, ...] = (
+    published.FORMAT,
+    dinov2.FORMAT,
+    original_swin.FORMAT,
+    timm.FORMAT,
+)
 """In the order in which they are tried: each has marks that the next has not."""
-FAMILIES: tuple[Family, ...] = (VisionTransformerFamily(),)
+FAMILIES: tuple[Family, ...] = (VisionTransformerFamily(), SwinFamily(), ResNetFamily())
 FORMAT_NAMES = ("auto", *(fmt.name for fmt in FORMATS))
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from torch import Tensor
 
 from poa_plugin.config import Config
+from poa_plugin.errors import UserError
 from poa_plugin.interop.layout import Entry
 
 
@@ -28,6 +30,22 @@ class Family:
         """Tell whether the names of a backbone's parameters are of this family."""
         raise NotImplementedError
 
+    def is_buffer(self, name: str) -> bool:
+        """Tell whether our name is of a tensor that is worked out, no parameter; none is unless told."""
+        return False
+
+    def told(self, buffers: Mapping[str, Entry], description: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the configuration that a file tells beside its parameters, by dotted keys.
+
+        Args:
+            buffers: by our names; those of the backbone here must be the same, as they are left out.
+            description: of the `config.json` beside the file, empty without one.
+
+        Raises:
+            UserError: they are of a network that the backbone here cannot be.
+        """
+        raise NotImplementedError
+
     def complete(self, backbone: dict[str, Entry], format_name: str) -> list[str]:
         """Put in what a format leaves out but says by leaving it out; return a line for each."""
         raise NotImplementedError
@@ -43,7 +61,7 @@ class Family:
 
         Args:
             known: what `architecture` returned.
-            given: what the user set.
+            given: what the user set, over what `told` returned.
             format_name: of the file.
 
         Raises:
@@ -52,5 +70,19 @@ class Family:
         raise NotImplementedError
 
     def adapt(self, backbone: dict[str, Tensor], config: Config) -> list[str]:
-        """Bring tensors to the image size of a configuration, in place; return a line for each."""
-        raise NotImplementedError
+        """Bring tensors to the image size of a configuration, in place; return a line for each.
+
+        Nothing is done unless told: most weights fit every size.
+        """
+        return []
+
+
+def refuse_others(reasons: Mapping[str, str], names: Collection[str]) -> None:
+    """Raise a `UserError` if names show a network that is another one in all its blocks."""
+    for pattern, reason in reasons.items():
+        found = [name for name in names if re.search(pattern, name)]
+        if found:
+            count = f", one of {len(found)} such keys," if len(found) > 1 else ""
+            raise UserError(
+                f"The file's backbone is another network: '{found[0]}'{count} is {reason}."
+            )

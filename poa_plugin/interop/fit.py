@@ -14,7 +14,6 @@ from torch import Tensor
 from poa_plugin.config import Config, default_config, load_config
 from poa_plugin.errors import UserError
 from poa_plugin.interop.contents import Checkpoint
-from poa_plugin.interop.timm import sidecar_head_dim
 
 RESIZED = "crops.global_crops_size"
 """A proof that gives way: positions are resized to the user's image size."""
@@ -122,10 +121,8 @@ def _agree(given: Any, proved: Any) -> bool:
 def _choices(
     checkpoint: Checkpoint, known: Mapping[str, Any], given: Mapping[str, Any]
 ) -> dict[str, Any]:
-    told = dict(given)
-    if head_dim := sidecar_head_dim(checkpoint.file):
-        told.setdefault(f"student.{checkpoint.family.name}.head_dim", head_dim)
-    choices = checkpoint.family.choices(known, told, checkpoint.format.name)
+    told = {key: value for key, value in checkpoint.told.items() if key not in known}
+    choices = told | checkpoint.family.choices(known, {**told, **given}, checkpoint.format.name)
     if any(bool(entry.tensor.any()) for entry in checkpoint.centers.values()):
         choices["train.centering"] = "centering"
     return choices

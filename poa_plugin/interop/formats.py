@@ -6,8 +6,15 @@ import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 Rule = Callable[[str], str]
 """From a name in a file to this package's name of the same parameter."""
+
+
+def as_it_is(key: str, tensor: Tensor) -> Tensor:
+    """Return a tensor unchanged: a `Format.convert` of formats whose channels are in our order."""
+    return tensor
 
 
 @dataclass(frozen=True)
@@ -20,6 +27,8 @@ class Format:
         recognises: tells from all names of a branch whether they are of this format.
         backbones: the rule for backbone parameters, for each family that can be read.
         head: the rule for the parameters of the projection heads, if the format has any.
+        convert: from our name of a parameter and its tensor in a file, which may also be a moment of the
+            optimizer, to our order of its channels.
     """
 
     name: str
@@ -27,6 +36,7 @@ class Format:
     recognises: Callable[[Collection[str]], bool]
     backbones: Mapping[str, Rule]
     head: Rule | None = None
+    convert: Callable[[str, Tensor], Tensor] = as_it_is
 
 
 def any_name(marks: str) -> Callable[[Collection[str]], bool]:

@@ -50,6 +50,7 @@ def named_moments(
             if moments[name][key].shape != shapes[name]:
                 found, wanted = tuple(moments[name][key].shape), tuple(shapes[name])
                 raise _other_groups(checkpoint, f"a {key} of {found} for '{name}', not of {wanted}")
+            moments[name][key] = checkpoint.format.convert(name, moments[name][key])
     return moments
 
 

@@ -68,4 +68,5 @@ FORMAT = Format(
     recognises=any_name(r"\.(linear|conv)\.weight$|norm\d?\.norm\.weight$|^dino_head\.mlp\d+\."),
     backbones={"vit": vit_key, "swin": swin_key, "resnet": resnet_key},
     head=head_key,
+    convert=reorder_merged,
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,20 @@ from poa_plugin.errors import UserError
 from poa_plugin.interop.formats import Format
 
 
-def sidecar_head_dim(file: Path) -> int | None:
-    """Return the width of an attention head that a `config.json` beside a timm file tells, if one does."""
+def sidecar(file: Path) -> Mapping[str, Any]:
+    """Return the description in a `config.json` beside a timm file; empty where there is none.
+
+    Raises:
+        UserError: it is no JSON.
+    """
     beside = file.parent / "config.json"
     if file.suffix != ".safetensors" or not beside.is_file():
-        return None
+        return {}
     try:
         description: Any = json.loads(beside.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UserError(f"The file '{beside}' beside the weights is no JSON: {error}.") from error
-    arguments = description.get("model_args", {}) if isinstance(description, dict) else {}
-    width, heads = arguments.get("embed_dim"), arguments.get("num_heads")
-    return width // heads if width and heads else None
+    return description if isinstance(description, dict) else {}
 
 
 def _recognises(names: Collection[str]) -> bool:
@@ -33,5 +35,5 @@ FORMAT = Format(
     name="timm",
     title="timm's format",
     recognises=_recognises,
-    backbones={"vit": lambda key: key},
+    backbones={family: lambda key: key for family in ("vit", "swin", "resnet")},
 )

@@ -16,13 +16,12 @@ from poa_plugin.config import Config
 from poa_plugin.errors import UserError
 from poa_plugin.interop.families import Family
 from poa_plugin.interop.layout import Entry
+from poa_plugin.interop.proportions import LOCAL_CROP, mlp_ratio, multiple, section
 
 TIMM_HEAD_DIMS = {1280: 80, 1408: 88, 1664: 104}
 """Head dimensions of timm's wider networks; up to a width of 1024 its plain ones have 64."""
 NARROWEST, SHALLOWEST = 3 / 8, 1 / 2
 """Where a range starts in relation to the intact network: the paper's 384 of 1024 and 12 of 24."""
-LOCAL_CROP = 96 / 224
-"""The side of local crops in relation to global ones, the paper's."""
 
 
 class VisionTransformerFamily(Family):
@@ -50,6 +49,14 @@ class VisionTransformerFamily(Family):
         """See `Family.recognises`."""
         parts = {name.split(".")[0] for name in names}
         return {"blocks", "patch_embed"} <= parts
+
+    def told(self, buffers: Mapping[str, Entry], description: Mapping[str, Any]) -> dict[str, Any]:
+        """See `Family.told`: the head dimension."""
+        arguments = section(description, "model_args")
+        width, heads = arguments.get("embed_dim"), arguments.get("num_heads")
+        if isinstance(width, int) and isinstance(heads, int) and heads > 0:
+            return {"student.vit.head_dim": width // heads}
+        return {}
 
     def complete(self, backbone: dict[str, Entry], format_name: str) -> list[str]:
         """See `Family.complete`: timm has no mask token, and may have no position of the class token."""
@@ -85,7 +92,7 @@ class VisionTransformerFamily(Family):
             "max_width": width,
             "max_depth": depth,
             "patch_size": patch,
-            "mlp_ratio": _ratio(width, _hidden(backbone, width)),
+            "mlp_ratio": mlp_ratio(width, _hidden(backbone, width)),
             "qkv_bias": _in_most_blocks(backbone, depth, "attn.qkv.bias"),
             "proj_bias": _in_most_blocks(backbone, depth, "attn.proj.bias"),
             "ffn_bias": _in_most_blocks(backbone, depth, "mlp.fc1.bias"),
@@ -116,8 +123,8 @@ class VisionTransformerFamily(Family):
             "student.vit.width_step": head_dim,
             "student.vit.min_depth": math.ceil(SHALLOWEST * depth),
             "student.vit.depth_step": 1,
-            "crops.local_crops_size": max(round(LOCAL_CROP * image / patch), 1) * patch,
-            "evaluation.crop_size": max(round(224 / patch), 1) * patch,
+            "crops.local_crops_size": multiple(LOCAL_CROP * image, patch),
+            "evaluation.crop_size": multiple(224, patch),
         }
 
     def adapt(self, backbone: dict[str, Tensor], config: Config) -> list[str]:
@@ -162,12 +169,6 @@ def _hidden(backbone: Mapping[str, Tensor], width: int) -> int:
 
 def _in_most_blocks(backbone: Mapping[str, Tensor], depth: int, name: str) -> bool:
     return 2 * sum(f"blocks.{i}.{name}" in backbone for i in range(depth)) >= depth
-
-
-def _ratio(width: int, hidden: int) -> float:
-    """Return the ratio from which truncating arithmetic gets the hidden width."""
-    ratio = hidden / width
-    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def _head_dim(width: int, format_name: str) -> int:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
+
+from poa_plugin.backbones.windows import relative_positions
 
 
 def backbone_key(key: str, chunks: int = 0, depth: int = 0) -> str:
@@ -28,23 +32,72 @@ def head_key(key: str) -> str:
     return f"mlp{head}.{rest.replace('0.', '0.linear.', 1) if rest.startswith('0.') else rest}"
 
 
-def published_key(key: str) -> str:
+def swin_key(key: str) -> str:
+    """The published name of one of our Swin's parameters."""
+    key = re.sub(r"^norm\.", "norm3.", key)
+    key = re.sub(r"^layers\.(\d+)\.downsample", lambda m: f"stages.{int(m[1]) - 1}.downsample", key)
+    key = re.sub(r"^layers\.", "stages.", key).replace(".attn.", ".attn.w_msa.")
+    key = key.replace(".mlp.", ".ffn.")
+    linear = r"(w_msa\.qkv|w_msa\.proj|ffn\.fc\d|downsample\.reduction)\.(weight|bias)$"
+    key = re.sub(linear, r"\1.linear.\2", key)
+    return re.sub(r"(^|\.)(norm\d?)\.(weight|bias)$", r"\1\2.norm.\3", key)
+
+
+def resnet_key(key: str) -> str:
+    """The published name of one of our ResNet's parameters."""
+    key = re.sub(r"^(layer\d+\.)(\d+\.)", r"\1layers.\2", key)
+    key = re.sub(r"\.(conv\d)\.weight$", r".\1.conv.weight", key)
+    return re.sub(r"(^|\.)bn(\d)\.", r"\1norm\2.", key)
+
+
+KEYS = {"vit": backbone_key, "swin": swin_key, "resnet": resnet_key}
+
+
+def published_key(key: str, family: str = "vit") -> str:
     """The published name of `backbone.<name>` or `dino_head.<name>`."""
     part, _, inner = key.partition(".")
-    return f"{part}.{backbone_key(inner) if part == 'backbone' else head_key(inner)}"
+    return f"{part}.{KEYS[family](inner) if part == 'backbone' else head_key(inner)}"
 
 
-def module_order(branch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our branch under published names, in the order of the published modules' parameters.
+def published_order(key: str, tensor: Tensor) -> Tensor:
+    """A tensor, or a moment, with the four cells of a merging row by row, as published."""
+    merging = ".downsample.norm." in key or ".downsample.reduction." in key
+    if not merging or not tensor.dim():
+        return tensor
+    top_left, bottom_left, top_right, bottom_right = tensor.chunk(4, dim=-1)
+    return torch.cat([top_left, top_right, bottom_left, bottom_right], dim=-1)
 
-    Backbones begin with class token, positions and mask token; the MLPs of all heads stand in front
-    of all prototypes.
+
+def module_order(branch: Mapping[str, Tensor], family: str = "vit") -> dict[str, Tensor]:
+    """Our branch as published: names, order of channels, and order of the modules' parameters.
+
+    Backbones begin with class token, positions and mask token; a merging follows the blocks of its
+    stage; the MLPs of all heads stand in front of all prototypes.
     """
-    tokens = ["backbone.cls_token", "backbone.pos_embed", "backbone.mask_token"]
+    tokens = [f"backbone.{key}" for key in ("cls_token", "pos_embed", "mask_token")]
+    tokens = [key for key in tokens if key in branch]
     body = [k for k in branch if k.startswith("backbone.") and k not in tokens]
+    if family == "swin":
+        body.sort(key=_place)
     mlps = [k for k in branch if k.startswith("dino_head.") and ".mlp." in k]
     lasts = [k for k in branch if k.startswith("dino_head.") and ".mlp." not in k]
-    return {published_key(key): branch[key] for key in [*tokens, *body, *mlps, *lasts]}
+    published = {}
+    for key in [*tokens, *body, *mlps, *lasts]:
+        name = published_key(key, family)
+        published[name] = published_order(key, branch[key])
+        if name.endswith("bias_table"):
+            window = (math.isqrt(len(branch[key])) + 1) // 2
+            index = name.replace("bias_table", "index")
+            published[index] = relative_positions(window, branch[key].device)
+    return published
+
+
+def _place(key: str) -> tuple[int, ...]:
+    """Where a parameter of our Swin stands in the published module."""
+    name = published_key(key, "swin").removeprefix("backbone.")
+    if name.startswith("stages."):
+        return 1, int(name.split(".")[1]), int(".downsample." in name)
+    return (2, int(name[4])) if name.startswith("norm") else (0,)
 
 
 def groups(names: list[str], settings: Mapping[str, tuple]) -> Iterator[tuple[tuple, list[str]]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,7 @@ from torch import Tensor
 
 import poa_plugin as poa
 from poa_plugin.cli import main
-from poa_plugin.config import Config
-from poa_plugin.elastic import Subnet
+from poa_plugin.config import Config, default_config
 from poa_plugin.errors import UserError
 from poa_plugin.extract import open_run
 from poa_plugin.interop import import_checkpoint
@@ -23,39 +22,64 @@ from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.train import checkpoint
 from poa_plugin.train.loop import build_model, train
 from poa_plugin.train.optim import build_optimizer
-from tests.conftest import SMALL
+from tests.conftest import FAMILIES
 from tests.interop.published_files import (
-    backbone_key,
     module_order,
     optimizer_state,
     published_key,
+    published_order,
 )
 from tests.parity.backbones import TOLERANCE, output_cases
 from tests.parity.golden import Golden, largest
+from tests.parity.published import ALWAYS, network, rename
 from tests.parity.published import backbone_key as our_key
-from tests.parity.published import rename
 from tests.parity.published import student_key as our_student_key
 
-WORDS = ["student.vit.head_dim=16", "train.device=cpu", "dino.head_n_prototypes=[16]"]
-WORDS += ["dino.head_hidden_dim=32", "dino.head_bottleneck_dim=16"]
-TINY = ["student.vit.head_dim=8", "train.device=cpu"]
+SIZES = ["train.device=cpu", "dino.head_n_prototypes=[16]", "dino.head_hidden_dim=32"]
+SIZES += ["dino.head_bottleneck_dim=16"]
+WORDS = {
+    "vit": [*SIZES, "student.vit.head_dim=16"],
+    "swin": [*SIZES, "student.swin.min_width=8", "crops.global_crops_size=64"],
+    "resnet": [
+        *SIZES,
+        "student.resnet.min_depths=[1,1,2,1]",
+        "student.resnet.groups=4",
+        "crops.global_crops_size=64",
+    ],
+}
+"""What the tensors of the golden networks do not tell."""
+TINY = {
+    "vit": ["student.vit.head_dim=8"],
+    "swin": ["student.swin.min_width=4", "crops.global_crops_size=64"],
+    "resnet": ["student.resnet.groups=2", "crops.global_crops_size=64"],
+}
+"""The same of the networks of the golden steps."""
+STEPS = {"vit": "vit_small_ibot", "swin": "swin_ibot", "resnet": "resnet_ibot"}
+PUBLISHED = {
+    family: [f"student.{family}.{word}" for word in words] for family, words in ALWAYS.items()
+}
+
+families = pytest.mark.parametrize("family", FAMILIES)
 
 
-def golden_backbone(golden: Golden) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def golden_backbone(golden: Golden, family: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The golden meta data, and the golden weights under our names."""
-    meta = golden.meta("vit")
+    meta = golden.meta(family)
     assert meta is not None
-    return meta, rename(golden.arrays(meta["files"]["state"]), "", our_key("vit"))
+    return meta, rename(golden.arrays(meta["files"]["state"]), "", our_key(family))
 
 
-def layout(name: str, state: dict[str, Tensor]) -> dict[str, Any]:
-    """Our weights in one of the layouts in which the published code leaves files."""
-    published = {backbone_key(key): value for key, value in state.items()}
-    chunked = {backbone_key(key, 3, 6): value for key, value in state.items()}
+def layout(name: str, published: dict[str, Tensor]) -> dict[str, Any]:
+    """Published weights in one of the layouts in which the published code leaves files."""
+    chunked = {
+        re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", key): value
+        for key, value in published.items()
+    }
     whole = {f"backbone.{key}": value for key, value in published.items()}
     return {
         "bare": published,
         "chunked": chunked,
+        "prefix": whole,
         "teacher": {"teacher": whole},
         "teacher chunked": {"teacher": {f"backbone.{k}": v for k, v in chunked.items()}},
         "model": {"model": published, "iteration": 12, "epoch": 3},
@@ -68,33 +92,43 @@ def layout(name: str, state: dict[str, Tensor]) -> dict[str, Any]:
 
 
 LAYOUTS = [
-    "bare",
-    "chunked",
-    "teacher",
-    "teacher chunked",
-    "model",
-    "student and teacher",
-    "wrapped",
+    ("vit", "bare"),
+    ("vit", "chunked"),
+    ("vit", "teacher"),
+    ("vit", "teacher chunked"),
+    ("vit", "model"),
+    ("vit", "student and teacher"),
+    ("vit", "wrapped"),
+    ("swin", "bare"),
+    ("swin", "prefix"),
+    ("swin", "student and teacher"),
+    ("resnet", "prefix"),
+    ("resnet", "wrapped"),
 ]
 
 
-def test_the_names_made_here_are_the_published_ones(golden_folder: Path) -> None:
+@families
+def test_the_names_made_here_are_the_published_ones(golden_folder: Path, family: str) -> None:
     golden = Golden(golden_folder)
-    meta, state = golden_backbone(golden)
+    meta, state = golden_backbone(golden, family)
     published = golden.arrays(meta["files"]["state"])
-    assert {backbone_key(key) for key in state} == set(published)
-    init = golden.arrays(["vit_ssl_init.npz"])
-    ours = rename(init, "student/", our_student_key("vit"))
-    assert [f"student/{key}" for key in module_order(ours)] == [k for k in init if "student/" in k]
+    made = module_order({f"backbone.{key}": value for key, value in state.items()}, family)
+    assert made.keys() == {f"backbone.{key}" for key in published}
+    assert all(torch.equal(made[f"backbone.{key}"], value) for key, value in published.items())
+    init = golden.arrays([f"{family}_ssl_init.npz"])
+    ours = rename(init, "student/", our_student_key(family))
+    names = [f"student/{key}" for key in module_order(ours, family)]
+    assert names == [k for k in init if "student/" in k]
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize(("family", "name"), LAYOUTS)
 def test_every_layout_holds_the_same_weights(
-    golden_folder: Path, tmp_path: Path, name: str
+    golden_folder: Path, tmp_path: Path, family: str, name: str
 ) -> None:
-    _, state = golden_backbone(Golden(golden_folder))
-    torch.save(layout(name, state), tmp_path / "file.pth")
-    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=WORDS)
+    golden = Golden(golden_folder)
+    meta, state = golden_backbone(golden, family)
+    torch.save(layout(name, golden.arrays(meta["files"]["state"])), tmp_path / "file.pth")
+    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=WORDS[family])
     assert imported.step == 0
     for branch in ("student", "teacher"):
         found = open_run(tmp_path / "run").backbone(branch).state_dict()
@@ -102,55 +136,74 @@ def test_every_layout_holds_the_same_weights(
         assert all(torch.equal(found[key], value) for key, value in state.items())
 
 
-def test_outputs_of_all_networks_equal_the_golden_ones(golden_folder: Path, tmp_path: Path) -> None:
+COMPARED = {"vit": 16 * 7 + 2 * 4, "swin": 15 * 9, "resnet": 18 * 10}
+"""Comparisons: ViT's linear features exist from a depth of 6 on."""
+
+
+@families
+def test_outputs_of_all_networks_equal_the_golden_ones(
+    golden_folder: Path, tmp_path: Path, family: str
+) -> None:
     golden = Golden(golden_folder)
-    meta, state = golden_backbone(golden)
-    torch.save(layout("teacher chunked", state), tmp_path / "teacher_checkpoint.pth")
+    meta, _ = golden_backbone(golden, family)
+    published = golden.arrays(meta["files"]["state"])
+    torch.save(layout("teacher chunked", published), tmp_path / "teacher_checkpoint.pth")
     argv = ["import", str(tmp_path / "teacher_checkpoint.pth"), "--to", str(tmp_path / "run")]
-    assert main([*argv, "--config", *WORDS]) == 0
+    assert main([*argv, "--config", *WORDS[family]]) == 0
     run = open_run(tmp_path / "run")
     assert [subnet.name for subnet in run.space] == [net["name"] for net in meta["networks"]]
     backbone = run.backbone()
     inputs, outputs = (golden.arrays(meta["files"][key]) for key in ("inputs", "outputs"))
     tolerance = max(TOLERANCE, 2 * meta.get("fp32_vs_fp64_max_abs", 0.0))
     compared = 0
-    for network in meta["networks"]:
-        subnet = Subnet(network["width"], network["depth"])
+    for own in meta["networks"]:
+        subnet = network(own["width"], own["depth"])
         with torch.no_grad():
-            for case in output_cases("vit", backbone, subnet, inputs, outputs, tolerance):
+            for case in output_cases(family, backbone, subnet, inputs, outputs, tolerance):
                 assert not case.failed, case.line
                 assert not case.absent, case.line
                 compared += 1
-    assert compared == 16 * 7 + 2 * 4  # lin4 features exist from a depth of 6 on
+    assert compared == COMPARED[family]
 
 
-def test_extracted_networks_equal_the_golden_ones(golden_folder: Path, tmp_path: Path) -> None:
+@families
+def test_extracted_networks_equal_the_golden_ones(
+    golden_folder: Path, tmp_path: Path, family: str
+) -> None:
+    """Errors of a network without a norm at its end are as large as its outputs."""
     golden = Golden(golden_folder)
-    meta, state = golden_backbone(golden)
-    torch.save(layout("chunked", state), tmp_path / "file.pth")
-    import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=WORDS)
+    meta, _ = golden_backbone(golden, family)
+    published = golden.arrays(meta["files"]["state"])
+    torch.save(layout("chunked", published), tmp_path / "file.pth")
+    import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=WORDS[family])
     argv = ["extract", str(tmp_path / "run"), "--network", "all", "--to", str(tmp_path / "nets")]
     assert main(argv) == 0
     inputs, outputs = (golden.arrays(meta["files"][key]) for key in ("inputs", "outputs"))
-    for network in meta["networks"]:
-        plain = poa.load(tmp_path / "nets" / network["name"])
+    tolerance = max(TOLERANCE, 2 * meta.get("fp32_vs_fp64_max_abs", 0.0))
+    for own in meta["networks"]:
+        plain = poa.load(tmp_path / "nets" / own["name"])
         for view in ("global", "local"):
             with torch.no_grad():
                 features = plain(inputs[view])
             for token, key in (("cls", "x_norm_clstoken"), ("patch", "x_norm_patchtokens")):
-                wanted = outputs[f"{network['name']}/{view}/{token}"]
-                assert largest(features[key], wanted) < TOLERANCE
+                wanted = outputs[f"{own['name']}/{view}/{token}"]
+                scale = max(1.0, float(wanted.abs().max())) if family == "resnet" else 1.0
+                assert largest(features[key], wanted) < scale * tolerance
 
 
-def test_a_training_checkpoint_of_the_golden_step(golden_folder: Path, tmp_path: Path) -> None:
+@families
+def test_a_training_checkpoint_of_the_golden_step(
+    golden_folder: Path, tmp_path: Path, family: str
+) -> None:
     """Groups and order as in the golden meta file: every moment reaches its parameter."""
     golden = Golden(golden_folder)
     meta = golden.meta("head_loss")
     assert meta is not None
-    case = next(case for case in meta["total"] if case["name"] == "vit_small_ibot")
+    case = next(case for case in meta["total"] if case["name"] == STEPS[family])
     init = golden.arrays(case["files"]["init"])
     model = {key.replace("/", ".", 1): value for key, value in init.items()}
     names = [key.removeprefix("student/") for key in init if key.startswith("student/")]
+    names = [name for name in names if name in case["param_groups"]]
     settings = {
         key: (group["lr_multiplier"], group["wd_multiplier"], group["is_last_layer"])
         for key, group in case["param_groups"].items()
@@ -158,8 +211,8 @@ def test_a_training_checkpoint_of_the_golden_step(golden_folder: Path, tmp_path:
     moments = {
         name: {
             "step": torch.tensor(5.0),
-            "exp_avg": torch.full_like(init[f"student/{name}"], float(i)),
-            "exp_avg_sq": torch.full_like(init[f"student/{name}"], i + 0.5),
+            "exp_avg": torch.randn_like(init[f"student/{name}"]) + i,
+            "exp_avg_sq": torch.rand_like(init[f"student/{name}"]) + i,
         }
         for i, name in enumerate(names)
     }
@@ -169,7 +222,7 @@ def test_a_training_checkpoint_of_the_golden_step(golden_folder: Path, tmp_path:
         "iteration": 41,
     }  # fmt: skip
     torch.save(contents, tmp_path / "model_0000041.rank_0.pth")
-    words = [*TINY, f"optim.layerwise_decay={case['layerwise_decay']}"]
+    words = ["train.device=cpu", *TINY[family], f"optim.layerwise_decay={case['layerwise_decay']}"]
     words.append(f"optim.patch_embed_lr_mult={case['patch_embed_lr_mult']}")
     imported = import_checkpoint(
         tmp_path / "model_0000041.rank_0.pth", tmp_path / "run", words=words
@@ -180,13 +233,14 @@ def test_a_training_checkpoint_of_the_golden_step(golden_folder: Path, tmp_path:
     found = load_file(folder / checkpoint.OPTIMIZER)
     assert len(found) == 3 * len(names)
     for name, wanted in moments.items():
+        ours = our_student_key(family)(name)
         for key, value in wanted.items():
-            assert torch.equal(found[f"{our_student_key('vit')(name)}/{key}"], value), name
+            assert torch.equal(published_order(ours, found[f"{ours}/{key}"]), value), name
     assert json.loads((folder / checkpoint.STATE).read_text())["step"] == 42
     heads = open_run(tmp_path / "run").heads("student").state_dict()
     for key, value in rename(init, "student/dino_head.", lambda k: k).items():
         assert torch.equal(
-            heads[our_student_key("vit")(f"dino_head.{key}").partition(".")[2]], value
+            heads[our_student_key(family)(f"dino_head.{key}").partition(".")[2]], value
         )
     with pytest.raises(UserError, match=r"lr_multiplier .* where .*--drop optimizer"):
         wrong = [*words, "optim.layerwise_decay=0.7"]
@@ -203,7 +257,9 @@ def test_centres_of_the_losses(golden_folder: Path, tmp_path: Path, used: bool) 
             center = torch.randn(*shape, n) if used else torch.zeros(*shape, n)
             contents[f"{kind}.center_{head}"] = center
     torch.save({"model": contents, "iteration": 3}, tmp_path / "file.pth")
-    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=TINY)
+    imported = import_checkpoint(
+        tmp_path / "file.pth", tmp_path / "run", words=["train.device=cpu", *TINY["vit"]]
+    )
     assert imported.step == 4
     assert any("moments start anew" in line for line in imported.lines)
     config = open_run(tmp_path / "run").config
@@ -220,11 +276,12 @@ def test_centres_of_the_losses(golden_folder: Path, tmp_path: Path, used: bool) 
 
 def as_published(folder: Path, config: Config) -> dict[str, Any]:
     """One of our own checkpoints as the published code would have written it."""
+    family = config.student.arch
     model = build_model(config)
     optimizer = build_optimizer(model.get_params_groups(), config)
     state = checkpoint.load(folder, model, optimizer)
     branches = {
-        branch: module_order(getattr(model, branch).state_dict())
+        branch: module_order(getattr(model, branch).state_dict(), family)
         for branch in ("student", "teacher")
     }
     contents: dict[str, Any] = {
@@ -238,12 +295,14 @@ def as_published(folder: Path, config: Config) -> dict[str, Any]:
             contents[f"{kind}.center_{head}"] = center if kind == "dino_loss" else center[None]
     optim = config.optim
     ours_ = parameter_settings(model.student, optim.layerwise_decay, optim.patch_embed_lr_mult)
-    settings = {published_key(name): setting for name, setting in ours_.items()}
+    settings = {published_key(name, family): setting for name, setting in ours_.items()}
     moments = {
-        published_key(name): optimizer.state[parameter]
+        published_key(name, family): {
+            key: published_order(name, value) for key, value in optimizer.state[parameter].items()
+        }
         for name, parameter in model.student.named_parameters()
     }
-    names = list(branches["student"])
+    names = [name for name in branches["student"] if name in settings]
     return {
         "model": contents,
         "optimizer": optimizer_state(names, settings, moments),
@@ -251,11 +310,14 @@ def as_published(folder: Path, config: Config) -> dict[str, Any]:
     }
 
 
+@families
 def test_training_goes_on_bit_for_bit(
-    small_config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run that moves to the published format and back after 2 steps of 6 ends like one that stayed."""
     words = [
+        *FAMILIES[family],
+        *PUBLISHED[family],
         "data.dataset=blobs",
         "train.OFFICIAL_EPOCH_LENGTH=3",
         "train.checkpoint_period=2",
@@ -263,10 +325,10 @@ def test_training_goes_on_bit_for_bit(
         "optim.epochs=2",
         "optim.warmup_epochs=1",
     ]
-    config = small_config(*words, f"output_dir={tmp_path / 'stayed'}")
+    config = default_config([*words, f"output_dir={tmp_path / 'stayed'}"])
     assert train(config).finished
     torch.save(as_published(tmp_path / "stayed/ckpt/2", config), tmp_path / "moved.pth")
-    imported = import_checkpoint(tmp_path / "moved.pth", tmp_path / "moved", words=[*SMALL, *words])
+    imported = import_checkpoint(tmp_path / "moved.pth", tmp_path / "moved", words=words)
     assert imported.step == 2
     capsys.readouterr()
     assert train(poa.load_config(tmp_path / "moved/config.yaml")).finished
