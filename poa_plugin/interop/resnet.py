@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poa_plugin.backbones.staged import N_STAGES, STRIDE
+from poa_plugin.backbones.staged import N_STAGES
 from poa_plugin.errors import UserError
 from poa_plugin.interop.families import Family, refuse_others
 from poa_plugin.interop.layout import Entry
@@ -18,6 +18,8 @@ from poa_plugin.interop.proportions import LOCAL_CROP, described_side, multiple,
 
 SHALLOWEST = ((3, 3), (4, 8), (6, 36), (3, 3))
 """The least and the most blocks of each stage in the paper: a range starts in this proportion."""
+STRIDE = 32
+"""Pixels of an image in each direction to one cell of the last map, at the usual strides."""
 TOLD = ("groups", "strides", "ibot_scale_factor")
 """What no tensor tells, and a `config.json` of ours does."""
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poa_plugin.backbones.elastic_swin import ELASTIC_STAGE
-from poa_plugin.backbones.staged import N_STAGES, STRIDE
+from poa_plugin.backbones.staged import N_STAGES
+from poa_plugin.backbones.swin_options import ELASTIC_STAGE
 from poa_plugin.backbones.windows import relative_positions, shift_mask
 from poa_plugin.errors import UserError
 from poa_plugin.interop.families import Family, refuse_others
@@ -136,7 +136,8 @@ class SwinFamily(Family):
         narrowest = math.ceil(NARROWEST * width / head_dim) * head_dim
         if int(width * own["mlp_ratio"]) * head_dim % width:
             narrowest = width  # narrower networks would have no whole number of MLP units
-        native = PUBLISHED_SIZE if published else window * own["patch_size"] * 2 ** (N_STAGES - 1)
+        stride = own["patch_size"] * 2 ** (N_STAGES - 1)
+        native = PUBLISHED_SIZE if published else window * stride
         image = given.get("crops.global_crops_size") or native
         cells = [image // own["patch_size"] // 2**stage for stage in range(N_STAGES)]
         shifted = [stage for stage in range(N_STAGES) if published or cells[stage] > window]
@@ -148,7 +149,7 @@ class SwinFamily(Family):
             "student.swin.patch_norm": "full" if published else "active",
             "student.swin.shifted_stages": given.get("student.swin.shifted_stages", shifted),
             "crops.global_crops_size": image,
-            "crops.local_crops_size": multiple(LOCAL_CROP * image, STRIDE),
+            "crops.local_crops_size": multiple(LOCAL_CROP * image, stride),
         }
 
 
