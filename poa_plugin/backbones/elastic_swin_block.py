@@ -67,12 +67,11 @@ class LockstepSwinBlock(Lockstep, SwinBlock):  # type: ignore[misc]
         before = (lambda y, *p: laid.cut(norm(y, *p)), parameters)
         heads = x.shape[-1] // own.head_dim
         qkv = own.qkv(x, before=before).view(-1, laid.cells, 3, heads, own.head_dim)
-        bias = own.bias(heads)
-        if laid.mask is not None:
-            bias = bias + laid.mask
-        q, k, v = qkv.unbind(2)
-        out = attention(q, k, v, bias)
-        return own.proj(laid.join(out.reshape(-1, x.shape[-1])))
+        bias, parts = own.bias(heads), []
+        for part, mask in zip(qkv.split(laid.counts), laid.masks, strict=True):
+            q, k, v = part.unbind(2)
+            parts.append(attention(q, k, v, bias if mask is None else bias + mask).flatten(2))
+        return own.proj(laid.join(torch.cat(parts).flatten(0, 1)))
 
     def _mlp_packed(self, x: Tensor) -> Tensor:
         """Return what the MLP adds to packed (T, D) tokens; norm and GELU are not stored."""

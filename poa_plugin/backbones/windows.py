@@ -103,14 +103,16 @@ class Windows:
     Attributes:
         layout: of the packed tokens.
         there, back: from tokens to the rows of windows, and from those to tokens.
-        mask: (windows, 1, N, N), added to the logits, or None where nothing is shifted.
+        counts: the windows of each entry of the layout.
+        masks: for each entry (windows, 1, N, N), added to the logits, or None where nothing is shifted.
         cells: of a window.
     """
 
     layout: MapLayout
     there: Order
     back: Order
-    mask: Tensor | None
+    counts: list[int]
+    masks: list[Tensor | None]
     cells: int
 
     def cut(self, x: Tensor) -> Tensor:
@@ -130,15 +132,15 @@ def windows(layout: MapLayout, window: int, shift: int, like: Tensor) -> Windows
         window, shift: in cells.
         like: gives type and device of the mask.
     """
-    start, rows, masks = 0, [], []
+    start, rows = 0, []
+    masks: list[Tensor | None] = []
     for images, h, w in layout:
         at = torch.arange(start, start + images * h * w, device=like.device)
-        cut = partition(at.view(images, h, w, 1), window, shift, value=-1)
-        rows.append(cut.flatten())
+        rows.append(partition(at.view(images, h, w, 1), window, shift, value=-1).squeeze(-1))
         start += images * h * w
-        if shift:
-            masks.append(shift_mask((h, w), window, shift, like).repeat(images, 1, 1))
-    token = torch.cat(rows)
+        mask = shift_mask((h, w), window, shift, like) if shift else None
+        masks.append(None if mask is None else mask.repeat(images, 1, 1).unsqueeze(1))
+    token = torch.cat(rows).flatten()
     empty = (token < 0).nonzero().flatten()
     back = token.new_empty(start)
     filled = (token >= 0).nonzero().flatten()
@@ -147,7 +149,8 @@ def windows(layout: MapLayout, window: int, shift: int, like: Tensor) -> Windows
         layout,
         Order(token.clamp(min=0), empty if len(empty) else None),
         Order(back),
-        torch.cat(masks).unsqueeze(1) if masks else None,
+        [len(own) for own in rows],
+        masks,
         window * window,
     )
 

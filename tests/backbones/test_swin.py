@@ -56,11 +56,13 @@ def test_packed_windows_are_those_of_each_map(shift: int) -> None:
     weights = torch.randn_like(rows)
     (laid.cut(packed) * weights).sum().backward()
     assert torch.equal(packed.grad, laid.join(weights))
-    if shift:
-        masks = [shift_mask(size[1:], 3, shift, packed).repeat(size[0], 1, 1) for size in LAYOUT]
-        assert torch.equal(laid.mask.squeeze(1), torch.cat(masks))
-    else:
-        assert laid.mask is None
+    assert laid.counts == [len(partition(x, 3, shift)) for x in maps]
+    for size, mask in zip(LAYOUT, laid.masks, strict=True):
+        if shift:
+            wanted = shift_mask(size[1:], 3, shift, packed).repeat(size[0], 1, 1)
+            assert torch.equal(mask.squeeze(1), wanted)
+        else:
+            assert mask is None
 
 
 def test_gradients_flow_back_through_windows() -> None:
