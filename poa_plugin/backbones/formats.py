@@ -67,3 +67,9 @@ def pretrained_cfg(
         "first_conv": first_conv,
         "classifier": classifier,
     }
+
+
+def mlp_ratio(width: int, hidden: int) -> float:
+    """Return the ratio from which truncating arithmetic gets the hidden width."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from poa_plugin.backbones.formats import TimmDescription, pretrained_cfg
+from poa_plugin.backbones.formats import TimmDescription, mlp_ratio, pretrained_cfg
 from poa_plugin.backbones.swin import SwinShape
 
 
@@ -43,7 +43,7 @@ def timm_description(shape: SwinShape) -> TimmDescription:
                 "head_dim": shape.head_dim,
                 "window_size": shape.window,
                 "always_partition": True,
-                "mlp_ratio": _mlp_ratio(shape),
+                "mlp_ratio": mlp_ratio(shape.width, shape.hidden),
                 "qkv_bias": shape.qkv_bias,
             },
             "pretrained_cfg": pretrained_cfg(
@@ -54,9 +54,3 @@ def timm_description(shape: SwinShape) -> TimmDescription:
         adjust=adjust,
         limits="timm rolls a map before it pads it: it agrees where the window divides the maps of all stages.",
     )
-
-
-def _mlp_ratio(shape: SwinShape) -> float:
-    """Return the ratio from which timm's truncating arithmetic gets the hidden width of every stage."""
-    ratio = shape.hidden / shape.width
-    return ratio if int(shape.width * ratio) == shape.hidden else (shape.hidden + 0.5) / shape.width

@@ -6,7 +6,12 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription, pretrained_cfg
+from poa_plugin.backbones.formats import (
+    HuggingFaceDescription,
+    TimmDescription,
+    mlp_ratio,
+    pretrained_cfg,
+)
 from poa_plugin.backbones.vit import ViTShape
 
 DINOV2_NAMES = {
@@ -41,7 +46,7 @@ def timm_description(shape: ViTShape) -> TimmDescription:
                 "embed_dim": shape.width,
                 "depth": shape.depth,
                 "num_heads": shape.width // shape.head_dim,
-                "mlp_ratio": _mlp_ratio(shape),
+                "mlp_ratio": mlp_ratio(shape.width, shape.hidden),
                 "qkv_bias": shape.qkv_bias,
                 "proj_bias": shape.proj_bias,
                 "init_values": shape.layerscale,
@@ -108,9 +113,3 @@ def dinov2_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = f"{DINOV2_NAMES[stem]}.{kind}"
         renamed[prefix + name] = tensor
     return renamed
-
-
-def _mlp_ratio(shape: ViTShape) -> float:
-    """Return the ratio from which timm's truncating arithmetic gets the hidden width."""
-    ratio = shape.hidden / shape.width
-    return ratio if int(shape.width * ratio) == shape.hidden else (shape.hidden + 0.5) / shape.width

@@ -1,4 +1,4 @@
-"""Sizes that follow from others: the paper's proportions, and ratios read off shapes."""
+"""Sizes that follow from others in the proportions of the paper."""
 
 from __future__ import annotations
 
@@ -12,12 +12,6 @@ LOCAL_CROP = 96 / 224
 def multiple(size: float, of: int) -> int:
     """Return the multiple of `of` that is nearest to a size, at least one."""
     return max(round(size / of), 1) * of
-
-
-def mlp_ratio(width: int, hidden: int) -> float:
-    """Return the ratio from which truncating arithmetic gets the hidden width."""
-    ratio = hidden / width
-    return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
 
 
 def described_side(description: Mapping[str, Any]) -> int | None:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poa_plugin.backbones.formats import mlp_ratio
 from poa_plugin.backbones.staged import N_STAGES
 from poa_plugin.backbones.swin_options import ELASTIC_STAGE
 from poa_plugin.backbones.windows import relative_positions, shift_mask
@@ -20,7 +21,6 @@ from poa_plugin.interop.layout import Entry
 from poa_plugin.interop.proportions import (
     LOCAL_CROP,
     described_side,
-    mlp_ratio,
     multiple,
     section,
 )

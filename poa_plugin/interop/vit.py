@@ -11,12 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from poa_plugin.backbones.formats import mlp_ratio
 from poa_plugin.backbones.vit import interpolate_position
 from poa_plugin.config import Config
 from poa_plugin.errors import UserError
 from poa_plugin.interop.families import Family
 from poa_plugin.interop.layout import Entry
-from poa_plugin.interop.proportions import LOCAL_CROP, mlp_ratio, multiple, section
+from poa_plugin.interop.proportions import LOCAL_CROP, multiple, section
 
 TIMM_HEAD_DIMS = {1280: 80, 1408: 88, 1664: 104}
 """Head dimensions of timm's wider networks; up to a width of 1024 its plain ones have 64."""
