@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from fractions import Fraction
 from typing import Any, cast
 
 import numpy as np
@@ -57,7 +56,7 @@ class LockstepBottleneck(Lockstep, Bottleneck):  # type: ignore[misc]
 
 
 @BACKBONES.register_as("resnet")
-class ElasticResNet(ResNet, ElasticBackbone):
+class ElasticResNet(ResNet, staged.StagedBackbone):
     """An elastic ResNet: inner width and depths of every call are those of its sub-network.
 
     What stages put out, and the stem, have the same width in all members.
@@ -157,12 +156,12 @@ class ElasticResNet(ResNet, ElasticBackbone):
         wanted = staged.wanted_stages(n)
         return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
 
-    def active_blocks(self, subnet: Subnet) -> list[list[int]]:
-        """Return the indices of the blocks that a member keeps in each stage (POA eq. 4).
+    def block_name(self, stage: int, block: int) -> str:
+        """See `StagedBackbone.block_name`."""
+        return f"layer{stage + 1}.{block}"
 
-        Raises:
-            UserError: the sub-network is not a member of the space.
-        """
+    def active_blocks(self, subnet: Subnet) -> list[list[int]]:
+        """See `StagedBackbone.active_blocks`."""
         check_member(self.space, subnet)
         pairs = zip(self.shape.depths, subnet.depths, strict=True)
         return [select_blocks(full, depth) for full, depth in pairs]
@@ -170,10 +169,6 @@ class ElasticResNet(ResNet, ElasticBackbone):
     def member_path(self, subnet: Subnet) -> list[str]:
         """See `ElasticBackbone.member_path`."""
         return module_path(self.active_blocks(subnet))
-
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
-        """Return nothing: the only parameter outside modules is the mask token, which is pre-training's."""
-        return {}
 
     def sliced_mask_token(self, subnet: Subnet) -> Tensor:
         """See `ElasticBackbone.sliced_mask_token`; (1, C, 1, 1), the same for all members."""
@@ -187,11 +182,6 @@ class ElasticResNet(ResNet, ElasticBackbone):
         """See `ElasticBackbone.feature_width`; the same for all members."""
         return int(self.shape.out_width * 2 ** (len(self.shape.depths) - 1))
 
-    def mask_grid(self, image_size: int) -> tuple[int, int]:
-        """See `ElasticBackbone.mask_grid`."""
-        side = self.masks.side(image_size)
-        return side, side
-
     @staticmethod
     def build_plain(options: Mapping[str, Any]) -> ResNet:
         """See `ElasticBackbone.build_plain`."""
@@ -202,22 +192,6 @@ class ElasticResNet(ResNet, ElasticBackbone):
         check_member(self.space, subnet)
         own = {"width": subnet.width, "depths": list(subnet.depths)}
         return {**asdict(self.shape), "strides": list(self.shape.strides), **own}
-
-    def plain_names(self, subnet: Subnet) -> dict[str, str]:
-        """See `ElasticBackbone.plain_names`."""
-        renamed = {
-            f"layer{s + 1}.{old}": f"layer{s + 1}.{new}"
-            for s, ids in enumerate(self.active_blocks(subnet))
-            for new, old in enumerate(ids)
-        }
-        names = {}
-        for name, _ in self.named_modules():
-            block = ".".join(name.split(".")[:2])
-            if not name.startswith("layer"):
-                names[name] = name
-            elif block in renamed:
-                names[name] = renamed[block] + name.removeprefix(block)
-        return names
 
     @staticmethod
     def timm_description(options: Mapping[str, Any]) -> TimmDescription:

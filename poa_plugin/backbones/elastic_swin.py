@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from fractions import Fraction
 from typing import Any, cast
 
 import torch
@@ -18,7 +17,7 @@ from poa_plugin.backbones.elastic_swin_block import (
     LockstepSwinBlock,
 )
 from poa_plugin.backbones.formats import TimmDescription
-from poa_plugin.backbones.spaces import check_patches, steps
+from poa_plugin.backbones.spaces import check_patches, check_widths, steps
 from poa_plugin.backbones.stochastic_depth import draw_drop_path
 from poa_plugin.backbones.streams import by_subnet, shared_stem
 from poa_plugin.backbones.swin import PatchEmbed, Stage, SwinShape, SwinTransformer, module_path
@@ -27,7 +26,6 @@ from poa_plugin.backbones.swin_options import (
     ELASTIC_STAGE,
     SIZES,
     SwinOptions,
-    check_widths,
     intact_shape,
 )
 from poa_plugin.backbones.windows import MapLayout, split_maps, windows
@@ -38,7 +36,7 @@ from poa_plugin.registry import BACKBONES
 
 
 @BACKBONES.register_as("swin")
-class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
+class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
     """An elastic Swin: width and depth of every call are those of its sub-network.
 
     `norm0`, `norm1` and `norm2` are for features of earlier stages; pre-training does not use them.
@@ -57,6 +55,7 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
     block = LockstepSwinBlock
     merging = LockstepMerging
     Options = SwinOptions
+    unused = tuple(f"norm{stage}" for stage in range(staged.N_STAGES - 1))
 
     def __init__(
         self,
@@ -67,7 +66,7 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
         net_select_scale: float = 2.0,
         drop_path_rate: float = 0.0,
     ) -> None:
-        check_widths(shape, widths)
+        check_widths(widths, shape.width, shape.hidden, shape.head_dim)
         self.patch_norm = patch_norm
         merged = 2 ** (staged.N_STAGES - 1)
         self.masks = staged.MaskGrid(shape.patch_size, merged, shape.ibot_scale_factor)
@@ -193,12 +192,12 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
         wanted = staged.wanted_stages(n)
         return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
 
-    def active_blocks(self, subnet: Subnet) -> list[list[int]]:
-        """Return the indices of the blocks that a member keeps in each stage (POA eq. 4).
+    def block_name(self, stage: int, block: int) -> str:
+        """See `StagedBackbone.block_name`."""
+        return f"layers.{stage}.blocks.{block}"
 
-        Raises:
-            UserError: the sub-network is not a member of the space.
-        """
+    def active_blocks(self, subnet: Subnet) -> list[list[int]]:
+        """See `StagedBackbone.active_blocks`."""
         check_member(self.space, subnet)
         full = [len(shifts) for shifts in self.shape.shifts]
         return [
@@ -208,10 +207,6 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
     def member_path(self, subnet: Subnet) -> list[str]:
         """See `ElasticBackbone.member_path`."""
         return module_path(self.active_blocks(subnet))
-
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
-        """Return nothing: the only parameter outside modules is the mask token, which is pre-training's."""
-        return {}
 
     def sliced_mask_token(self, subnet: Subnet) -> Tensor:
         """See `ElasticBackbone.sliced_mask_token`; (1, d)."""
@@ -229,11 +224,6 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
         """See `ElasticBackbone.check_image_size`."""
         check_patches((image_size, image_size), self.shape.patch_size)
 
-    def mask_grid(self, image_size: int) -> tuple[int, int]:
-        """See `ElasticBackbone.mask_grid`."""
-        side = self.masks.side(image_size)
-        return side, side
-
     @staticmethod
     def build_plain(options: Mapping[str, Any]) -> SwinTransformer:
         """See `ElasticBackbone.build_plain`."""
@@ -249,24 +239,6 @@ class ElasticSwinTransformer(SwinTransformer, ElasticBackbone):
             "shifts": [[own[i] for i in ids] for own, ids in shifts],
             "hidden": slicing.active_size(self.shape.hidden, self.space.share(subnet)),
         }
-
-    def plain_names(self, subnet: Subnet) -> dict[str, str]:
-        """See `ElasticBackbone.plain_names`."""
-        unused = tuple(f"norm{stage}" for stage in range(staged.N_STAGES - 1))
-        renamed = {
-            f"layers.{s}.blocks.{old}": f"layers.{s}.blocks.{new}"
-            for s, ids in enumerate(self.active_blocks(subnet))
-            for new, old in enumerate(ids)
-        }
-        names = {}
-        for name, _ in self.named_modules():
-            block = ".".join(name.split(".")[:4])
-            if ".blocks." not in name:
-                if name not in unused:
-                    names[name] = name
-            elif block in renamed:
-                names[name] = renamed[block] + name.removeprefix(block)
-        return names
 
     @staticmethod
     def timm_description(options: Mapping[str, Any]) -> TimmDescription:

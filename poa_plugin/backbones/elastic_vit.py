@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
 from poa_plugin.backbones.elastic_block import LockstepBlock
 from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
-from poa_plugin.backbones.spaces import check_heads, check_patches, steps
+from poa_plugin.backbones.spaces import check_patches, check_widths, steps
 from poa_plugin.backbones.streams import by_subnet, shared_stem
 from poa_plugin.backbones.vit import (
     VisionTransformer,
@@ -275,12 +275,6 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
 
 
 def _check_space(shape: ViTShape, widths: Sequence[int], depths: Sequence[int]) -> None:
-    for width in widths:
-        check_heads(width, shape.head_dim)
-        if shape.hidden * width % shape.width:
-            raise UserError(
-                f"An MLP of {shape.hidden} units at width {shape.width} has no whole number of "
-                f"units at width {width}: choose another mlp_ratio."
-            )
+    check_widths(widths, shape.width, shape.hidden, shape.head_dim)
     if widths[-1] != shape.width or depths[-1] != shape.depth:
         raise UserError("The last width and depth of a search space must be the intact network's.")

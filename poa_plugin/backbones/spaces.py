@@ -35,6 +35,23 @@ def check_heads(width: int, head_dim: int) -> None:
         )
 
 
+def check_widths(widths: Sequence[int], full: int, hidden: int, head_dim: int) -> None:
+    """Raise a `UserError` if a width has no whole number of heads, or of MLP units.
+
+    Args:
+        widths: of the members.
+        full, hidden: the intact network's width, and its MLP's.
+        head_dim: of all members.
+    """
+    for width in widths:
+        check_heads(width, head_dim)
+        if hidden * width % full:
+            raise UserError(
+                f"An MLP of {hidden} units at width {full} has no whole number of units at width "
+                f"{width}: choose another mlp_ratio."
+            )
+
+
 def check_stages(name: str, depths: Sequence[int], n_stages: int) -> tuple[int, ...]:
     """Return the blocks of every stage.
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any
 
 from torch import Tensor
 
-from poa_plugin.backbones.base import Features
+from poa_plugin.backbones.base import ElasticBackbone, Features
+from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 
 N_STAGES = 4
@@ -59,6 +61,58 @@ class MaskGrid:
         cells = self.stages // self.factor
         grid = masks.view(-1, size[0] // cells, 1, size[1] // cells, 1)
         return grid.expand(-1, -1, cells, -1, cells).reshape(-1, *size)
+
+
+class StagedBackbone(ElasticBackbone):
+    """An elastic backbone whose blocks stand in stages.
+
+    Attributes:
+        masks: how masks lie over its maps.
+        unused: modules that an ordinary network has not.
+    """
+
+    masks: MaskGrid
+    unused: Collection[str] = ()
+
+    def block_name(self, stage: int, block: int) -> str:
+        """Return the name of a block's module."""
+        raise NotImplementedError
+
+    def active_blocks(self, subnet: Subnet) -> list[list[int]]:
+        """Return the indices of the blocks that a member keeps in each stage (POA eq. 4).
+
+        Raises:
+            UserError: the sub-network is not a member of the space.
+        """
+        raise NotImplementedError
+
+    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+        """Return nothing: the only parameter outside modules is the mask token, which is pre-training's."""
+        return {}
+
+    def mask_grid(self, image_size: int) -> tuple[int, int]:
+        """See `ElasticBackbone.mask_grid`."""
+        side = self.masks.side(image_size)
+        return side, side
+
+    def plain_names(self, subnet: Subnet) -> dict[str, str]:
+        """See `ElasticBackbone.plain_names`."""
+        kept = self.active_blocks(subnet)
+        new = self._block_names([range(len(ids)) for ids in kept])
+        renamed = dict(zip(self._block_names(kept), new, strict=True))
+        every = self._block_names(self.active_blocks(self.space.intact))
+        parts = every[0].count(".") + 1
+        names = {}
+        for name, _ in self.named_modules():
+            block = ".".join(name.split(".")[:parts])
+            if block in renamed:
+                names[name] = renamed[block] + name.removeprefix(block)
+            elif block not in every and name not in self.unused:
+                names[name] = name
+        return names
+
+    def _block_names(self, blocks: Sequence[Sequence[int]]) -> list[str]:
+        return [self.block_name(stage, i) for stage, ids in enumerate(blocks) for i in ids]
 
 
 def outputs(before: Tensor, after: Tensor, factor: int, masks: Tensor | None = None) -> Features:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from poa_plugin.backbones import staged
-from poa_plugin.backbones.spaces import check_heads, check_patches, check_stages
+from poa_plugin.backbones.spaces import check_patches, check_stages
 from poa_plugin.backbones.swin import SwinShape
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError, did_you_mean
@@ -69,17 +69,6 @@ def intact_shape(options: SwinOptions, image_size: int) -> SwinShape:
         qkv_bias=options.qkv_bias,
         ibot_scale_factor=options.ibot_scale_factor,
     )
-
-
-def check_widths(shape: SwinShape, widths: Sequence[int]) -> None:
-    """Raise a `UserError` if a width has no whole number of heads, or of MLP units."""
-    for width in widths:
-        check_heads(width, shape.head_dim)
-        if shape.hidden * width % shape.width:
-            raise UserError(
-                f"An MLP of {shape.hidden} units at width {shape.width} has no whole number of "
-                f"units at width {width}: choose another mlp_ratio."
-            )
 
 
 def _shifts(depths: Sequence[int], options: SwinOptions) -> list[list[int]]:
