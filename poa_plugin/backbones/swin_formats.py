@@ -11,7 +11,8 @@ from poa_plugin.backbones.swin import SwinShape
 def timm_description(shape: SwinShape) -> TimmDescription:
     """Say how timm builds a network of this shape.
 
-    timm rolls a map before it pads it; the two agree where the window divides the maps of all stages.
+    timm rolls a map before it pads it; the two agree where the window divides the maps of all stages. It
+    shifts every other block: what else there is, after blocks were left out, has to be set.
     """
     if shape.stem_width != shape.width:
         return TimmDescription(
@@ -50,7 +51,12 @@ def timm_description(shape: SwinShape) -> TimmDescription:
                 shape.image_size, shape.in_chans, "patch_embed.proj", "head.fc"
             ),
         },
-        needs_adjusting=True,
+        needs_adjusting=any(list(own) != _alternating(shape, len(own)) for own in shape.shifts),
         adjust=adjust,
         limits="timm rolls a map before it pads it: it agrees where the window divides the maps of all stages.",
     )
+
+
+def _alternating(shape: SwinShape, depth: int) -> list[int]:
+    """Return the shifts that timm gives the blocks of a stage."""
+    return [i % 2 * (shape.window // 2) for i in range(depth)]

@@ -18,7 +18,8 @@ NETWORKS = {
     "vit": ("vit",),
     "vit without layer scale": ("vit", "student.vit.layerscale=null"),
     "vit without biases": ("vit", "student.vit.ffn_bias=false"),
-    "swin": ("swin", *WIDE["swin"]),
+    "swin": ("swin", *WIDE["swin"], "student.swin.min_depth=4"),
+    "swin alternating": ("swin", *WIDE["swin"]),
     "swin padded": ("swin",),
     "resnet": ("resnet", *WIDE["resnet"]),
 }

@@ -34,7 +34,7 @@ def native(folder: Path) -> int:
     return side
 
 
-@pytest.mark.parametrize("name", ["vit", "vit without layer scale", "resnet"])
+@pytest.mark.parametrize("name", ["vit", "vit without layer scale", "resnet", "swin alternating"])
 def test_timm_loads_the_folder(network: Find, exported: Find, name: str) -> None:
     import timm
 
@@ -153,6 +153,7 @@ def test_the_graph_of_positions_is_the_interpolation(grid: tuple[int, int]) -> N
         ("vit", "Dinov2Model"),
         ("vit without layer scale", "TimmWrapperModel"),
         ("resnet", "TimmWrapperModel"),
+        ("swin alternating", "TimmWrapperModel"),
     ],
 )
 def test_transformers_loads_the_folder_offline(
