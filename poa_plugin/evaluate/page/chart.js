@@ -64,7 +64,7 @@ function ends(numbers, log, room = 0.05) {
 function axes(box, { xs, ys, log = false, xName, yName, label, height }) {
   box.querySelector("svg")?.remove();
   const width = Math.max(260, box.clientWidth);
-  const inner = { left: 46, right: width - 12, top: 14, bottom: height - 44 };
+  const inner = { left: 56, right: width - 12, top: 14, bottom: height - 44 };
   const svg = draw(box, "svg", { viewBox: `0 0 ${width} ${height}`, width, height });
   svg.setAttribute("role", "group");
   svg.setAttribute("aria-label", label);
