@@ -132,23 +132,25 @@ def windows(layout: MapLayout, window: int, shift: int, like: Tensor) -> Windows
         window, shift: in cells.
         like: gives type and device of the mask.
     """
-    start, rows = 0, []
+    start, rows = 0, []  # on the CPU: what is read off them would have to be waited for on a GPU
     masks: list[Tensor | None] = []
     for images, h, w in layout:
-        at = torch.arange(start, start + images * h * w, device=like.device)
-        rows.append(partition(at.view(images, h, w, 1), window, shift, value=-1).squeeze(-1))
+        at = torch.arange(start, start + images * h * w).view(images, h, w, 1)
+        rows.append(partition(at, window, shift, value=-1).squeeze(-1))
         start += images * h * w
         mask = shift_mask((h, w), window, shift, like) if shift else None
         masks.append(None if mask is None else mask.repeat(images, 1, 1).unsqueeze(1))
     token = torch.cat(rows).flatten()
-    empty = (token < 0).nonzero().flatten()
-    back = token.new_empty(start)
-    filled = (token >= 0).nonzero().flatten()
+    empty, filled = (token < 0).nonzero().flatten(), (token >= 0).nonzero().flatten()
+    back = torch.empty(start, dtype=torch.long)
     back[token[filled]] = filled
     return Windows(
         layout,
-        Order(token.clamp(min=0), empty if len(empty) else None),
-        Order(back),
+        Order(
+            token.clamp(min=0).to(like.device),
+            empty.to(like.device) if len(empty) else None,
+        ),
+        Order(back.to(like.device)),
         [len(own) for own in rows],
         masks,
         window * window,
