@@ -35,7 +35,7 @@ type: setup
 
 # The tests of the page need Debian's `chromium` and are skipped without it.
 unit: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

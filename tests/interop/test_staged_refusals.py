@@ -96,7 +96,7 @@ OTHERS = [
 ]
 
 
-@pytest.mark.parametrize(("make", "options", "named", "said"), OTHERS, ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(("make", "options", "named", "said"), OTHERS)
 def test_networks_that_are_others(
     tmp_path: Path, make: Any, options: dict[str, Any], named: str, said: str
 ) -> None:
