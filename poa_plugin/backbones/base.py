@@ -120,9 +120,9 @@ class ElasticBackbone(nn.Module):
             check_member(self.space, stream.subnet)
         return self.walk(images)
 
-    def lockstep_blocks(self) -> Sequence[Lockstep]:
+    def lockstep_blocks(self) -> list[Lockstep]:
         """Return the modules that take all streams of a step in one call, in their order."""
-        raise NotImplementedError
+        return [module for module in self.modules() if isinstance(module, Lockstep)]
 
     def member_path(self, subnet: Subnet) -> Sequence[str]:
         """Return the modules that a member runs between stem and output, in order.

@@ -26,7 +26,7 @@ from poa_plugin.backbones.resnet import (
 from poa_plugin.backbones.resnet_formats import timm_description
 from poa_plugin.backbones.resnet_options import SIZES, ResNetOptions, intact_shape
 from poa_plugin.backbones.spaces import steps
-from poa_plugin.backbones.streams import by_subnet, shared_stem
+from poa_plugin.backbones.streams import by_subnet, run_where, shared_stem
 from poa_plugin.elastic.layers import ElasticLayers, Lockstep
 from poa_plugin.elastic.maps import ElasticConv2d, ElasticGroupNorm
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, select_blocks
@@ -124,11 +124,7 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
         for s, blocks in enumerate(self._stages):
             inner = [subnet.width * 2**s for subnet in members]
             for i, block in enumerate(blocks):
-                given = [
-                    own if i in ids[s] else None for own, ids in zip(maps, active, strict=True)
-                ]
-                ran = block(given, inner)
-                maps = [own if new is None else new for own, new in zip(maps, ran, strict=True)]
+                maps = run_where(block, maps, [i in ids[s] for ids in active], inner)
         found: dict[int, Features] = {}
         for ids, own in zip(members.values(), maps, strict=True):
             for i, x in zip(ids, own, strict=True):
@@ -173,10 +169,6 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
     def sliced_mask_token(self, subnet: Subnet) -> Tensor:
         """See `ElasticBackbone.sliced_mask_token`; (1, C, 1, 1), the same for all members."""
         return self.mask_token.detach().clone()
-
-    def lockstep_blocks(self) -> list[Lockstep]:
-        """See `ElasticBackbone.lockstep_blocks`."""
-        return [block for blocks in self._stages for block in blocks]
 
     def feature_width(self, subnet: Subnet) -> int:
         """See `ElasticBackbone.feature_width`; the same for all members."""

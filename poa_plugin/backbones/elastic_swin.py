@@ -19,7 +19,7 @@ from poa_plugin.backbones.elastic_swin_block import (
 from poa_plugin.backbones.formats import TimmDescription
 from poa_plugin.backbones.spaces import check_patches, check_widths, steps
 from poa_plugin.backbones.stochastic_depth import draw_drop_path
-from poa_plugin.backbones.streams import by_subnet, shared_stem
+from poa_plugin.backbones.streams import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.swin import PatchEmbed, Stage, SwinShape, SwinTransformer, module_path
 from poa_plugin.backbones.swin_formats import timm_description
 from poa_plugin.backbones.swin_options import (
@@ -30,7 +30,7 @@ from poa_plugin.backbones.swin_options import (
 )
 from poa_plugin.backbones.windows import MapLayout, split_maps, windows
 from poa_plugin.elastic import slicing
-from poa_plugin.elastic.layers import ElasticLayers, Lockstep, PlainLayers
+from poa_plugin.elastic.layers import ElasticLayers, PlainLayers
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
 from poa_plugin.registry import BACKBONES
 
@@ -155,9 +155,8 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
             for shift in sorted({block.shift for block in own_blocks})
         }
         for i, block in enumerate(own_blocks):
-            given = [x if i in ids else None for x, ids in zip(packed, on, strict=True)]
-            ran = block(given, laid[block.shift], [keep[i] for keep in keeps])
-            packed = [x if y is None else y for x, y in zip(packed, ran, strict=True)]
+            kept = [i in ids for ids in on]
+            packed = run_where(block, packed, kept, laid[block.shift], [keep[i] for keep in keeps])
         return packed
 
     def get_intermediate_layers(  # type: ignore[override]
@@ -211,10 +210,6 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
     def sliced_mask_token(self, subnet: Subnet) -> Tensor:
         """See `ElasticBackbone.sliced_mask_token`; (1, d)."""
         return slicing.leading(self.mask_token, subnet.width).detach().clone()
-
-    def lockstep_blocks(self) -> list[Lockstep]:
-        """See `ElasticBackbone.lockstep_blocks`."""
-        return [module for module in self.modules() if isinstance(module, Lockstep)]
 
     def feature_width(self, subnet: Subnet) -> int:
         """See `ElasticBackbone.feature_width`."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_m
 from poa_plugin.backbones.elastic_block import LockstepBlock
 from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
 from poa_plugin.backbones.spaces import check_patches, check_widths, steps
-from poa_plugin.backbones.streams import by_subnet, shared_stem
+from poa_plugin.backbones.streams import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.vit import (
     VisionTransformer,
     ViTShape,
@@ -140,9 +140,8 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
             active.append(set(self.active_blocks(subnet)))
         del tokens
         for i, block in enumerate(self.blocks):
-            on = [x if i in ids else None for x, ids in zip(packed, active, strict=True)]
-            ran = block(on, layouts, [keep[i] for keep in keeps])
-            packed = [x if y is None else y for x, y in zip(packed, ran, strict=True)]
+            kept = [i in ids for ids in active]
+            packed = run_where(block, packed, kept, layouts, [keep[i] for keep in keeps])
         found: dict[int, Features] = {}
         for x, ids, layout in zip(packed, members.values(), layouts, strict=True):
             sizes = [images * n for images, n in layout]
@@ -203,10 +202,6 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
     def sliced_mask_token(self, subnet: Subnet) -> Tensor:
         """See `ElasticBackbone.sliced_mask_token`; (1, d)."""
         return slicing.leading(self.mask_token, subnet.width).detach().clone()
-
-    def lockstep_blocks(self) -> list[LockstepBlock]:
-        """See `ElasticBackbone.lockstep_blocks`."""
-        return [cast(LockstepBlock, block) for block in self.blocks]
 
     def feature_width(self, subnet: Subnet) -> int:
         """See `ElasticBackbone.feature_width`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -17,6 +18,25 @@ def by_subnet(streams: Sequence[Stream]) -> dict[Subnet, list[int]]:
     for i, stream in enumerate(streams):
         members.setdefault(stream.subnet, []).append(i)
     return members
+
+
+def run_where(
+    block: Callable[..., list[Any]],
+    states: Sequence[Any],
+    on: Sequence[bool],
+    *extras: Sequence[Any],
+) -> list[Any]:
+    """Run a block on the states of the sub-networks that keep it; the others' stay as they are.
+
+    Args:
+        block: a `Lockstep` module, called once.
+        states: of the sub-networks.
+        on: for each, whether it keeps the block.
+        extras: lists with an entry for each, see `Lockstep`.
+    """
+    given = [x if keeps else None for x, keeps in zip(states, on, strict=True)]
+    ran = block(given, *extras)
+    return [x if y is None else y for x, y in zip(states, ran, strict=True)]
 
 
 def shared_stem(
