@@ -30,7 +30,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from poa_plugin.config import CropsConfig
+from poa_plugin.config.schema import CropsConfig
 from poa_plugin.data import MultiCropAugmentation, augment, colour
 from poa_plugin.data.decode import decode as decode_image
 

@@ -34,7 +34,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from poa_plugin.backbones import Stream
-from poa_plugin.config import Config, default_config
+from poa_plugin.config.load import default_config
+from poa_plugin.config.schema import Config
 from poa_plugin.data.masking import shard_masks
 from poa_plugin.elastic import Subnet
 from poa_plugin.randomness import numpy_generator

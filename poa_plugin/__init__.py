@@ -10,7 +10,7 @@ from importlib.metadata import version
 
 __version__ = version("poa-plugin")
 
-from poa_plugin.config import load_config
+from poa_plugin.config.load import load_config
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extract import extract, load, to_timm

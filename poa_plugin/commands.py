@@ -9,7 +9,7 @@ from poa_plugin.errors import UserError
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, or go on; return the exit status."""
-    from poa_plugin.config import load_config
+    from poa_plugin.config.load import load_config
     from poa_plugin.train.loop import train
 
     outcome = train(load_config(arguments.config, arguments.words))
@@ -20,7 +20,7 @@ def networks(arguments: argparse.Namespace) -> None:
     """Print the sub-networks of a recipe."""
     import torch
 
-    from poa_plugin.config import load_config
+    from poa_plugin.config.load import load_config
     from poa_plugin.evaluate import network_table
     from poa_plugin.ssl import build_backbone
 
@@ -147,7 +147,7 @@ def pick(arguments: argparse.Namespace) -> None:
 def check_data(arguments: argparse.Namespace) -> int:
     """Read every image once; return the exit status."""
     import poa_plugin.builtin  # noqa: F401  (registers the data sets)
-    from poa_plugin.config import DataConfig
+    from poa_plugin.config.schema import DataConfig
     from poa_plugin.data.check import check_dataset
 
     checks = check_dataset(arguments.dataset, arguments.path, arguments.workers)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from poa_plugin.config import load_config
+from poa_plugin.config.load import load_config
 from poa_plugin.data import build_dataset, train_batches
 from poa_plugin.device import available_cores
 from poa_plugin.errors import UserError

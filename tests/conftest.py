@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from poa_plugin.backbones import ElasticBackbone
-from poa_plugin.config import Config, default_config
+from poa_plugin.config.load import default_config
+from poa_plugin.config.schema import Config
 from poa_plugin.registry import DATASETS
 from poa_plugin.ssl import build_backbone
 

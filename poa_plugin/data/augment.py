@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from numpy.random import Generator
 from torch import Tensor
 
-from poa_plugin.config import CropsConfig
+from poa_plugin.config.schema import CropsConfig
 from poa_plugin.data import colour
 from poa_plugin.errors import UserError
 

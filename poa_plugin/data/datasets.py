@@ -8,7 +8,7 @@ from typing import Literal, Protocol, cast
 import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.data.decode import BadImageError, decode
 from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.data.augment import MultiCropAugmentation
 from poa_plugin.data.datasets import Dataset
 from poa_plugin.data.decode import BadImageError

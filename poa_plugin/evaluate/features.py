@@ -10,7 +10,7 @@ import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from poa_plugin.config import EvaluationConfig
+from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.data import Dataset, normalise
 from poa_plugin.errors import UserError
 

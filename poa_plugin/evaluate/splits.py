@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from poa_plugin.config import Config, EvaluationConfig
+from poa_plugin.config.schema import Config, EvaluationConfig
 from poa_plugin.data import Dataset, build_dataset, normalise
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.features import check_crop, evaluation_crop

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from poa_plugin.backbones.base import PlainNetwork
-from poa_plugin.config import load_config
+from poa_plugin.config.load import load_config
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from poa_plugin.backbones.base import ElasticBackbone
-from poa_plugin.config import Config, load_config
+from poa_plugin.config.load import load_config
+from poa_plugin.config.schema import Config
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extract.network import write_network

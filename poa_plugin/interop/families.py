@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.interop.layout import Entry
 

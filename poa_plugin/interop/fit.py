@@ -11,7 +11,8 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from poa_plugin.config import Config, default_config, load_config
+from poa_plugin.config.load import default_config, load_config
+from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.interop.contents import Checkpoint
 

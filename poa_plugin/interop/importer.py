@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from poa_plugin.config import Config, save_config
+from poa_plugin.config.load import save_config
+from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.interop.contents import Checkpoint, read_checkpoint
 from poa_plugin.interop.fit import fit_config

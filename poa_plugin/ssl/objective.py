@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.ssl import losses
 

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from poa_plugin.backbones.base import ElasticBackbone, Stream
-from poa_plugin.config import Config, backbone_options
+from poa_plugin.config.load import backbone_options
+from poa_plugin.config.schema import Config
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError

@@ -7,7 +7,8 @@ from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
-from poa_plugin.config import Config, load_config, save_config
+from poa_plugin.config.load import load_config, save_config
+from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.train import checkpoint
 

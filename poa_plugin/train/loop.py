@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.data import Dataset, build_dataset, train_batches
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic import Subnet

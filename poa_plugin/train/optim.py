@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.train.schedules import Values
 
 

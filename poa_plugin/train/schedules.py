@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from poa_plugin.backbones import ElasticBackbone, Stream
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.elastic.layers import Lockstep
 from poa_plugin.errors import UserError

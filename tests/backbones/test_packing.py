@@ -17,7 +17,7 @@ from poa_plugin.backbones.stochastic_depth import (
     add_residual,
     draw_drop_path,
 )
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.elastic import Subnet
 from poa_plugin.ssl import build_backbone
 from tests.conftest import randomise

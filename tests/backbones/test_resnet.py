@@ -8,7 +8,7 @@ from torch import nn
 
 import poa_plugin as poa
 from poa_plugin.backbones import ElasticBackbone
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.ssl import build_backbone

@@ -19,7 +19,7 @@ from poa_plugin.backbones.windows import (
     shift_mask,
     windows,
 )
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.ssl import build_backbone

@@ -12,7 +12,7 @@ from torch import Tensor
 from poa_plugin.backbones import ElasticBackbone, Stream, attention
 from poa_plugin.backbones.attention import xformers_kernel
 from poa_plugin.backbones.stochastic_depth import add_residual, draw_drop_path
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extract import extract

@@ -12,7 +12,7 @@ from numpy.random import Generator
 from omegaconf import OmegaConf
 from torchvision.transforms import InterpolationMode
 
-from poa_plugin.config import CropsConfig
+from poa_plugin.config.schema import CropsConfig
 from poa_plugin.data import MultiCropAugmentation, augment, colour
 from poa_plugin.errors import UserError
 

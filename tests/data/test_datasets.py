@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.data import Elpv, ImageFolder, build_dataset, elpv
 from poa_plugin.errors import UserError
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from poa_plugin.cli import main
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.data import ImageFolder, train_batches
 from poa_plugin.data.faults import BadImageNote, BadImages
 from poa_plugin.errors import UserError

@@ -11,7 +11,7 @@ import pytest
 import torch
 from pyarrow import parquet
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.data import (
     BadImageError,
     FileList,

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.data import MultiCropAugmentation, ShardBatch, shard_masks, train_batches
 from poa_plugin.data.loader import Batches
 from poa_plugin.errors import UserError

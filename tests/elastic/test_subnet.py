@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from poa_plugin.backbones import ElasticBackbone
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.elastic import SearchSpace, Subnet
 from poa_plugin.elastic.subnet import select_blocks
 from poa_plugin.errors import UserError

@@ -11,7 +11,7 @@ import torch
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from poa_plugin.config import EvaluationConfig
+from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import KnnRow, extract_features, knn_accuracy, raw_pixels, results_table
 from poa_plugin.evaluate.features import evaluation_images

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import extract_features, knn_accuracy, sweep
 from poa_plugin.evaluate.feature_store import FeatureStore

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.extract import write_network
 from poa_plugin.extract.export import export
 from poa_plugin.ssl import build_backbone

@@ -14,7 +14,8 @@ from torch import Tensor
 
 import poa_plugin as poa
 from poa_plugin.cli import main
-from poa_plugin.config import Config, default_config
+from poa_plugin.config.load import default_config
+from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.extract import open_run
 from poa_plugin.interop import import_checkpoint

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from poa_plugin.cli import main
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.extract import open_run, write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.interop.fit import fit_config

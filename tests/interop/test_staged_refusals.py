@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from poa_plugin.backbones.windows import relative_positions
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.errors import UserError
 from poa_plugin.extract import write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from poa_plugin.backbones.base import ElasticBackbone
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.ssl import build_backbone
 

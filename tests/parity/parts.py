@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.registry import BACKBONES
 from poa_plugin.ssl import losses
 from poa_plugin.ssl.centering import Centering, sinkhorn_knopp

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poa_plugin.config import Config, default_config
+from poa_plugin.config.load import default_config
+from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.param_groups import parameter_settings

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.train.loop import build_model
 from tests.conftest import random_batch
 

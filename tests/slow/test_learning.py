@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from poa_plugin.config import load_config
+from poa_plugin.config.load import load_config
 from poa_plugin.data import build_dataset
 from poa_plugin.evaluate import extract_features, knn_accuracy
 from poa_plugin.extract import extract, open_run

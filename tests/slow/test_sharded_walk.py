@@ -12,7 +12,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from poa_plugin.backbones import Stream
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.ssl import build_backbone
 from poa_plugin.train.skipping import not_finite

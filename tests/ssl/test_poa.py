@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.elastic import Subnet
 from poa_plugin.ssl import POA, losses
 from poa_plugin.ssl.centering import sinkhorn_knopp

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 
 Make = Callable[..., Config]
 

@@ -9,7 +9,7 @@ import torch
 from omegaconf import OmegaConf
 
 import poa_plugin as poa
-from poa_plugin.config import default_config
+from poa_plugin.config.load import default_config
 from poa_plugin.elastic.layers import Lockstep
 from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.extract import load_heads, open_run

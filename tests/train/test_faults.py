@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from poa_plugin.config import load_config
+from poa_plugin.config.load import load_config
 from poa_plugin.errors import UserError
 from poa_plugin.ssl import POA
 from poa_plugin.train import checkpoint

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from poa_plugin.config import Config
+from poa_plugin.config.schema import Config
 from poa_plugin.train.schedules import Cosine, Schedules, scaled_lr
 
 Make = Callable[..., Config]

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from poa_plugin.config import default_config, load_config, save_config
+from poa_plugin.config.load import default_config, load_config, save_config
 
-PAGE = Path(__file__).resolve().parents[1] / "docs/configuration.md"
+PAGE = Path(__file__).resolve().parents[2] / "docs/configuration.md"
 
 
 def leaves(node: object, prefix: str = "") -> list[str]:
