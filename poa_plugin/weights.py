@@ -1,11 +1,14 @@
-"""Reading weights from files, and refusing those that do not fit."""
+"""Reading and writing files of weights, and refusing weights that do not fit."""
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from poa_plugin.errors import UserError
@@ -53,3 +56,26 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
         raise UserError(f"There is no file '{file}'.") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"The file '{file}' cannot be read: {error}.") from error
+
+
+def save_tensors(
+    tensors: Mapping[str, Tensor], file: Path, metadata: dict[str, str] | None = None
+) -> None:
+    """Write a safetensors file with the permissions that other new files get.
+
+    safetensors itself makes files that only their owner may read, whatever the umask.
+
+    Raises:
+        OSError: the disk refuses; with the system's error number.
+    """
+    file.touch()
+    permissions = file.stat().st_mode
+    try:
+        save_file(dict(tensors), file, metadata=metadata)
+    except SafetensorError as error:  # gives the system's error number in words only
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        code = int(number[1])
+        raise OSError(code, os.strerror(code), str(file)) from error
+    file.chmod(permissions)

@@ -22,7 +22,8 @@ class KnnRow:
     """Accuracy of one network at one k.
 
     `kind` is one of KINDS: the run's network, the same before training, another run's intact
-    network, or raw pixels. `top1` is in percent, `flops` are multiply-adds of one image.
+    network, or raw pixels. `top1` is in percent on `n_test` images (0 where that is not known), `flops`
+    are multiply-adds of one image.
     """
 
     network: str
@@ -35,6 +36,7 @@ class KnnRow:
     flops: int = 0
     branch: str = ""
     step: int = 0
+    n_test: int = 0
 
 
 def merge_rows(old: Sequence[KnnRow], new: Sequence[KnnRow]) -> list[KnnRow]:

@@ -24,7 +24,8 @@ class NetworkResult:
         network: its name; `aliases` are its further names.
         width, depth: see `Subnet`; the depth is the total over stages.
         params, flops: parameters, and multiply-adds of one image.
-        latency_ms: milliseconds for one image on the sweep's device; None if it was not measured.
+        latency_ms: milliseconds for one image on the sweep's device, the median; None if it was not
+            measured. `latency_spread_ms` is the distance between the quartiles.
         top1: accuracy in percent by k, empty if it was not evaluated.
     """
 
@@ -36,6 +37,7 @@ class NetworkResult:
     flops: int
     latency_ms: float | None = None
     top1: Mapping[int, float] = field(default_factory=dict)
+    latency_spread_ms: float | None = None
 
 
 @dataclass(frozen=True)

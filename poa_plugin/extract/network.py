@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import poa_plugin
@@ -17,7 +16,7 @@ from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.registry import BACKBONES
 from poa_plugin.ssl import MultiHead
-from poa_plugin.weights import check_weights, load_tensors, load_weights
+from poa_plugin.weights import check_weights, load_tensors, load_weights, save_tensors
 
 WEIGHTS, CONFIG, HEADS = "model.safetensors", "config.json", "heads.safetensors"
 ADJUSTED, REFUSED = "build_it_with_poa_plugin_to_timm", "timm_has_no_such_network"
@@ -80,12 +79,12 @@ def write_network(
             **origin,
         },
     }
-    save_file(backbone.sliced_state_dict(subnet), folder / WEIGHTS, metadata={"format": "pt"})
+    save_tensors(backbone.sliced_state_dict(subnet), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     if heads is not None:
         pretraining = heads.sliced_state_dict(backbone.feature_share(subnet))
         pretraining["mask_token"] = backbone.sliced_mask_token(subnet)
-        save_file(pretraining, folder / HEADS, metadata={"format": "pt"})
+        save_tensors(pretraining, folder / HEADS, metadata={"format": "pt"})
     return folder
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -13,13 +12,11 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from poa_plugin.errors import UserError
 from poa_plugin.files import REASONS, flush
-from poa_plugin.weights import load_tensors, load_weights
+from poa_plugin.weights import load_tensors, load_weights, save_tensors
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 CHECKSUMS = "checksums.json"
@@ -54,8 +51,8 @@ def save(
     with _writing(root, partial):
         _remove(partial)
         partial.mkdir(parents=True)
-        save_file(_owned(model.state_dict()), partial / MODEL)
-        save_file(_optimizer_tensors(optimizer), partial / OPTIMIZER)
+        save_tensors(_owned(model.state_dict()), partial / MODEL)
+        save_tensors(_optimizer_tensors(optimizer), partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
         sums = {name: _checksum(partial / name) for name in (MODEL, OPTIMIZER, STATE)}
         (partial / CHECKSUMS).write_text(json.dumps(sums, indent=2), encoding="utf-8")
@@ -158,21 +155,14 @@ def _writing(root: Path, partial: Path) -> Iterator[None]:
     """Clear an unfinished checkpoint away when it cannot be written, and say so in a sentence."""
     try:
         yield
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         shutil.rmtree(partial, ignore_errors=True)
         last = steps(root)
         kept = f"the one of step {last[-1]} is whole" if last else "there is no earlier one"
-        number = error.errno if isinstance(error, OSError) else _os_error(error)
         raise UserError(
             f"The checkpoint '{partial.name.split('.')[1]}' cannot be written under '{root}': "
-            f"{REASONS.get(number or 0, str(error))}; {kept}. Mend that, and the same command goes on."
+            f"{REASONS.get(error.errno or 0, str(error))}; {kept}. Mend that, and the same command goes on."
         ) from error
-
-
-def _os_error(error: SafetensorError) -> int | None:
-    """Return the system's error number, which safetensors gives in words only."""
-    found = re.search(r"os error (\d+)", str(error))
-    return int(found[1]) if found else None
 
 
 def _remove(folder: Path) -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from poa_plugin.backbones.formats import IMAGENET_STATISTICS
@@ -21,7 +20,7 @@ from poa_plugin.extract.export.exporter import Task
 from poa_plugin.extract.extracted import Extracted, optional
 from poa_plugin.extract.network import CONFIG, WEIGHTS
 from poa_plugin.registry import EXPORTERS
-from poa_plugin.weights import load_tensors
+from poa_plugin.weights import load_tensors, save_tensors
 
 PREPROCESSOR = "preprocessor_config.json"
 BICUBIC = 3
@@ -50,7 +49,7 @@ def export_hugging_face(task: Task) -> Written:
     transformers = optional("transformers", "export", "The format 'hf'")
     if own is not None:
         state = load_tensors(network.folder / WEIGHTS)
-        save_file(own.rename(state), task.target / WEIGHTS, metadata={"format": "pt"})
+        save_tensors(own.rename(state), task.target / WEIGHTS, metadata={"format": "pt"})
         config = {"model_type": own.model_type, **own.config}
         limits = own.limits
     else:

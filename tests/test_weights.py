@@ -1,0 +1,29 @@
+"""Files of weights: who may read them, and disks that refuse."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from poa_plugin.weights import load_tensors, save_tensors
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_files_have_the_permissions_that_the_umask_leaves(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        save_tensors({"a": torch.ones(2)}, tmp_path / "a.safetensors")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "a.safetensors").stat().st_mode & 0o777 == mode
+    assert load_tensors(tmp_path / "a.safetensors")["a"].tolist() == [1, 1]
+
+
+def test_a_disk_that_refuses_is_an_os_error(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        save_tensors({"a": torch.ones(2)}, tmp_path / "missing" / "a.safetensors")
