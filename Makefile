@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow fmt lint type unit clean
+.PHONY: setup demo test test-slow test-readme fmt lint type unit clean
 
 setup: $(STAMP)
 
@@ -14,13 +14,26 @@ $(STAMP): pyproject.toml
 	touch $@
 
 # Train a small elastic ViT on photographs, extract every network, evaluate, draw: 12 minutes.
+MINUTES ?= 8.5
 demo: setup
-	$(BIN)/poa demo configs/ssl/demo_vit.yaml
+	$(BIN)/poa demo configs/ssl/demo_vit.yaml --minutes $(MINUTES)
 
 test: lint type unit
 
 test-slow: setup
 	$(BIN)/python -m pytest -m slow
+
+# Every command of the README as it is written, with the run of `make demo`: from this clone, and from an
+# installed wheel, in an environment that finds what it depends on in `.venv`.
+test-readme: setup
+	$(BIN)/python -m tests.readme
+	rm -rf build/wheel && mkdir -p build/wheel
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel .
+	$(BIN)/python -m venv build/wheel/venv
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		> "$$(build/wheel/venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/dependencies.pth"
+	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
+	$(BIN)/python -m tests.readme --bin build/wheel/venv/bin
 
 fmt: setup
 	$(BIN)/ruff format .
