@@ -51,7 +51,7 @@ class LockstepBottleneck(Lockstep, Bottleneck):  # type: ignore[misc]
         for x in maps:
             y = F.relu(bn1(conv1(x)), inplace=True)
             y = F.relu(bn2(conv2(y)), inplace=True)
-            out.append(self.join(self.bn3(conv3(y)), x))
+            out.append(self.join(conv3(y), x))
         return out
 
 

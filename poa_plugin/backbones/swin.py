@@ -22,6 +22,7 @@ from poa_plugin.backbones.stochastic_depth import add_residual
 from poa_plugin.backbones.windows import partition, put_together, relative_bias, shift_mask
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import PlainLayers
+from poa_plugin.elastic.norms import normalize
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class PatchEmbed(nn.Module):
 
     def normalise(self, x: Tensor, width: int) -> Tensor:
         """Normalise over all channels of (B, h, w, D) and keep the first `width`."""
-        return slicing.leading(self.norm(x), width)
+        return slicing.leading(normalize(self.norm, x), width)
 
 
 class WindowAttention(nn.Module):
@@ -143,8 +144,8 @@ class PatchMerging(nn.Module):
         self.reduction = layers.linear(4 * width, 2 * width, bias=False, in_groups=4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, h, w, D) to (B, ceil(h / 2), ceil(w / 2), 2 D)."""
-        return self.reduction(self.norm(gather_four(x)))
+        """Map (B, h, w, D) to (B, ceil(h / 2), ceil(w / 2), 2 D), of the same precision under autocast too."""
+        return self.reduction(self.norm(gather_four(x))).to(x.dtype)
 
 
 def gather_four(x: Tensor) -> Tensor:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poa_plugin.elastic import slicing
+from poa_plugin.elastic import norms, slicing
 
 
 class ElasticGroupNorm(nn.GroupNorm):
@@ -21,7 +20,7 @@ class ElasticGroupNorm(nn.GroupNorm):
     def at(self, channels: int) -> Callable[[Tensor], Tensor]:
         """Return the normalisation of maps of so many channels, its parameters cut once."""
         weight, bias = self._active(channels)
-        return lambda x: F.group_norm(x, self.num_groups, weight, bias, self.eps)
+        return lambda x: norms.group_norm(x, self.num_groups, weight, bias, self.eps)
 
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`."""
