@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones import staged
 from poa_plugin.backbones.base import Features, PlainNetwork
+from poa_plugin.backbones.inputs import check_images
 from poa_plugin.elastic.layers import PlainLayers
 from poa_plugin.elastic.norms import normalize
 
@@ -128,7 +129,12 @@ class ResNet(PlainNetwork):
         return module_path([range(depth) for depth in self.shape.depths])
 
     def stem(self, images: Tensor) -> Tensor:
-        """Map (B, C, H, W) images to (B, D, H / 4, W / 4) maps."""
+        """Map (B, C, H, W) images to (B, D, H / 4, W / 4) maps.
+
+        Raises:
+            UserError: they are no such images.
+        """
+        check_images(images, self.conv1.in_channels, self.conv1.weight.dtype)
         x = F.relu(normalize(self.bn1, self.conv1(images)), inplace=True)
         return F.max_pool2d(x, 3, 2, 1)
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from poa_plugin.backbones import staged
 from poa_plugin.backbones.attention import attention
 from poa_plugin.backbones.base import Features, PlainNetwork
+from poa_plugin.backbones.inputs import check_images
 from poa_plugin.backbones.mlp import Mlp
 from poa_plugin.backbones.spaces import check_patches
 from poa_plugin.backbones.stochastic_depth import add_residual
@@ -69,12 +70,13 @@ class PatchEmbed(nn.Module):
         """Map (B, C, H, W) images to (B, h, w, width) maps.
 
         Raises:
-            UserError: a side of the images is not a multiple of the patch size.
+            UserError: they are no such images, or a side is not a multiple of the patch size.
         """
         return self.normalise(self.project(images), width)
 
     def project(self, images: Tensor, *width: int) -> Tensor:
         """Map images to (B, h, w, D) maps that are not yet normalised."""
+        check_images(images, self.proj.in_channels, self.proj.weight.dtype)
         check_patches(images.shape[-2:], self.proj.kernel_size[0])
         return self.proj(images, *width).permute(0, 2, 3, 1)
 

@@ -62,7 +62,7 @@ class ElasticConv2d(nn.Conv2d):
             x: inputs.
             out_channels: told where the input is fixed; the full width if None.
         """
-        return self.at(x.shape[1], out_channels)(x)
+        return self.at(self.in_channels if self.fixed_input else x.shape[1], out_channels)(x)
 
     def at(self, fan_in: int, out_channels: int | None = None) -> Callable[[Tensor], Tensor]:
         """Return the convolution of maps of so many channels, its weight cut once."""
