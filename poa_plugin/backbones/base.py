@@ -100,25 +100,37 @@ class ElasticBackbone(nn.Module):
     def forward(
         self,
         images: Tensor | Sequence[Stream],
-        subnet: Subnet | None = None,
+        subnet: Subnet | str | None = None,
         masks: Tensor | None = None,
     ) -> Any:
         """Return the features of one sub-network, or a list of them for a list of streams.
 
         Args:
             images: (B, C, H, W), or streams (then nothing else is given).
-            subnet: a member of `space`; the intact network if None.
+            subnet: a member of `space`, or its name; the intact network if None.
             masks: (B, N) bool, True where the mask token replaces a patch.
 
         Raises:
-            UserError: a sub-network is not a member of the space.
+            UserError: a sub-network is not a member of the space, or images or masks do not fit.
         """
         if isinstance(images, Tensor):
-            streams = [Stream(images, subnet or self.space.intact, masks)]
-            return self.forward(streams)[0]
+            return self.walk([Stream(images, self.member(subnet), masks)])[0]
+        if not isinstance(images, (list, tuple)) or not all(isinstance(s, Stream) for s in images):
+            raise UserError(
+                f"The images are of type {type(images).__name__}: a backbone takes a floating-point tensor "
+                f"(B, C, H, W), or a list of Stream."
+            )
         for stream in images:
             check_member(self.space, stream.subnet)
-        return self.walk(images)
+        return self.walk(images) if images else []
+
+    def member(self, subnet: Subnet | str | None) -> Subnet:
+        """Return the member of `space` that is given by itself or by name; the intact network for None.
+
+        Raises:
+            UserError: there is no such member.
+        """
+        return self.space.intact if subnet is None else self.space[subnet]
 
     def lockstep_blocks(self) -> list[Lockstep]:
         """Return the modules that take all streams of a step in one call, in their order."""
@@ -135,8 +147,8 @@ class ElasticBackbone(nn.Module):
         """
         raise NotImplementedError
 
-    def feature_width(self, subnet: Subnet) -> int:
-        """Return the number of channels of a member's features."""
+    def feature_width(self, subnet: Subnet | str) -> int:
+        """Return the number of channels of the features of a member, given by itself or by name."""
         raise NotImplementedError
 
     def feature_share(self, subnet: Subnet) -> Fraction:
@@ -212,6 +224,6 @@ class ElasticBackbone(nn.Module):
 
 def check_member(space: SearchSpace, subnet: Subnet) -> None:
     """Raise a `UserError` if `subnet` is not in `space`."""
-    if subnet not in space:
-        space[subnet.name]
-        raise UserError(f"{subnet} is not a member of this search space.")
+    space[subnet]
+    if not isinstance(subnet, Subnet):
+        raise UserError(f"'{subnet}' is a name: a Stream takes the sub-network, space['{subnet}'].")

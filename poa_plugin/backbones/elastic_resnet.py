@@ -51,7 +51,7 @@ class LockstepBottleneck(Lockstep, Bottleneck):  # type: ignore[misc]
         for x in maps:
             y = F.relu(bn1(conv1(x)), inplace=True)
             y = F.relu(bn2(conv2(y)), inplace=True)
-            out.append(self.join(self.bn3(conv3(y)), x))
+            out.append(self.join(conv3(y), x))
         return out
 
 
@@ -136,13 +136,13 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
         self,
         images: Tensor,
         n: int | Sequence[int] = 1,
-        subnet: Subnet | None = None,
+        subnet: Subnet | str | None = None,
         reshape: bool = False,
         return_class_token: bool = False,
         norm: bool = True,
     ) -> tuple[Any, ...]:
         """Return a sub-network's maps after stages; see `ResNet.get_intermediate_layers`."""
-        subnet = subnet or self.space.intact
+        subnet = self.member(subnet)
         own, maps = self._embed_streams([Stream(images, subnet)]), []
         pairs = zip(self._stages, self.active_blocks(subnet), strict=True)
         for s, (blocks, ids) in enumerate(pairs):
@@ -170,8 +170,9 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
         """See `ElasticBackbone.sliced_mask_token`; (1, C, 1, 1), the same for all members."""
         return self.mask_token.detach().clone()
 
-    def feature_width(self, subnet: Subnet) -> int:
+    def feature_width(self, subnet: Subnet | str) -> int:
         """See `ElasticBackbone.feature_width`; the same for all members."""
+        self.member(subnet)
         return int(self.shape.out_width * 2 ** (len(self.shape.depths) - 1))
 
     @staticmethod
@@ -223,5 +224,5 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
         x = self.stem(images)
         if masks is None:
             return x
-        where = self.masks.spread(masks, (x.shape[2], x.shape[3]))
+        where = self.masks.spread(masks, len(x), (x.shape[2], x.shape[3]))
         return torch.where(where.unsqueeze(1), self.mask_token, x)

@@ -163,7 +163,7 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         self,
         images: Tensor,
         n: int | Sequence[int] = 1,
-        subnet: Subnet | None = None,
+        subnet: Subnet | str | None = None,
         reshape: bool = False,
         return_class_token: bool = False,
         norm: bool = True,
@@ -172,7 +172,7 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
 
         See `SwinTransformer.get_intermediate_layers`.
         """
-        subnet = subnet or self.space.intact
+        subnet = self.member(subnet)
         [x] = self._embed_streams([Stream(images, subnet)])
         maps = []
         for s, (stage, ids) in enumerate(
@@ -211,9 +211,9 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         """See `ElasticBackbone.sliced_mask_token`; (1, d)."""
         return slicing.leading(self.mask_token, subnet.width).detach().clone()
 
-    def feature_width(self, subnet: Subnet) -> int:
+    def feature_width(self, subnet: Subnet | str) -> int:
         """See `ElasticBackbone.feature_width`."""
-        return int(subnet.width * 2 ** (staged.N_STAGES - 1))
+        return int(self.member(subnet).width * 2 ** (staged.N_STAGES - 1))
 
     def check_image_size(self, image_size: int) -> None:
         """See `ElasticBackbone.check_image_size`."""
@@ -286,5 +286,5 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         x = self.patch_embed.normalise(x, width)
         if masks is None:
             return x
-        where = self.masks.spread(masks, (x.shape[1], x.shape[2]))
+        where = self.masks.spread(masks, len(x), (x.shape[1], x.shape[2]))
         return torch.where(where.unsqueeze(-1), slicing.leading(self.mask_token, width), x)

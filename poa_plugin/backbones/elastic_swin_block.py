@@ -85,9 +85,10 @@ class LockstepMerging(Lockstep, PatchMerging):  # type: ignore[misc]
     norm: ElasticLayerNorm
 
     def run(self, x: Tensor, layout: MapLayout) -> Tensor:
-        """Map packed (T, D) tokens to the packed tokens of the merged maps, (T', 2 D)."""
+        """Map packed (T, D) tokens to the packed tokens of the merged maps, (T', 2 D), see `PatchMerging`."""
         four = [gather_four(maps).flatten(0, 2) for maps in split_maps(x, layout)]
-        return self.reduction(torch.cat(four), before=self.norm.at(4 * x.shape[-1]))
+        merged = self.reduction(torch.cat(four), before=self.norm.at(4 * x.shape[-1]))
+        return merged.to(x.dtype)
 
 
 class ElasticPatchEmbed(PatchEmbed):

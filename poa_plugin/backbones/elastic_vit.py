@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
 from poa_plugin.backbones.elastic_block import LockstepBlock
 from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
+from poa_plugin.backbones.inputs import check_masks
 from poa_plugin.backbones.spaces import check_patches, check_widths, steps
 from poa_plugin.backbones.streams import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.vit import (
@@ -155,7 +156,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         self,
         images: Tensor,
         n: int | Sequence[int] = 1,
-        subnet: Subnet | None = None,
+        subnet: Subnet | str | None = None,
         reshape: bool = False,
         return_class_token: bool = False,
         norm: bool = True,
@@ -164,7 +165,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
 
         See `VisionTransformer.get_intermediate_layers`.
         """
-        subnet = subnet or self.space.intact
+        subnet = self.member(subnet)
         ids = self.active_blocks(subnet)
         wanted, taken = block_indices(n, len(ids)), {}
         [embedded] = self._embed_streams([Stream(images, subnet)])
@@ -203,9 +204,9 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         """See `ElasticBackbone.sliced_mask_token`; (1, d)."""
         return slicing.leading(self.mask_token, subnet.width).detach().clone()
 
-    def feature_width(self, subnet: Subnet) -> int:
+    def feature_width(self, subnet: Subnet | str) -> int:
         """See `ElasticBackbone.feature_width`."""
-        return subnet.width
+        return self.member(subnet).width
 
     def check_image_size(self, image_size: int) -> None:
         """See `ElasticBackbone.check_image_size`."""
@@ -262,6 +263,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
     def _embed_at(self, images: Tensor, masks: Tensor | None, width: int) -> Tensor:
         patches = self.patch_embed(images, width)
         if masks is not None:
+            check_masks(masks, len(patches), self._grid(images))
             mask_token = slicing.leading(self.mask_token, width)
             patches = torch.where(masks.unsqueeze(-1), mask_token, patches)
         cls_token = slicing.leading(self.cls_token, width)

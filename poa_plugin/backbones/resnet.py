@@ -7,14 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poa_plugin.backbones import staged
 from poa_plugin.backbones.base import Features, PlainNetwork
+from poa_plugin.backbones.inputs import check_images
 from poa_plugin.elastic.layers import PlainLayers
+from poa_plugin.elastic.norms import normalize
 
 STEM_STRIDE = 4
 """Pixels of an image in each direction to one cell of the stem's map."""
@@ -47,6 +49,15 @@ class ResNetShape:
     in_chans: int = 3
 
 
+class Shortcut(nn.Sequential):
+    """The convolution and the norm of a block whose output has another shape than its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B, C, H, W) to (B, C', H / stride, W / stride)."""
+        conv, norm = self
+        return normalize(cast(nn.GroupNorm, norm), conv(x))
+
+
 class Bottleneck(nn.Module):
     """1 x 1, 3 x 3 (which carries the stride) and 1 x 1 convolution around a shortcut.
 
@@ -71,19 +82,19 @@ class Bottleneck(nn.Module):
         self.bn3 = nn.GroupNorm(groups, fan_out)
         self.downsample: nn.Module = nn.Identity()
         if stride != 1 or fan_in != fan_out:
-            self.downsample = nn.Sequential(
+            self.downsample = Shortcut(
                 nn.Conv2d(fan_in, fan_out, 1, stride, bias=False), nn.GroupNorm(groups, fan_out)
             )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, C, H, W) to (B, C', H / stride, W / stride)."""
-        y = F.relu(self.bn1(self.conv1(x)), inplace=True)
-        y = F.relu(self.bn2(self.conv2(y)), inplace=True)
-        return self.join(self.bn3(self.conv3(y)), x)
+        y = F.relu(normalize(self.bn1, self.conv1(x)), inplace=True)
+        y = F.relu(normalize(self.bn2, self.conv2(y)), inplace=True)
+        return self.join(self.conv3(y), x)
 
     def join(self, y: Tensor, x: Tensor) -> Tensor:
-        """Add the shortcut of the block's input `x` to `y`, in place, and cut negative values off."""
-        return F.relu(y.add_(self.downsample(x)), inplace=True)
+        """Normalize the last convolution's output `y`, add the shortcut of `x`, and cut negative values off."""
+        return F.relu(normalize(self.bn3, y).add_(self.downsample(x)), inplace=True)
 
 
 class ResNet(PlainNetwork):
@@ -118,8 +129,13 @@ class ResNet(PlainNetwork):
         return module_path([range(depth) for depth in self.shape.depths])
 
     def stem(self, images: Tensor) -> Tensor:
-        """Map (B, C, H, W) images to (B, D, H / 4, W / 4) maps."""
-        x = F.relu(self.bn1(self.conv1(images)), inplace=True)
+        """Map (B, C, H, W) images to (B, D, H / 4, W / 4) maps.
+
+        Raises:
+            UserError: they are no such images.
+        """
+        check_images(images, self.conv1.in_channels, self.conv1.weight.dtype)
+        x = F.relu(normalize(self.bn1, self.conv1(images)), inplace=True)
         return F.max_pool2d(x, 3, 2, 1)
 
     def output(self, x: Tensor) -> Features:

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from poa_plugin.backbones.base import ElasticBackbone, Features
+from poa_plugin.backbones.inputs import check_masks
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 
@@ -56,11 +57,22 @@ class MaskGrid:
             )
         return image_size * self.factor // stride
 
-    def spread(self, masks: Tensor, size: tuple[int, int]) -> Tensor:
-        """Spread (B, N) masks over the (height, width) cells of the stem's map: (B, height, width)."""
+    def spread(self, masks: Tensor, batch: int, size: tuple[int, int]) -> Tensor:
+        """Spread (B, N) masks over the (height, width) cells of the stem's map: (B, height, width).
+
+        Raises:
+            UserError: they are no masks of a batch of such images.
+        """
         cells = self.stages // self.factor
-        grid = masks.view(-1, size[0] // cells, 1, size[1] // cells, 1)
-        return grid.expand(-1, -1, cells, -1, cells).reshape(-1, *size)
+        rows, columns = size[0] // cells, size[1] // cells
+        if size != (rows * cells, columns * cells):
+            raise UserError(
+                f"Masks need images whose sides are multiples of {self.stem * cells} pixels: the stem's map is "
+                f"{size[0]} x {size[1]}, and a mask covers {cells} x {cells} cells of it."
+            )
+        check_masks(masks, batch, (rows, columns))
+        grid = masks.view(batch, rows, 1, columns, 1)
+        return grid.expand(-1, -1, cells, -1, cells).reshape(batch, *size)
 
 
 class StagedBackbone(ElasticBackbone):
@@ -127,11 +139,11 @@ def outputs(before: Tensor, after: Tensor, factor: int, masks: Tensor | None = N
         `x_norm_clstoken` (B, D), the mean over the map; `x_norm_patchtokens` (B, N, D), the map upsampled
         by `factor`, each cell to its nearest, row by row; `x_prenorm` (B, h * w, D).
     """
-    _, h, w, _ = after.shape
+    b, h, w, d = after.shape
     patches = after[:, :, None, :, None].expand(-1, -1, factor, -1, factor, -1)
     return {
         "x_norm_clstoken": after.mean((1, 2)),
-        "x_norm_patchtokens": patches.reshape(after.shape[0], h * factor * w * factor, -1),
+        "x_norm_patchtokens": patches.reshape(b, h * factor * w * factor, d),
         "x_prenorm": before.flatten(1, 2),
         "masks": masks,
     }

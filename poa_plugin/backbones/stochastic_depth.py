@@ -55,7 +55,7 @@ def add_residual(
         return x + branch(x)
     if keep.dtype == torch.long:
         residual = branch(x[keep]).to(x.dtype)
-        return torch.index_add(x, 0, keep, residual, alpha=len(x) / len(keep))
+        return torch.index_add(x, 0, keep, residual, alpha=len(x) / max(len(keep), 1))
     return x + branch(x) * keep.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
 
@@ -88,7 +88,7 @@ def add_packed_residual(
     residuals = branch(x[torch.cat(rows)], few).to(x.dtype).split([len(r) for r in rows])
     out = x.clone()
     for own, residual, (images, _), (left, _) in zip(rows, residuals, layout, few, strict=True):
-        out.index_add_(0, own, residual, alpha=images / left)
+        out.index_add_(0, own, residual, alpha=images / max(left, 1))
     return out
 
 

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from poa_plugin.backbones import staged
 from poa_plugin.backbones.attention import attention
 from poa_plugin.backbones.base import Features, PlainNetwork
+from poa_plugin.backbones.inputs import check_images
 from poa_plugin.backbones.mlp import Mlp
 from poa_plugin.backbones.spaces import check_patches
 from poa_plugin.backbones.stochastic_depth import add_residual
 from poa_plugin.backbones.windows import partition, put_together, relative_bias, shift_mask
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import PlainLayers
+from poa_plugin.elastic.norms import normalize
 
 
 @dataclass(frozen=True)
@@ -68,18 +70,19 @@ class PatchEmbed(nn.Module):
         """Map (B, C, H, W) images to (B, h, w, width) maps.
 
         Raises:
-            UserError: a side of the images is not a multiple of the patch size.
+            UserError: they are no such images, or a side is not a multiple of the patch size.
         """
         return self.normalise(self.project(images), width)
 
     def project(self, images: Tensor, *width: int) -> Tensor:
         """Map images to (B, h, w, D) maps that are not yet normalised."""
+        check_images(images, self.proj.in_channels, self.proj.weight.dtype)
         check_patches(images.shape[-2:], self.proj.kernel_size[0])
         return self.proj(images, *width).permute(0, 2, 3, 1)
 
     def normalise(self, x: Tensor, width: int) -> Tensor:
         """Normalise over all channels of (B, h, w, D) and keep the first `width`."""
-        return slicing.leading(self.norm(x), width)
+        return slicing.leading(normalize(self.norm, x), width)
 
 
 class WindowAttention(nn.Module):
@@ -143,8 +146,8 @@ class PatchMerging(nn.Module):
         self.reduction = layers.linear(4 * width, 2 * width, bias=False, in_groups=4)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (B, h, w, D) to (B, ceil(h / 2), ceil(w / 2), 2 D)."""
-        return self.reduction(self.norm(gather_four(x)))
+        """Map (B, h, w, D) to (B, ceil(h / 2), ceil(w / 2), 2 D), of the same precision under autocast too."""
+        return self.reduction(self.norm(gather_four(x))).to(x.dtype)
 
 
 def gather_four(x: Tensor) -> Tensor:

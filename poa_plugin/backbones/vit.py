@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones.attention import attention
 from poa_plugin.backbones.base import Features, PlainNetwork
+from poa_plugin.backbones.inputs import check_images
 from poa_plugin.backbones.mlp import Mlp
 from poa_plugin.backbones.position_graph import positions_of_any_grid
 from poa_plugin.backbones.spaces import check_patches
@@ -53,8 +54,9 @@ class PatchEmbed(nn.Module):
         """Map (B, C, H, W) images to (B, N, D) tokens, row by row.
 
         Raises:
-            UserError: a side of the images is not a multiple of the patch size.
+            UserError: they are no such images, or a side is not a multiple of the patch size.
         """
+        check_images(images, self.proj.in_channels, self.proj.weight.dtype)
         check_patches(images.shape[-2:], self.proj.kernel_size[0])
         return self.proj(images, *width).flatten(2).transpose(1, 2)
 

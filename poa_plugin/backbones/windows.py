@@ -31,7 +31,8 @@ def partition(x: Tensor, window: int, shift: int, value: float = 0) -> Tensor:
     x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window), value=value)
     if shift:
         x = x.roll((-shift, -shift), (1, 2))
-    x = x.view(b, -1, window, padded(w, window) // window, window, c)
+    rows, columns = padded(h, window) // window, padded(w, window) // window
+    x = x.view(b, rows, window, columns, window, c)
     return x.transpose(2, 3).reshape(-1, window * window, c)
 
 

@@ -12,10 +12,9 @@ from fractions import Fraction
 from typing import Any, Protocol, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poa_plugin.elastic import slicing
+from poa_plugin.elastic import norms, slicing
 from poa_plugin.elastic.maps import ElasticConv2d, ElasticGroupNorm
 from poa_plugin.elastic.recompute import linear_after, scaled_linear
 
@@ -164,7 +163,7 @@ class ElasticLayerNorm(nn.LayerNorm):
         """Return the normalisation of tokens of a width, for `ElasticLinear`'s `before`."""
 
         def normalise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-            return F.layer_norm(x, (width,), weight, bias, self.eps)
+            return norms.layer_norm(x, weight, bias, self.eps)
 
         return normalise, self._active(width)
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from fractions import Fraction
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from poa_plugin.elastic import slicing
+from poa_plugin.elastic import norms, slicing
 
 
 class ElasticGroupNorm(nn.GroupNorm):
@@ -21,7 +20,7 @@ class ElasticGroupNorm(nn.GroupNorm):
     def at(self, channels: int) -> Callable[[Tensor], Tensor]:
         """Return the normalisation of maps of so many channels, its parameters cut once."""
         weight, bias = self._active(channels)
-        return lambda x: F.group_norm(x, self.num_groups, weight, bias, self.eps)
+        return lambda x: norms.group_norm(x, self.num_groups, weight, bias, self.eps)
 
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`."""
@@ -63,7 +62,7 @@ class ElasticConv2d(nn.Conv2d):
             x: inputs.
             out_channels: told where the input is fixed; the full width if None.
         """
-        return self.at(x.shape[1], out_channels)(x)
+        return self.at(self.in_channels if self.fixed_input else x.shape[1], out_channels)(x)
 
     def at(self, fan_in: int, out_channels: int | None = None) -> Callable[[Tensor], Tensor]:
         """Return the convolution of maps of so many channels, its weight cut once."""

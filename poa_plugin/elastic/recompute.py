@@ -7,6 +7,7 @@ half the memory and next to none of the work.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import torch
@@ -70,7 +71,7 @@ class _LinearAfter(torch.autograd.Function):
         x: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
-        ctx.before, ctx.alpha = before, alpha
+        ctx.before, ctx.alpha, ctx.autocast = before, alpha, _autocast_dtype(x)
         ctx.save_for_backward(weight, bias, scale, x, *parameters)
         return scaled_linear(before(x, *parameters), weight, bias, alpha, scale)
 
@@ -78,23 +79,39 @@ class _LinearAfter(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, bias, scale, *inputs = ctx.saved_tensors
         needed = ctx.needs_input_grad[2:]
-        with torch.enable_grad(), torch.autocast(grad.device.type, enabled=False):
+        with torch.autocast(grad.device.type, enabled=False):  # the products' types are given
             wanted = [
                 x.detach().requires_grad_(needs)
                 for x, needs in zip(inputs, needed[3:], strict=True)
             ]
-            y = ctx.before(*wanted)
-        own = _of_weights(grad, y.detach(), weight, bias, scale, ctx.alpha, needed)
-        found: list[Tensor | None] = [None] * len(wanted)
-        differentiable = [i for i, x in enumerate(wanted) if x.requires_grad]
-        if differentiable:
-            by_product = grad @ _times(weight, scale).to(grad.dtype)
-            by_product = by_product if ctx.alpha == 1 else by_product.mul_(ctx.alpha)
-            upstream = by_product.to(y.dtype)
-            by_inputs = torch.autograd.grad(y, [wanted[i] for i in differentiable], upstream)
-            for i, value in zip(differentiable, by_inputs, strict=True):
-                found[i] = value
+            with torch.enable_grad(), _autocast_again(grad.device.type, ctx.autocast):
+                y = ctx.before(*wanted)
+            own = _of_weights(grad, y.detach(), weight, bias, scale, ctx.alpha, needed)
+            found: list[Tensor | None] = [None] * len(wanted)
+            differentiable = [i for i, x in enumerate(wanted) if x.requires_grad]
+            if differentiable:
+                by_product = grad @ _times(weight, scale).to(grad.dtype)
+                by_product = by_product if ctx.alpha == 1 else by_product.mul_(ctx.alpha)
+                upstream = by_product.to(y.dtype)
+                by_inputs = torch.autograd.grad(y, [wanted[i] for i in differentiable], upstream)
+                for i, value in zip(differentiable, by_inputs, strict=True):
+                    found[i] = value
         return None, None, *own, *found
+
+
+def _autocast_dtype(x: Tensor) -> torch.dtype | None:
+    """Return the type to which autocast converts now on the device of `x`; None where it is off."""
+    device = x.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return None
+
+
+def _autocast_again(device: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Return a context with the autocast of the forward pass, given by `_autocast_dtype`."""
+    if dtype is None:
+        return nullcontext()
+    return torch.autocast(device, dtype=dtype, cache_enabled=False)
 
 
 def _of_weights(

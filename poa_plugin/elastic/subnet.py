@@ -11,6 +11,7 @@ import numpy as np
 from torch import nn
 
 from poa_plugin.elastic.cost import Cost, CostTable
+from poa_plugin.elastic.names import in_words, parse_name
 from poa_plugin.errors import UserError, did_you_mean
 from poa_plugin.randomness import numpy_generator
 
@@ -65,6 +66,7 @@ class SearchSpace:
         self._by_name = {subnet.name: subnet for subnet in self._subnets}
         self.aliases = {name: s for name, s in aliases.items() if s.name in self._by_name}
         self.aliases |= {"smallest": self._subnets[0], "intact": self.intact}
+        self._known = {**self._by_name, **self.aliases}
         self._costs = CostTable(plain, blocks)
         self.image_size = image_size
 
@@ -75,19 +77,42 @@ class SearchSpace:
         return iter(self._subnets)
 
     def __contains__(self, subnet: object) -> bool:
-        return isinstance(subnet, Subnet) and self._by_name.get(subnet.name) == subnet
+        """Return whether something is a member, or the name or an alias of one."""
+        if isinstance(subnet, Subnet):
+            return self._by_name.get(subnet.name) == subnet
+        return isinstance(subnet, str) and subnet in self._known
 
-    def __getitem__(self, name: str) -> Subnet:
-        """Return the member called `name`, or its alias.
+    def __getitem__(self, name: str | Subnet) -> Subnet:
+        """Return the member of a name or an alias; a member is returned as it is.
 
         Raises:
-            UserError: no member has this name.
+            UserError: no member has this name, or the sub-network is not a member.
         """
-        known = {**self._by_name, **self.aliases}
-        if name not in known:
-            names = [*self.aliases, *self._by_name]
-            raise UserError(f"Unknown network '{name}': {did_you_mean(name, names)}.")
-        return known[name]
+        if isinstance(name, Subnet):
+            if name in self:
+                return name
+            if name.name in self._known:
+                raise UserError(f"{name} is not a member of this search space.")
+            name = name.name
+        if not isinstance(name, str):
+            kind = type(name).__name__
+            raise UserError(f"A network is given by its name or as a Subnet, not as a {kind}.")
+        if name not in self._known:
+            raise UserError(f"Unknown network '{name}': {self._nearest(name)}.")
+        return self._known[name]
+
+    def _nearest(self, name: str) -> str:
+        """Return the end of a sentence on an unknown name: the nearest in size, or else in spelling."""
+        size = parse_name(name)
+        if size is None:
+            return did_you_mean(name, [*self.aliases, *self._by_name])
+        nearest = min(self._subnets, key=lambda subnet: size.distance(subnet))
+        depths = list(zip(*(s.depths or (s.depth,) for s in self._subnets), strict=True))
+        blocks = "blocks of the stages" if len(depths) > 1 else "depths"
+        return (
+            f"did you mean '{nearest.name}', the nearest? Widths: {in_words(self.widths)}; "
+            f"{blocks}: {'; '.join(in_words(own) for own in depths)}"
+        )
 
     @property
     def intact(self) -> Subnet:

@@ -24,14 +24,20 @@ ADJUSTED, REFUSED = "build_it_with_poa_plugin_to_timm", "timm_has_no_such_networ
 an error that shows it."""
 
 
-def extract(backbone: ElasticBackbone, subnet: Subnet) -> nn.Module:
+def extract(backbone: ElasticBackbone, subnet: Subnet | str) -> nn.Module:
     """Return a sub-network as an ordinary module of its own, in evaluation mode.
 
-    Its outputs equal `backbone(images, subnet)`; it shares no storage with the backbone.
+    Its outputs equal those of `backbone(images, subnet)` in evaluation mode; it shares no storage with the
+    backbone.
+
+    Args:
+        backbone: an elastic backbone.
+        subnet: a member of `backbone.space`, or its name.
 
     Raises:
         UserError: the sub-network is not a member of the backbone's space.
     """
+    subnet = backbone.member(subnet)
     state = backbone.sliced_state_dict(subnet)
     with torch.device("meta"):
         network = backbone.plain(subnet)

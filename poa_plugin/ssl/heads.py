@@ -77,7 +77,11 @@ class ProjectionHead(nn.Module):
         x = torch.cat([first(own) for own in features])
         for layer in rest:
             x = layer(x)
-        return F.normalize(x, dim=-1, eps=1e-6 if x.dtype == torch.float16 else 1e-12)
+        eps = 1e-6 if x.dtype == torch.float16 else 1e-12
+        whole = torch.promote_types(
+            x.dtype, torch.float32
+        )  # the square of a length has none in float16
+        return F.normalize(x.to(whole), dim=-1, eps=eps)
 
 
 class MultiHead(nn.ModuleList):

@@ -36,6 +36,9 @@ ROLES = ("intact", "elastic")
 def build_backbone(config: Config) -> ElasticBackbone:
     """Build the elastic backbone that a configuration names, with weights drawn from its seed.
 
+    It is in evaluation mode, as are `extract`'s and `load`'s networks: a sub-network gives the features of the
+    network that is extracted. In training mode (`backbone.train()`) stochastic depth applies.
+
     Raises:
         UserError: the name is unknown, or the options contradict one another.
     """
@@ -43,7 +46,10 @@ def build_backbone(config: Config) -> ElasticBackbone:
     backbone = BACKBONES.get(config.student.arch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
-        return cast(ElasticBackbone, backbone.from_options(options, config.crops.global_crops_size))
+        built = cast(
+            ElasticBackbone, backbone.from_options(options, config.crops.global_crops_size)
+        )
+    return built.eval()
 
 
 def head_options(config: Config) -> dict[str, Any]:
@@ -82,7 +88,7 @@ class POA(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed + 1)
             head = MultiHead(backbone.feature_width(self.space.intact), **head_options(config))
-        self.student = nn.ModuleDict({"backbone": backbone, "dino_head": head})
+        self.student = nn.ModuleDict({"backbone": backbone, "dino_head": head}).train()
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         sizes = config.dino.head_n_prototypes
         centred = config.train.centering == "centering"

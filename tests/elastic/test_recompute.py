@@ -97,3 +97,27 @@ def test_under_autocast_products_are_half_precision_and_gradients_whole() -> Non
 def test_a_scale_is_folded_into_the_weights() -> None:
     linear, x, scale = ElasticLinear(12, 24), torch.randn(5, 8), torch.randn(16)
     torch.testing.assert_close(linear(x, scale=scale), linear(x) * scale)
+
+
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, None])
+def test_the_input_function_runs_again_under_the_same_autocast(kind: torch.dtype | None) -> None:
+    """And the products do not see an autocast around the backward pass."""
+    seen = []
+
+    def note(x: Tensor) -> Tensor:
+        seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+        return F.gelu(x)
+
+    found = []
+    for around in (False, True):
+        x, weight = (torch.ones(3, 4) * 1.2345).requires_grad_(), torch.full((2, 4), 0.7)
+        weight.requires_grad_()
+        with torch.autocast("cpu", dtype=kind, enabled=kind is not None):
+            out = linear_after(note, x, (), weight, None)
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=around):
+            out.sum().backward()
+        found.append((x.grad, weight.grad))
+    assert {enabled for enabled, _ in seen} == {kind is not None}
+    assert kind is None or {own for _, own in seen} == {kind}
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(ours, theirs)

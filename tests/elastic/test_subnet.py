@@ -156,6 +156,47 @@ def test_unknown_names_say_what_is_near(paper: ElasticBackbone) -> None:
         paper.space["w384_d99"]
 
 
+@pytest.mark.parametrize(
+    ("family", "name", "said"),
+    [
+        (
+            "vit",
+            "w400_d2",
+            r"did you mean 'w384_d12'.*384 to 1024 in steps of 64; depths: 12 to 24\.",
+        ),
+        ("vit", "w500_d19", r"did you mean 'w512_d19'"),
+        ("vit", "w80_d24", r"did you mean 'w384_d24'"),
+        ("vit", "w8000_d13", r"did you mean 'w1024_d13'"),
+        ("vit", "w416_d13", r"did you mean 'w384_d13'"),
+        ("vit", "W390-D13", r"did you mean 'w384_d13'"),
+        ("vit", "w384d12", r"did you mean 'w384_d12'"),
+        ("swin", "w110_d7", r"did you mean 'w112_d7'.*Widths: 96, 112, 128; depths: 6 to 18\."),
+        (
+            "resnet",
+            "w90_d3-4-22-3",
+            r"'w96_d3-4-22-3'.*blocks of the stages: 3; 4 to 8; 6 to 36; 3\.",
+        ),
+        ("resnet", "w64_d3-9-40-4", r"did you mean 'w64_d3-8-36-3'"),
+        ("resnet", "w64_d16", r"did you mean 'w64_d3-4-6-3'"),
+        ("resnet", "r5", r"did you mean 'r50'"),
+    ],
+)
+def test_sizes_that_no_member_has_say_which_is_nearest(family: str, name: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"Unknown network '{name}': .*{said}"):
+        paper_space(family)[name]
+
+
+def test_names_aliases_and_members_are_in_a_space(paper: ElasticBackbone) -> None:
+    space = paper.space
+    for known in ("intact", "smallest", "small", "w384_d12", space.intact):
+        assert known in space
+        assert space[space[known]] == space[known]
+    for unknown in ("tiny", "", "w384_d99", Subnet(384, 99), 384, None):
+        assert unknown not in space
+    with pytest.raises(UserError, match="not as a int"):
+        space[384]  # type: ignore[index]
+
+
 def test_names_of_several_depths() -> None:
     assert Subnet(64, depths=(3, 4, 6, 3)).name == "w64_d3-4-6-3"
     assert Subnet(64, depths=(3, 4, 6, 3)).total_depth == 16
