@@ -57,12 +57,13 @@ def import_packages(names: Iterable[str], where: str) -> None:
         where: what names them, for messages.
 
     Raises:
-        UserError: one cannot be imported.
+        UserError: one cannot be imported, or fails or exits while it is.
     """
     for name in names:
         try:
             importlib.import_module(name)
-        except ImportError as error:
+        except (Exception, SystemExit) as error:
+            reason = error if isinstance(error, ImportError) else f"{type(error).__name__}: {error}"
             raise UserError(
-                f"The package '{name}' under {where} cannot be imported: {error}."
+                f"The package '{name}' under {where} cannot be imported: {' '.join(str(reason).split())}."
             ) from error

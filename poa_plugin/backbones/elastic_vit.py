@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from fractions import Fraction
 from typing import Any
 
@@ -14,7 +14,7 @@ from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_m
 from poa_plugin.backbones.elastic_block import LockstepBlock
 from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
 from poa_plugin.backbones.inputs import check_masks
-from poa_plugin.backbones.spaces import check_patches, check_widths, steps
+from poa_plugin.backbones.spaces import check_patches, check_space_size, check_widths, steps
 from poa_plugin.backbones.streams import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.vit import (
     VisionTransformer,
@@ -25,36 +25,12 @@ from poa_plugin.backbones.vit import (
     outputs,
 )
 from poa_plugin.backbones.vit_formats import hugging_face_description, timm_description
+from poa_plugin.backbones.vit_options import SIZES, ViTOptions
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayers
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
 from poa_plugin.errors import UserError
 from poa_plugin.registry import BACKBONES
-
-SIZES = {"small": Subnet(384, 12), "base": Subnet(768, 12), "large": Subnet(1024, 24)}
-"""The members of the paper's space that have names of their own (ViT-S, ViT-B, ViT-L)."""
-
-
-@dataclass
-class ViTOptions:
-    """Section `student.vit` of the configuration: the paper's ViT-S .. ViT-L by default."""
-
-    min_width: int = 384
-    max_width: int = 1024
-    width_step: int = 64
-    min_depth: int = 12
-    max_depth: int = 24
-    depth_step: int = 1
-    head_dim: int = 64
-    patch_size: int = 16
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    proj_bias: bool = True
-    ffn_bias: bool = True
-    layerscale: float | None = 1.0e-05
-    drop_path_rate: float = 0.2
-    drop_path_uniform: bool = True
-    net_select_scale: float = 3.0
 
 
 @BACKBONES.register_as("vit")
@@ -113,10 +89,13 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
             rates = [rate] * depth
         else:
             rates = [rate * i / max(depth - 1, 1) for i in range(depth)]
+        widths = steps("width", options.min_width, options.max_width, options.width_step)
+        depths = steps("depth", options.min_depth, options.max_depth, options.depth_step)
+        check_space_size(len(widths) * len(depths), options.net_select_scale)
         return cls(
             shape,
-            widths=steps("width", options.min_width, options.max_width, options.width_step),
-            depths=steps("depth", options.min_depth, options.max_depth, options.depth_step),
+            widths=widths,
+            depths=depths,
             net_select_scale=options.net_select_scale,
             drop_path_rates=rates,
         )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from math import prod
 
 from poa_plugin.backbones import staged
 from poa_plugin.backbones.resnet import ResNetShape
-from poa_plugin.backbones.spaces import check_stages
+from poa_plugin.backbones.spaces import DEEPEST, WIDEST, check_space_size, check_stages
+from poa_plugin.config.fields import number, numbers, switch
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 
@@ -23,18 +25,57 @@ SIZES = {
 class ResNetOptions:
     """Section `student.resnet` of the configuration: the paper's 465 networks by default."""
 
-    min_width: int = 64
-    max_width: int = 128
-    width_step: int = 32
-    min_depths: list[int] = field(default_factory=lambda: [3, 4, 6, 3])
-    max_depths: list[int] = field(default_factory=lambda: [3, 8, 36, 3])
-    stem_width: int = 64
-    out_width: int = 256
-    strides: list[int] = field(default_factory=lambda: [1, 2, 2, 2])
-    groups: int = 32
-    net_select_scale: float = 2.0
-    decay_shortcut_norm: bool = False
-    ibot_scale_factor: int = 2
+    min_width: int = number(
+        64,
+        "inner channels of the narrowest network's first stage; a multiple of `groups`",
+        at_least=1,
+        at_most=WIDEST,
+    )
+    max_width: int = number(
+        128,
+        "inner channels of the intact network's first stage",
+        at_least=1,
+        at_most=WIDEST,
+        synonyms=("width", "channels"),
+    )
+    width_step: int = number(32, "from one width to the next", at_least=1, at_most=WIDEST)
+    min_depths: list[int] = numbers(
+        [3, 4, 6, 3],
+        "blocks of the shallowest network's stages",
+        at_least=1,
+        at_most=DEEPEST,
+        length=staged.N_STAGES,
+    )
+    max_depths: list[int] = numbers(
+        [3, 8, 36, 3],
+        "blocks of the intact network's stages",
+        at_least=1,
+        at_most=DEEPEST,
+        length=staged.N_STAGES,
+        synonyms=("depth", "depths", "layers"),
+    )
+    stem_width: int = number(
+        64, "channels of the stem, in all networks", at_least=1, at_most=WIDEST
+    )
+    out_width: int = number(
+        256, "channels that the first stage puts out, in all networks", at_least=1, at_most=WIDEST
+    )
+    strides: list[int] = numbers(
+        [1, 2, 2, 2], "of the stages", at_least=1, at_most=16, length=staged.N_STAGES
+    )
+    groups: int = number(32, "of every group norm", at_least=1, at_most=WIDEST)
+    net_select_scale: float = number(
+        2.0, "how much more often the shallowest network is drawn", at_least=1, at_most=100
+    )
+    decay_shortcut_norm: bool = switch(
+        False, "decay the factors of the shortcuts' norms, as the published code does"
+    )
+    ibot_scale_factor: int = number(
+        2,
+        "the last map is upsampled so often to meet the grid of masks",
+        at_least=1,
+        at_most=64,
+    )
 
 
 def intact_shape(options: ResNetOptions, widths: Sequence[int], image_size: int) -> ResNetShape:
@@ -51,6 +92,8 @@ def intact_shape(options: ResNetOptions, widths: Sequence[int], image_size: int)
             f"The option student.resnet.min_depths is {list(least)}: no stage may have more blocks "
             f"than in max_depths, {list(most)}."
         )
+    n_depths = prod(b - a + 1 for a, b in zip(least, most, strict=True))
+    check_space_size(n_depths * len(widths), options.net_select_scale, axes=1)
     for name, channels in [
         *[("width", width) for width in widths],
         ("stem_width", options.stem_width),

@@ -6,6 +6,11 @@ from collections.abc import Sequence
 
 from poa_plugin.errors import UserError
 
+WIDEST, DEEPEST, HIGHEST_RATIO = 2**15, 512, 64
+"""The largest width, number of blocks, and MLP ratio that options declare."""
+MOST_DRAWS = 10**6
+"""The most entries of the list that elastic students are drawn from."""
+
 
 def steps(what: str, low: int, high: int, step: int) -> list[int]:
     """Return low, low + step, ..., high.
@@ -23,6 +28,23 @@ def steps(what: str, low: int, high: int, step: int) -> list[int]:
             f"network's {what}: choose min_{what}, max_{what} and {what}_step so that they do."
         )
     return list(range(low, high + 1, step))
+
+
+def check_space_size(n_members: int, net_select_scale: float, axes: int = 2) -> None:
+    """Raise a `UserError` if a search space is too large to be listed.
+
+    Args:
+        n_members: sub-networks.
+        net_select_scale: how much more often the smallest network is drawn, for each axis.
+        axes: along which that varies.
+    """
+    n_draws = n_members * max(1.0, (net_select_scale + 1) / 2) ** axes
+    if n_draws > MOST_DRAWS:
+        raise UserError(
+            f"The search space has {n_members} sub-networks, which with net_select_scale="
+            f"{net_select_scale:g} stand {n_draws:.0f} times in the list that training draws from: at most "
+            f"{MOST_DRAWS} are possible. Narrow the ranges of widths and depths, or widen their steps."
+        )
 
 
 def check_heads(width: int, head_dim: int) -> None:
@@ -43,6 +65,8 @@ def check_widths(widths: Sequence[int], full: int, hidden: int, head_dim: int) -
         full, hidden: the intact network's width, and its MLP's.
         head_dim: of all members.
     """
+    if hidden < 1:
+        raise UserError(f"An MLP at width {full} has no units: choose a larger mlp_ratio.")
     for width in widths:
         check_heads(width, head_dim)
         if hidden * width % full:

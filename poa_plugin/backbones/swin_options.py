@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from poa_plugin.backbones import staged
-from poa_plugin.backbones.spaces import check_patches, check_stages
+from poa_plugin.backbones.spaces import (
+    DEEPEST,
+    HIGHEST_RATIO,
+    WIDEST,
+    check_patches,
+    check_stages,
+)
 from poa_plugin.backbones.swin import SwinShape
+from poa_plugin.config.fields import choice, number, numbers, switch
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError, did_you_mean
 
@@ -26,22 +33,76 @@ class SwinOptions:
     map is a single window.
     """
 
-    min_width: int = 96
-    max_width: int = 128
-    width_step: int = 16
-    min_depth: int = 6
-    depth_step: int = 1
-    max_depths: list[int] = field(default_factory=lambda: [2, 2, 18, 2])
-    head_dim: int = 16
-    window_size: int = 7
-    shifted_stages: list[int] = field(default_factory=lambda: [0, 1, 2, 3])
-    patch_size: int = 4
-    mlp_ratio: float = 4.0
-    qkv_bias: bool = True
-    patch_norm: str = "active"
-    drop_path_rate: float = 0.2
-    net_select_scale: float = 2.0
-    ibot_scale_factor: int = 2
+    min_width: int = number(
+        96,
+        "channels of the narrowest network's first stage; a multiple of `head_dim`",
+        at_least=1,
+        at_most=WIDEST,
+    )
+    max_width: int = number(
+        128,
+        "channels of the intact network's first stage",
+        at_least=1,
+        at_most=WIDEST,
+        synonyms=("width", "embed_dim", "dim"),
+    )
+    width_step: int = number(16, "from one width to the next", at_least=1, at_most=WIDEST)
+    min_depth: int = number(
+        6, "blocks of the shallowest network's third stage", at_least=1, at_most=DEEPEST
+    )
+    depth_step: int = number(
+        1, "from one depth of the third stage to the next", at_least=1, at_most=DEEPEST
+    )
+    max_depths: list[int] = numbers(
+        [2, 2, 18, 2],
+        "blocks of the intact network's stages",
+        at_least=1,
+        at_most=DEEPEST,
+        length=staged.N_STAGES,
+        synonyms=("depth", "depths"),
+    )
+    head_dim: int = number(
+        16, "channels of an attention head, at every width and stage", at_least=1, at_most=WIDEST
+    )
+    window_size: int = number(7, "side of a window", at_least=1, at_most=64, unit="cells")
+    shifted_stages: list[int] = numbers(
+        [0, 1, 2, 3],
+        "the stages of which every other block's windows are shifted; timm's and the original Swin leave out "
+        "those whose map is a single window",
+        at_least=0,
+        at_most=staged.N_STAGES - 1,
+        length=(0, staged.N_STAGES),
+    )
+    patch_size: int = number(4, "side of a patch", at_least=1, at_most=1024, unit="pixels")
+    mlp_ratio: float = number(
+        4.0, "hidden units of an MLP for each channel", above=0, at_most=HIGHEST_RATIO
+    )
+    qkv_bias: bool = switch(True, "biases of queries, keys and values")
+    patch_norm: str = choice(
+        "active",
+        PATCH_NORMS,
+        "the patch embedding's norm is over the channels that a sub-network has, or over the intact network's, "
+        "as in the published code (an extracted network is then no ordinary Swin)",
+    )
+    drop_path_rate: float = number(
+        0.2,
+        "stochastic depth of the last block, rising linearly from 0 over all blocks",
+        at_least=0,
+        below=1,
+        synonyms=("drop_path", "stochastic_depth"),
+    )
+    net_select_scale: float = number(
+        2.0,
+        "how much more often the smallest width, and depth, is drawn",
+        at_least=1,
+        at_most=100,
+    )
+    ibot_scale_factor: int = number(
+        2,
+        "the last map is upsampled so often to meet the grid of masks",
+        at_least=1,
+        at_most=64,
+    )
 
 
 def intact_shape(options: SwinOptions, image_size: int) -> SwinShape:

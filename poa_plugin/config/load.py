@@ -6,43 +6,63 @@ that changing `student.arch` is a valid recipe.
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
-from dataclasses import field
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from omegaconf import MISSING, DictConfig, OmegaConf
 
-from poa_plugin.config.schema import CHOICES, Config, StudentConfig
-from poa_plugin.errors import UserError, did_you_mean
+from poa_plugin.config import overlay
+from poa_plugin.config.contradictions import contradictions
+from poa_plugin.config.interpolation import resolve_in_place, unresolved_values
+from poa_plugin.config.keys import Section, all_keys, new_config
+from poa_plugin.config.ranges import possible, wrong_value
+from poa_plugin.config.schema import Config
+from poa_plugin.config.values import Scalar
+from poa_plugin.config.write import to_yaml
+from poa_plugin.errors import UserError
 from poa_plugin.files import write_whole
-from poa_plugin.registry import BACKBONES, DATASETS, META_ARCHS, import_packages
+from poa_plugin.registry import BACKBONES, import_packages
+
+MOST_PROBLEMS = 5
+"""So many wrong values are named at once."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, lay `key=value` words over it, and check every key and type.
+    """Read a YAML file, lay `key=value` words over it, and check every key and value.
 
     Args:
         path: a YAML file; keys it leaves out keep the schema's defaults.
         overrides: words such as `train.seed=1`, the last one wins.
 
     Returns:
-        An `omegaconf.DictConfig` in struct mode, typed as the schema it follows.
+        An `omegaconf.DictConfig` in struct mode, typed as the schema it follows; `${...}` is resolved, and a
+        leading `~` of a path expanded.
 
     Raises:
-        UserError: the file cannot be read, a key is unknown (the nearest one is named), a value has
-            the wrong type or is not among the choices.
+        UserError: the file cannot be read, a key is unknown (the nearest one is named), a value has the wrong
+            type or is out of its range, keys contradict one another, or a `${...}` cannot be resolved.
     """
-    overlays = [_read_yaml(Path(path)), _read_words(overrides)]
-    return _resolve(overlays)
+    return _resolve([overlay.from_file(Path(path)), overlay.from_words(overrides)])
 
 
 def default_config(overrides: Sequence[str] = ()) -> Config:
     """Return the schema's defaults with `key=value` words laid over them (see `load_config`)."""
-    return _resolve([_read_words(overrides)])
+    return _resolve([overlay.from_words(overrides)])
+
+
+def written_keys(path: str | Path | None, overrides: Sequence[str] = ()) -> list[str]:
+    """Return the dotted keys that a file and `key=value` words set.
+
+    Raises:
+        UserError: as `load_config`.
+    """
+    overlays = [overlay.from_file(Path(path))] if path else []
+    overlays.append(overlay.from_words(overrides))
+    import_packages(overlay.named_packages(overlays), "'imports'")
+    given = overlay.gather(overlays, all_keys())
+    _raise(given.problems)
+    return list(given.raw)
 
 
 def backbone_options(config: Config) -> Any:
@@ -60,100 +80,47 @@ def backbone_options(config: Config) -> Any:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved configuration as YAML, every default spelled out."""
-    write_whole(path, OmegaConf.to_yaml(cast(DictConfig, config), resolve=True))
+    """Write the resolved configuration as YAML, every default spelled out; `load_config` reads the same."""
+    write_whole(path, to_yaml(cast(DictConfig, config)))
 
 
-def _resolve(overlays: list[DictConfig]) -> Config:
-    for overlay in overlays:
-        import_packages(map(str, overlay.get("imports") or []), "'imports'")
-    config = _schema()
-    for overlay in overlays:
-        _refuse_unknown_keys(config, overlay)
-        try:
-            config.merge_with(overlay)
-        except OmegaConfBaseException as error:
-            key = f"The key '{error.full_key}'" if error.full_key else "The configuration"
-            raise UserError(f"{key} has a wrong value: {str(error).splitlines()[0]}.") from error
-    _check_values(config)
+def _resolve(overlays: list[overlay.Overlay]) -> Config:
+    import_packages(overlay.named_packages(overlays), "'imports'")
+    tree = all_keys()
+    config = new_config(tree)
+    given = overlay.gather(overlays, tree)
+    problems = overlay.assign(config, given, tree)
+    problems |= resolve_in_place(config, tree)
+    problems |= _out_of_range(config, tree, given.raw, set(problems))
+    _raise([*given.problems, *problems.values()])
+    _raise(contradictions(cast(Config, config)))
     return cast(Config, config)
 
 
-def _schema() -> DictConfig:
-    import poa_plugin.builtin  # noqa: F401  (registers what the package ships)
-
-    sections = [
-        (name, backbone.Options, field(default_factory=backbone.Options))
-        for name, backbone in sorted(BACKBONES)
-    ]
-    student = dataclasses.make_dataclass("Student", sections, bases=(StudentConfig,))
-    config = OmegaConf.structured(Config)
-    config.student = OmegaConf.structured(student)
-    return config
-
-
-def _check_values(config: DictConfig) -> None:
-    for key, choices in CHOICES.items():
-        value = OmegaConf.select(config, key)
-        if value not in choices:
-            raise UserError(f"The key '{key}' is '{value}': {did_you_mean(str(value), choices)}.")
-    META_ARCHS.get(config.meta_arch)
-    DATASETS.get(config.data.dataset)
-    backbone_options(cast(Config, config))
-    positive = ("train.shards", "train.batch_size_per_shard", "train.OFFICIAL_EPOCH_LENGTH")
-    periods = ("train.log_period", "train.checkpoint_period", "train.max_skipped_steps")
-    for key in (*positive, *periods, "optim.epochs", "optim.iter_num_scale"):
-        if OmegaConf.select(config, key) <= 0:
-            raise UserError(f"The key '{key}' must be positive.")
-    if config.train.seed < 0:
-        raise UserError("The key 'train.seed' must not be negative.")
-    for key in ("ibot.mask_ratio_min_max", "crops.global_crops_scale", "crops.local_crops_scale"):
-        pair = OmegaConf.select(config, key)
-        if len(pair) != 2 or not 0 <= pair[0] <= pair[1] <= 1:
-            raise UserError(
-                f"The key '{key}' must be two numbers 0 <= low <= high <= 1, not {pair}."
-            )
-    if not any(config.loss.terms.values()):
-        raise UserError("Every term under 'loss.terms' is off: there is nothing to optimise.")
-    if not config.dino.head_n_prototypes:
-        raise UserError("The key 'dino.head_n_prototypes' needs at least one number of prototypes.")
+def _out_of_range(
+    config: DictConfig, tree: Section, raw: Mapping[str, Any], skip: Collection[str]
+) -> dict[str, str]:
+    """Return a sentence for each key, but for those in `skip`, whose value is missing or not allowed."""
+    problems = {}
+    unused = {f"student.{name}" for name in BACKBONES.names()}
+    unused.discard(f"student.{OmegaConf.select(config, 'student.arch')}")
+    for key, value in unresolved_values(config, tree):
+        if key.name in skip:
+            continue
+        if value == MISSING:
+            if ".".join(key.name.split(".")[:2]) not in unused:
+                problems[key.name] = f"The key '{key.name}' is missing: it must be {possible(key)}."
+            continue
+        given = raw.get(key.name)
+        wrong = wrong_value(key, value, given if isinstance(given, Scalar) else None)
+        if wrong:
+            problems[key.name] = wrong
+    return problems
 
 
-def _refuse_unknown_keys(schema: DictConfig, overlay: DictConfig, prefix: str = "") -> None:
-    for key in map(str, overlay):
-        name = f"{prefix}{key}"
-        if key not in schema.keys():  # noqa: SIM118 (a missing value is no member)
-            known = [prefix + str(candidate) for candidate in schema.keys()]  # noqa: SIM118
-            raise UserError(f"Unknown configuration key '{name}': {did_you_mean(name, known)}.")
-        below, given = schema._get_node(key), overlay._get_node(key)
-        if isinstance(below, DictConfig):
-            if not isinstance(given, DictConfig):
-                raise UserError(
-                    f"The key '{name}' is a section: set one of {', '.join(map(str, below))}."
-                )
-            _refuse_unknown_keys(below, given, f"{name}.")
-
-
-def _read_yaml(path: Path) -> DictConfig:
-    try:
-        loaded = OmegaConf.load(path)
-    except FileNotFoundError as error:
-        raise UserError(f"There is no configuration file '{path}'.") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The configuration file '{path}' cannot be read: {error}.") from error
-    except (YAMLError, OmegaConfBaseException) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"The configuration file '{path}' is not valid YAML: {reason}.") from error
-    if not isinstance(loaded, DictConfig):
-        raise UserError(f"The configuration file '{path}' must hold sections, not a list.")
-    return loaded
-
-
-def _read_words(words: Sequence[str]) -> DictConfig:
-    for word in words:
-        if "=" not in word or word.startswith("="):
-            raise UserError(f"'{word}' is not of the form key=value, such as train.seed=1.")
-    try:
-        return OmegaConf.from_dotlist(list(words))
-    except (YAMLError, OmegaConfBaseException) as error:
-        raise UserError(f"The words {list(words)} cannot be read: {error}.") from error
+def _raise(problems: Sequence[str]) -> None:
+    """Raise a `UserError` that names the first problems, if there are any."""
+    more = len(problems) - MOST_PROBLEMS
+    if problems:
+        end = [f"And {more} more."] if more > 0 else []
+        raise UserError(" ".join([*problems[:MOST_PROBLEMS], *end]))

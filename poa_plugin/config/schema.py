@@ -1,6 +1,8 @@
-"""The schema of a configuration: dataclasses with their defaults. Imports nothing of the package.
+"""The schema of a configuration: dataclasses whose fields declare default, range and meaning.
 
-Names are DINOv2's wherever DINOv2 has one.
+Imports nothing of the package but how fields are declared, and `config.objective`, the method's sections.
+Names are DINOv2's wherever DINOv2 has one. An upper end stands where a larger value can only exhaust the
+machine or train nonsense.
 """
 
 from __future__ import annotations
@@ -10,159 +12,346 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from poa_plugin.config.fields import COUNT, choice, number, numbers, path, switch, text
+from poa_plugin.config.objective import (
+    DinoConfig,
+    IbotConfig,
+    LossConfig,
+    TeacherConfig,
+    TermsConfig,
+)
+
+__all__ = [
+    "Config",
+    "CropsConfig",
+    "DataConfig",
+    "DinoConfig",
+    "EvaluationConfig",
+    "IbotConfig",
+    "LossConfig",
+    "OptimConfig",
+    "StudentConfig",
+    "TeacherConfig",
+    "TermsConfig",
+    "TrainConfig",
+]
+
+LARGEST_SIDE = 8192
+"""Pixels."""
+
 
 @dataclass
 class StudentConfig:
-    """Which backbone; its own section is added beside `arch` when the schema is built."""
+    """The elastic backbone. Each has a section of its own beside `arch`; only the chosen one is used."""
 
-    arch: str = MISSING
-
-
-@dataclass
-class TeacherConfig:
-    """The teacher's average and temperature (POA section 4.1, published recipe)."""
-
-    momentum_teacher: float = 0.992
-    final_momentum_teacher: float = 0.9999
-    warmup_teacher_temp: float = 0.04
-    teacher_temp: float = 0.07
-    warmup_teacher_temp_epochs: int = 30
-
-
-@dataclass
-class DinoConfig:
-    """Cross-view and same-view terms, and the projection heads, one for each number of prototypes."""
-
-    loss_weight: float = 1.0
-    head_n_prototypes: list[int] = field(default_factory=lambda: [8192, 16384, 32768, 65536])
-    head_bottleneck_dim: int = 256
-    head_nlayers: int = 3
-    head_hidden_dim: int = 2048
-    koleo_loss_weight: float = 0.1
-    lambda_ie: float = 0.8
-
-
-@dataclass
-class IbotConfig:
-    """The masked-patch term. The heads are shared with the cls token."""
-
-    loss_weight: float = 1.0
-    mask_sample_probability: float = 0.5
-    mask_ratio_min_max: list[float] = field(default_factory=lambda: [0.1, 0.5])
-    start_epoch: int = 30
-
-
-@dataclass
-class TermsConfig:
-    """Which loss terms are optimised; the paper's ablations, and DINOv2, are settings of these."""
-
-    cross_view_intact: bool = True
-    cross_view_elastic: bool = True
-    same_view: bool = True
-    masked_patch_intact: bool = True
-    masked_patch_elastic: bool = True
-    koleo_intact: bool = True
-    koleo_elastic: bool = True
-
-
-@dataclass
-class LossConfig:
-    """How terms are weighted (`code`: the published code, `paper`: POA eq. 8-10) and which are on."""
-
-    normalisation: str = "code"
-    student_temp: float = 0.1
-    terms: TermsConfig = field(default_factory=TermsConfig)
+    arch: str = text(
+        MISSING,
+        "the registered backbone; its options are the section of that name",
+        registry="backbones",
+        synonyms=("backbone", "model", "network", "architecture"),
+    )
 
 
 @dataclass
 class CropsConfig:
-    """Multi-crop augmentation. `blur: published` applies the probabilities the published code had."""
+    """Multi-crop augmentation: two global crops of an image, and local ones."""
 
-    global_crops_scale: list[float] = field(default_factory=lambda: [0.32, 1.0])
-    local_crops_number: int = 8
-    local_crops_scale: list[float] = field(default_factory=lambda: [0.05, 0.32])
-    global_crops_size: int = 224
-    local_crops_size: int = 96
-    horizontal_flips: bool = True
-    color_jitter: list[float] = field(default_factory=lambda: [0.4, 0.4, 0.2, 0.1])
-    color_jitter_probability: float = 0.8
-    grayscale_probability: float = 0.2
-    solarize_probability: float = 0.2
-    blur: str = "paper"
+    global_crops_scale: list[float] = numbers(
+        [0.32, 1.0],
+        "share of the image in a global crop, from and to",
+        at_least=0.0001,
+        at_most=1,
+        length=2,
+        ordered=True,
+    )
+    local_crops_number: int = number(8, "local crops of an image", at_least=0, at_most=256)
+    local_crops_scale: list[float] = numbers(
+        [0.05, 0.32],
+        "share of the image in a local crop, from and to",
+        at_least=0.0001,
+        at_most=1,
+        length=2,
+        ordered=True,
+    )
+    global_crops_size: int = number(
+        224,
+        "side of a global crop",
+        at_least=1,
+        at_most=LARGEST_SIDE,
+        unit="pixels",
+        synonyms=("crop_size", "resolution", "img_size"),
+    )
+    local_crops_size: int = number(
+        96, "side of a local crop", at_least=1, at_most=LARGEST_SIDE, unit="pixels"
+    )
+    horizontal_flips: bool = switch(True, "crops are flipped with probability 0.5")
+    color_jitter: list[float] = numbers(
+        [0.4, 0.4, 0.2, 0.1],
+        "strength of the jitter of brightness, contrast, saturation and hue",
+        at_least=0,
+        at_most=(10, 10, 10, 0.5),
+        length=4,
+    )
+    color_jitter_probability: float = number(0.8, "of the jitter", at_least=0, at_most=1)
+    grayscale_probability: float = number(0.2, "of a crop without color", at_least=0, at_most=1)
+    solarize_probability: float = number(
+        0.2, "of solarization; the second global crop only", at_least=0, at_most=1
+    )
+    blur: str = choice(
+        "paper",
+        ("paper", "published"),
+        "probabilities 1, 0.1, 0.5 (global 1, global 2, local), or 0, 0.9, 0.5 as in the published results",
+    )
 
 
 @dataclass
 class DataConfig:
     """Which images: a registered data set, where it lies, and how many processes read it."""
 
-    dataset: str = "image_folder"
-    path: str | None = None
-    image_size: int | None = None
-    num_workers: int = 8
-    unusual_images: str = "convert"
-    max_bad_share: float = 0.001
+    dataset: str = text(
+        "image_folder", "the registered data set; see [data.md](data.md)", registry="data sets"
+    )
+    path: str | None = path(
+        None, "where the images are", synonyms=("data_dir", "data_path", "data_root", "root")
+    )
+    image_size: int | None = number(
+        None,
+        "images are reduced to this shorter side when they are read; null: not at all",
+        at_least=1,
+        at_most=LARGEST_SIDE,
+        unit="pixels",
+        synonyms=("img_size",),
+    )
+    num_workers: int = number(
+        8,
+        "processes that read; the batches do not depend on it",
+        at_least=0,
+        at_most=256,
+        synonyms=("workers",),
+    )
+    unusual_images: str = choice(
+        "convert",
+        ("convert", "skip"),
+        "CMYK, 16-bit and animated images are converted (RGB, 8 bits, first frame), or count as bad",
+    )
+    max_bad_share: float = number(
+        0.001,
+        "share of the images that may be bad and passed over before the run stops",
+        at_least=0,
+        at_most=1,
+    )
 
 
 @dataclass
 class TrainConfig:
     """The run: its random seed, batch, length, precision, and when it writes."""
 
-    seed: int = 0
-    shards: int = 32
-    batch_size_per_shard: int = 50
-    OFFICIAL_EPOCH_LENGTH: int = 800
-    centering: str = "sinkhorn_knopp"
-    precision: str = "fp32"
-    device: str = "auto"
-    compile: bool = False
-    lockstep: bool = False
-    threads: int | None = None
-    max_minutes: float | None = None
-    log_period: int = 10
-    checkpoint_period: int = 1000
-    keep_checkpoints: int = 3
-    keep_every: int = 0
-    damaged_checkpoint: str = "stop"
-    accept_changes: bool = False
-    max_skipped_steps: int = 10
+    seed: int = number(
+        0,
+        "every random choice is a function of (seed, step, shard)",
+        at_least=0,
+        at_most=2**63 - 1,
+        synonyms=("random_seed",),
+    )
+    shards: int = number(
+        32,
+        "a shard is what one GPU of the paper's recipe holds; each has its own elastic student",
+        at_least=1,
+        at_most=2**16,
+        synonyms=("gpus", "n_gpus", "num_gpus", "world_size"),
+    )
+    batch_size_per_shard: int = number(
+        50,
+        "images of a shard",
+        at_least=1,
+        at_most=2**16,
+        synonyms=("batch_size", "bs", "batch_size_per_gpu", "batch"),
+    )
+    OFFICIAL_EPOCH_LENGTH: int = number(
+        800,
+        "steps of an epoch",
+        at_least=1,
+        at_most=10**7,
+        synonyms=("epoch_length", "steps_per_epoch", "iterations"),
+    )
+    centering: str = choice(
+        "sinkhorn_knopp", ("sinkhorn_knopp", "centering"), "how teacher targets are balanced"
+    )
+    precision: str = choice(
+        "fp32",
+        ("fp32", "bf16", "fp16"),
+        "of the forward and backward pass; fp16 with a gradient scaler",
+        synonyms=("amp", "dtype", "fp16", "bf16", "mixed_precision", "use_fp16"),
+    )
+    device: str = choice(
+        "auto", ("auto", "cpu", "cuda"), "auto is a GPU where there is one", synonyms=("gpu",)
+    )
+    compile: bool = switch(
+        False, "compile the backbone's blocks with `torch.compile`; pays on GPUs, not on a CPU"
+    )
+    lockstep: bool = switch(
+        False,
+        "both students go through the blocks together, as sharded parameters need; one after the other takes a "
+        "quarter less memory",
+    )
+    threads: int | None = number(
+        None,
+        "CPU threads; null: torch's choice",
+        at_least=1,
+        at_most=1024,
+        synonyms=("num_threads", "cpus", "cores"),
+    )
+    max_minutes: float | None = number(
+        None, "save and end after this time", above=0, unit="minutes", synonyms=("minutes", "time")
+    )
+    log_period: int = number(
+        10, "steps that are averaged in a line of metrics", at_least=1, at_most=COUNT, unit="steps"
+    )
+    checkpoint_period: int = number(
+        1000,
+        "steps between checkpoints",
+        at_least=1,
+        at_most=COUNT,
+        unit="steps",
+        synonyms=("save_period", "save_every"),
+    )
+    keep_checkpoints: int = number(
+        3, "how many of the newest checkpoints are kept; 0 keeps all", at_least=0, at_most=COUNT
+    )
+    keep_every: int = number(
+        0,
+        "every so many-th checkpoint is kept permanently beside the newest; 0: none",
+        at_least=0,
+        at_most=COUNT,
+    )
+    damaged_checkpoint: str = choice(
+        "stop",
+        ("stop", "previous"),
+        "where the newest checkpoint is damaged: stop, or resume from the newest whole one with a warning",
+    )
+    accept_changes: bool = switch(
+        False,
+        "resume in the folder of a run whose configuration was another; the differences are printed",
+    )
+    max_skipped_steps: int = number(
+        10,
+        "steps in a row whose loss is not finite before the run stops at its last good state",
+        at_least=1,
+        at_most=COUNT,
+        unit="steps",
+    )
 
 
 @dataclass
 class OptimConfig:
     """AdamW and its schedules, with the values of the published recipe that has 143 networks."""
 
-    epochs: int = 346
-    base_lr: float = 0.004
-    scaling_rule: str = "sqrt_wrt_1024"
-    warmup_epochs: int = 10
-    min_lr: float = 2.0e-05
-    weight_decay: float = 0.04
-    weight_decay_end: float = 0.4
-    clip_grad: float = 1.5
-    freeze_last_layer_epochs: int = 1
-    layerwise_decay: float = 0.9
-    patch_embed_lr_mult: float = 0.2
-    adamw_beta1: float = 0.9
-    adamw_beta2: float = 0.999
-    iter_num_scale: float = 0.78
+    epochs: int = number(
+        346,
+        "length of the training",
+        at_least=1,
+        at_most=10**6,
+        unit="epochs",
+        synonyms=("num_epochs", "max_epochs", "n_epochs"),
+    )
+    base_lr: float = number(
+        0.004,
+        "peak learning rate, before `scaling_rule`",
+        above=0,
+        at_most=10,
+        synonyms=("lr", "learning_rate", "max_lr"),
+    )
+    scaling_rule: str = choice(
+        "sqrt_wrt_1024",
+        ("sqrt_wrt_1024", "none"),
+        "base_lr * sqrt(images of a step / 1024), or base_lr itself",
+    )
+    warmup_epochs: int = number(
+        10,
+        "linear warm-up of the learning rate",
+        at_least=0,
+        at_most=COUNT,
+        unit="epochs",
+        synonyms=("warmup",),
+    )
+    min_lr: float = number(
+        2.0e-05,
+        "what the cosine of the learning rate tends to",
+        at_least=0,
+        at_most=10,
+        synonyms=("final_lr", "lr_end"),
+    )
+    weight_decay: float = number(
+        0.04, "at the start", at_least=0, at_most=10, synonyms=("wd", "decay")
+    )
+    weight_decay_end: float = number(
+        0.4, "what the cosine of the weight decay tends to", at_least=0, at_most=10
+    )
+    clip_grad: float = number(
+        1.5,
+        "largest gradient norm of the backbone and of the heads, each by itself; 0 for none",
+        at_least=0,
+        synonyms=("grad_clip", "max_norm", "clip"),
+    )
+    freeze_last_layer_epochs: int = number(
+        1, "while prototypes have learning rate 0", at_least=0, at_most=COUNT, unit="epochs"
+    )
+    layerwise_decay: float = number(
+        0.9, "factor of the learning rate for each block from the top", above=0, at_most=1
+    )
+    patch_embed_lr_mult: float = number(
+        0.2, "factor of the patch embedding's learning rate; 0: not trained", at_least=0, at_most=10
+    )
+    adamw_beta1: float = number(
+        0.9, "of AdamW", at_least=0, below=1, synonyms=("beta1", "betas", "momentum")
+    )
+    adamw_beta2: float = number(0.999, "of AdamW", at_least=0, below=1, synonyms=("beta2", "betas"))
+    iter_num_scale: float = number(
+        0.78,
+        "the cosines are stretched to (all steps / this), and end with the training",
+        at_least=0.01,
+        at_most=10,
+    )
 
 
 @dataclass
 class EvaluationConfig:
-    """Evaluation of a run: image sizes as in the paper's protocol."""
+    """Evaluation of frozen features: image sizes as in the paper's protocol."""
 
-    resize_size: int = 256
-    crop_size: int = 224
-    batch_size: int = 256
+    resize_size: int = number(
+        256,
+        "shorter side to which an image is resized",
+        at_least=1,
+        at_most=LARGEST_SIDE,
+        unit="pixels",
+    )
+    crop_size: int = number(
+        224,
+        "side of the central crop, at most `resize_size`",
+        at_least=1,
+        at_most=LARGEST_SIDE,
+        unit="pixels",
+    )
+    batch_size: int = number(
+        256, "images of a batch", at_least=1, at_most=2**16, synonyms=("eval_batch_size",)
+    )
 
 
 @dataclass
 class Config:
-    """A whole run. The fields' comments live with each section."""
+    """A whole run."""
 
-    imports: list[str] = field(default_factory=list)
-    output_dir: str = "runs/poa"
-    meta_arch: str = "poa"
+    imports: list[str] = text(
+        [],
+        "packages to import first, which may register backbones, data sets, meta-architectures",
+        may_be_empty=False,
+    )
+    output_dir: str = path(
+        "runs/poa",
+        "where the run writes; the same folder again resumes",
+        synonyms=("output", "out", "out_dir", "save_dir", "run_dir", "folder", "work_dir"),
+    )
+    meta_arch: str = text("poa", "the registered meta-architecture", registry="meta-architectures")
     student: Any = MISSING
     teacher: TeacherConfig = field(default_factory=TeacherConfig)
     dino: DinoConfig = field(default_factory=DinoConfig)
@@ -173,15 +362,3 @@ class Config:
     train: TrainConfig = field(default_factory=TrainConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-
-
-CHOICES = {
-    "data.unusual_images": ("convert", "skip"),
-    "loss.normalisation": ("code", "paper"),
-    "crops.blur": ("paper", "published"),
-    "train.centering": ("sinkhorn_knopp", "centering"),
-    "train.precision": ("fp32", "bf16", "fp16"),
-    "train.damaged_checkpoint": ("stop", "previous"),
-    "train.device": ("auto", "cpu", "cuda"),
-    "optim.scaling_rule": ("sqrt_wrt_1024", "none"),
-}

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from poa_plugin.memory import check_memory
+
 if TYPE_CHECKING:
     from poa_plugin.elastic.subnet import Subnet
 
@@ -45,6 +47,11 @@ class CostTable:
         if key not in self._traces:
             with torch.device("meta"):
                 network = self._plain(deepest)
+            check_memory(
+                4 * sum(parameter.numel() for parameter in network.parameters()),
+                f"Counting the FLOPs of '{deepest.name}' needs",
+                "lower the widths and depths of the backbone",
+            )
             self._traces[key] = count(network.to_empty(device="cpu"), image_size)
         params, flops = self._traces[key]
         skipped = set(self._blocks(deepest)) - set(self._blocks(subnet))

@@ -1,6 +1,7 @@
 """Self-supervised learning: the three branches, heads, targets and losses."""
 
+from poa_plugin.ssl.check import check_model
 from poa_plugin.ssl.heads import MultiHead
 from poa_plugin.ssl.poa import POA, build_backbone, head_options
 
-__all__ = ["POA", "MultiHead", "build_backbone", "head_options"]
+__all__ = ["POA", "MultiHead", "build_backbone", "check_model", "head_options"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from poa_plugin.backbones.base import ElasticBackbone, Stream
+from poa_plugin.backbones.building import backbone_errors
 from poa_plugin.config.load import backbone_options
 from poa_plugin.config.schema import Config
 from poa_plugin.device import resolve_device
@@ -44,7 +45,7 @@ def build_backbone(config: Config) -> ElasticBackbone:
     """
     options = backbone_options(config)
     backbone = BACKBONES.get(config.student.arch)
-    with torch.random.fork_rng(devices=[]):
+    with backbone_errors(config.student.arch), torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.train.seed)
         built = cast(
             ElasticBackbone, backbone.from_options(options, config.crops.global_crops_size)
@@ -81,10 +82,11 @@ class POA(nn.Module):
         super().__init__()
         self.config = config
         backbone = build_backbone(config)
-        self.space = backbone.space
-        if config.crops.local_crops_number:
-            backbone.check_image_size(config.crops.local_crops_size)
-        self.mask_grid = backbone.mask_grid(config.crops.global_crops_size)
+        with backbone_errors(config.student.arch):
+            self.space = backbone.space
+            if config.crops.local_crops_number:
+                backbone.check_image_size(config.crops.local_crops_size)
+            self.mask_grid = backbone.mask_grid(config.crops.global_crops_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.train.seed + 1)
             head = MultiHead(backbone.feature_width(self.space.intact), **head_options(config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from poa_plugin.config.contradictions import oddities
 from poa_plugin.config.schema import Config
 from poa_plugin.data import Dataset, build_dataset, train_batches
 from poa_plugin.device import resolve_device
@@ -21,7 +23,7 @@ from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.files import disk_errors
 from poa_plugin.registry import META_ARCHS
-from poa_plugin.ssl import POA
+from poa_plugin.ssl import POA, check_model
 from poa_plugin.train import checkpoint
 from poa_plugin.train.folder import check_folder, claim_folder
 from poa_plugin.train.metrics import Metrics
@@ -52,6 +54,7 @@ def train(config: Config) -> Outcome:
             refuses, or too many steps in a row were not finite.
     """
     run = Path(config.output_dir)
+    check_model(config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     with disk_errors(run):
@@ -62,6 +65,8 @@ def train(config: Config) -> Outcome:
         optimizer = build_optimizer(model.get_params_groups(), config)
         state = _resume(newest, model, optimizer)
         claim_folder(run, config, changes)
+        for oddity in oddities(config):
+            print(f"poa: warning: {oddity}", file=sys.stderr)
         total = Schedules(config).total_steps
         if state["step"] >= total:
             print(f"'{run}' is already trained to its last step, {total}.")

@@ -84,18 +84,24 @@ def test_timm_has_no_argument_for_another_stem_or_number_of_groups() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["student.resnet.max_depths=[1,2,4]"], "max_depths is .1, 2, 4.: it needs 4 numbers"),
+        (
+            ["student.resnet.max_depths=[1,2,4]"],
+            "max_depths' is .1,2,4.: it must be a list of 4 whole numbers",
+        ),
         (
             ["student.resnet.min_depths=[1,3,2,1]"],
             "no stage may have more blocks than in max_depths",
         ),
-        (["student.resnet.min_depths=[0,1,2,1]"], "none of them 0"),
+        (["student.resnet.min_depths=[0,1,2,1]"], "4 whole numbers from 1"),
         (
             ["student.resnet.groups=3"],
             "groups is 3, which does not divide width 8: the nearest are 6 and 9",
         ),
         (["student.resnet.width_step=3"], "widths 8..16 in steps of 3"),
-        (["student.resnet.strides=[1,2]"], "strides is .1, 2.: it needs 4 numbers"),
+        (
+            ["student.resnet.strides=[1,2]"],
+            "strides' is .1,2.: it must be a list of 4 whole numbers",
+        ),
     ],
 )
 def test_contradicting_options_are_refused(words: list[str], message: str) -> None:

@@ -167,11 +167,11 @@ def test_stochastic_depth_rises_and_drops_whole_images() -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["student.swin.max_depths=[2,2,6]"], "needs 4 numbers of blocks, one for each stage"),
-        (["student.swin.max_depths=[2,0,6,2]"], "none of them 0"),
+        (["student.swin.max_depths=[2,2,6]"], "a list of 4 whole numbers"),
+        (["student.swin.max_depths=[2,0,6,2]"], "4 whole numbers from 1"),
         (["student.swin.min_depth=5"], "depths 5..4"),
         (["student.swin.head_dim=5"], "head dimension 5 does not divide the width 8.*5 and 10"),
-        (["student.swin.patch_norm=fulll"], "patch_norm is 'fulll': did you mean 'full'"),
+        (["student.swin.patch_norm=fulll"], "patch_norm' is 'fulll': did you mean 'full'"),
         (["student.swin.ibot_scale_factor=3"], "can be upsampled 1, 2, 4 or 8 times"),
         (["student.swin.mlp_ratio=0.2"], "no whole number"),
         (["student.swin.patch_size=5"], "do not divide into patches of 5"),

@@ -29,9 +29,7 @@ def refused(tmp_path: Path, file: Path, *words: str, **options: Any) -> str:
 
 
 def test_extracted_swins_that_no_intact_network_is(tmp_path: Path) -> None:
-    with pytest.raises(
-        UserError, match=r"shifted_stages is \[1, 4\]: the stages are 0, 1, 2 and 3"
-    ):
+    with pytest.raises(UserError, match=r"shifted_stages. is .4,1.: it must be a list"):
         build_backbone(default_config([*FAMILIES["swin"], "student.swin.shifted_stages=[4,1]"]))
     elastic = randomise(build_backbone(default_config(FAMILIES["swin"])))
     folder = write_network(tmp_path / "net", "swin", elastic, elastic.space["w16_d3"], {})

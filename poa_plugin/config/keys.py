@@ -1,0 +1,183 @@
+"""The keys of a configuration as a tree: sections, and keys with type, default and declaration.
+
+The tree is made of the schema and of the `Options` of every registered backbone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+import types
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Union
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from poa_plugin.config.fields import Declaration, declaration
+from poa_plugin.config.schema import Config, StudentConfig
+from poa_plugin.errors import UserError
+from poa_plugin.registry import BACKBONES
+
+
+@dataclass(frozen=True)
+class Key:
+    """One key.
+
+    Attributes:
+        name: dotted, such as `optim.base_lr`.
+        type: of its value, less the None of an optional key.
+        optional: whether its value may be null.
+        default: of the field; `???` where it has none.
+        declared: range, choices and meaning.
+    """
+
+    name: str
+    type: Any
+    optional: bool
+    default: Any
+    declared: Declaration
+
+    @property
+    def is_list(self) -> bool:
+        """Whether its value is a list."""
+        return self.type is list or typing.get_origin(self.type) in (list, tuple)
+
+    @property
+    def element_type(self) -> Any:
+        """The type of its value, or of the elements of a list."""
+        if not self.is_list:
+            return self.type
+        return (typing.get_args(self.type) or (Any,))[0]
+
+    @property
+    def is_text(self) -> bool:
+        """Whether its value, or each element of it, is a text."""
+        return self.element_type in (str, Path)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A section: its dotted name (empty: the whole configuration), its dataclass, and what it holds by name."""
+
+    name: str
+    type: type
+    members: dict[str, Key | Section] = field(hash=False)
+
+    @property
+    def meaning(self) -> str:
+        """The docstring of its dataclass."""
+        text = inspect.getdoc(self.type) or ""
+        return "" if text.startswith(f"{self.type.__name__}(") else text
+
+    def leaves(self) -> Iterator[Key]:
+        """Yield all keys, those of sections within it too."""
+        for member in self.members.values():
+            if isinstance(member, Section):
+                yield from member.leaves()
+            else:
+                yield member
+
+    def sections(self) -> Iterator[Section]:
+        """Yield the section and all sections within it."""
+        yield self
+        for member in self.members.values():
+            if isinstance(member, Section):
+                yield from member.sections()
+
+
+def all_keys() -> Section:
+    """Return the tree of every key, with a section for each registered backbone.
+
+    Raises:
+        UserError: the `Options` of a backbone cannot be a section.
+    """
+    import poa_plugin.builtin  # noqa: F401  (registers what the package ships)
+
+    return _tree(tuple((name, _options(name)) for name in BACKBONES.names()))
+
+
+def new_config(tree: Section) -> DictConfig:
+    """Return the typed configuration of a tree, all values at their defaults, in struct mode."""
+    config = OmegaConf.structured(Config)
+    student = tree.members["student"]
+    config.student = OmegaConf.structured(student.type)
+    return typing.cast(DictConfig, config)
+
+
+def type_name(kind: Any) -> str:
+    """Return what a value of a type is called: `a whole number`."""
+    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
+    return names.get(kind, "a text" if kind is Path else str(getattr(kind, "__name__", kind)))
+
+
+@functools.lru_cache(maxsize=8)
+def _tree(backbones: tuple[tuple[str, type], ...]) -> Section:
+    sections = [
+        (name, own, field(default_factory=functools.partial(OmegaConf.structured, own)))
+        for name, own in backbones
+    ]
+    student = dataclasses.make_dataclass("Student", sections, bases=(StudentConfig,))
+    student.__doc__ = StudentConfig.__doc__
+    members = {
+        **_members(Config, ""),
+        "student": Section("student", student, _members(student, "student.")),
+    }
+    return Section("", Config, members)
+
+
+def _members(own: type, prefix: str) -> dict[str, Key | Section]:
+    hints = typing.get_type_hints(own)
+    members: dict[str, Key | Section] = {}
+    for entry in dataclasses.fields(own):
+        name, (kind, optional) = f"{prefix}{entry.name}", _without_none(hints[entry.name])
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type) and not optional:
+            members[entry.name] = Section(name, kind, _members(kind, f"{name}."))
+        else:
+            declared = declaration(entry.metadata)
+            members[entry.name] = Key(name, kind, optional, _default(entry), declared)
+    return members
+
+
+def _default(entry: dataclasses.Field[Any]) -> Any:
+    if entry.default_factory is not dataclasses.MISSING:
+        return entry.default_factory()
+    return MISSING if entry.default is dataclasses.MISSING else entry.default
+
+
+def _without_none(hint: Any) -> tuple[Any, bool]:
+    """Return a type without None, and whether None was part of it."""
+    if hint is Any:
+        return hint, True
+    if typing.get_origin(hint) not in (Union, types.UnionType):
+        return hint, False
+    kinds = typing.get_args(hint)
+    rest = tuple(kind for kind in kinds if kind is not type(None))
+    return Union[rest], len(rest) < len(kinds)  # noqa: UP007 (made at run time)
+
+
+def _options(name: str) -> type:
+    """Return the `Options` of a backbone, having tried whether they can be a section."""
+    options = getattr(BACKBONES.get(name), "Options", None)
+    return _checked(name, options)
+
+
+@functools.lru_cache(maxsize=64)
+def _checked(name: str, options: Any) -> type:
+    if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
+        raise UserError(
+            f"The backbone '{name}' needs a dataclass 'Options', its section of the configuration."
+        )
+    try:
+        typing.get_type_hints(options)
+        OmegaConf.structured(options)
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"The options of the backbone '{name}', {options.__module__}.{options.__qualname__}, cannot be "
+            f"a section of the configuration: {type(error).__name__}: {reason}."
+        ) from error
+    return options

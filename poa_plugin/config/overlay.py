@@ -1,0 +1,173 @@
+"""Overlays: what a file and `key=value` words set, by the keys of the schema."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
+
+from poa_plugin.config.fields import NOTHING
+from poa_plugin.config.keys import Key, Section
+from poa_plugin.config.ranges import possible
+from poa_plugin.config.suggest import unknown_key
+from poa_plugin.config.values import (
+    Scalar,
+    WrongValueError,
+    parse_yaml,
+    read_file,
+    read_value,
+    shown,
+    split_word,
+)
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """Settings in their order: the parts of a key, or of a section, and what it is set to, unread."""
+
+    settings: list[tuple[list[str], Any]]
+
+
+def from_file(path: Path) -> Overlay:
+    """Return what a YAML file sets.
+
+    Raises:
+        UserError: it cannot be read, or is no YAML mapping.
+    """
+    return Overlay([([], read_file(path))])
+
+
+def from_words(words: Sequence[str]) -> Overlay:
+    """Return what `key=value` words set, the last one last.
+
+    Raises:
+        UserError: a word has another form.
+    """
+    return Overlay([split_word(word) for word in words])
+
+
+def named_packages(overlays: Iterable[Overlay]) -> list[str]:
+    """Return the packages that the key `imports` names in each overlay; what cannot be read is left out."""
+    key, packages = Key("imports", list[str], False, [], NOTHING), []
+    for overlay in overlays:
+        raw = None
+        for parts, value in overlay.settings:
+            if parts == ["imports"]:
+                raw = value
+            elif not parts:
+                raw = value.get("imports")
+        try:
+            value = read_value(key, raw) if raw is not None else []
+            packages += list(OmegaConf.create({"imports": value}).imports)
+        except (WrongValueError, OmegaConfBaseException):
+            continue  # the same value is read again with all others, and named if it is wrong
+    return packages
+
+
+@dataclass
+class Given:
+    """What overlays set: unread values by key, and sentences about what is no key."""
+
+    raw: dict[str, Any]
+    problems: list[str]
+
+
+def gather(overlays: Iterable[Overlay], tree: Section) -> Given:
+    """Return what overlays set, the last one winning.
+
+    Args:
+        overlays: the later over the earlier.
+        tree: of all keys.
+    """
+    given = Given({}, [])
+    for overlay in overlays:
+        for parts, raw in overlay.settings:
+            _place(given, tree, tree, parts, raw)
+    return given
+
+
+def assign(config: DictConfig, given: Given, tree: Section) -> dict[str, str]:
+    """Read values by the types of their keys and set them.
+
+    Returns:
+        A sentence for each key whose value cannot be read.
+    """
+    keys, problems = {key.name: key for key in tree.leaves()}, {}
+    for name, raw in given.raw.items():
+        try:
+            OmegaConf.update(config, name, read_value(keys[name], raw))
+        except WrongValueError as error:
+            problems[name] = f"The key '{name}' is {_quoted(raw)}: {error}."
+        except GrammarParseError:
+            problems[name] = f"The key '{name}' is {_quoted(raw)}: its '${{...}}' cannot be read."
+        except OmegaConfBaseException as error:
+            problems[name] = (
+                f"The key '{name}' is {_quoted(raw)}: it must be {possible(keys[name])} "
+                f"({str(error).splitlines()[0]})."
+            )
+    return problems
+
+
+def _place(given: Given, tree: Section, section: Section, parts: list[str], raw: Any) -> None:
+    """Note the value of a key, or of a section's keys, below a section."""
+    if not parts:
+        for name, below in _members(given, section, raw).items():
+            _place(given, tree, section, [name], below)
+        return
+    name = ".".join(filter(None, (section.name, *parts)))
+    member, rest = section.members.get(parts[0]), parts[1:]
+    if isinstance(member, Section):
+        _place(given, tree, member, rest, raw)
+    elif member is None:
+        given.problems.append(_unknown(given, tree, name, parts[0]))
+    elif not rest:
+        given.raw[member.name] = raw
+    elif typing.get_origin(member.type) is dict:
+        for part in reversed(rest):
+            raw = {part: raw}
+        given.raw[member.name] = _merged(given.raw.get(member.name), raw)
+    else:
+        given.problems.append(
+            f"The key '{member.name}' has no keys below it: set it whole, as in {member.name}=..., "
+            f"in place of '{name}'."
+        )
+
+
+def _members(given: Given, section: Section, raw: Any) -> dict[str, Any]:
+    """Return what a section is set to, by the names of its members."""
+    if isinstance(raw, Scalar) and raw.origin == "word":
+        try:
+            raw = parse_yaml(raw)
+        except WrongValueError:
+            raw = None
+    if isinstance(raw, dict):
+        return raw
+    given.problems.append(
+        f"The key '{section.name}' is a section: set one of {', '.join(section.members)}."
+    )
+    return {}
+
+
+def _unknown(given: Given, tree: Section, name: str, part: str) -> str:
+    if "." in part:
+        return (
+            f"Unknown configuration key '{part}': in a file sections are nested, such as "
+            f"{part.replace('.', ': {', 1)}: ...}}."
+        )
+    arch = given.raw.get("student.arch")
+    return unknown_key(name, tree, str(arch) if arch else None)
+
+
+def _merged(below: Any, above: Any) -> Any:
+    if not (isinstance(below, dict) and isinstance(above, dict)):
+        return above
+    return {**below, **{name: _merged(below.get(name), value) for name, value in above.items()}}
+
+
+def _quoted(raw: Any) -> str:
+    return f"'{shown(raw)}'" if isinstance(raw, str) else shown(raw)
