@@ -31,11 +31,10 @@ class Whole:
         try:
             number = int(text)
         except ValueError:
-            number = self.low - 1
+            raise _out_of_range("a whole number", self.range, text) from None
         if not self.low <= number <= self.high:
-            raise argparse.ArgumentTypeError(
-                f"takes a whole number from {self.range}, not '{text}'"
-            )
+            what = "positive: a whole number" if number <= 0 < self.low else "a whole number"
+            raise _out_of_range(what, self.range, text)
         return number
 
 
@@ -56,8 +55,13 @@ class Real:
         except ValueError:
             number = math.nan
         if not self.low <= number <= self.high:  # false for nan, too
-            raise argparse.ArgumentTypeError(f"takes a number from {self.range}, not '{text}'")
+            raise _out_of_range("a number", self.range, text)
         return number
+
+
+def _out_of_range(what: str, numbers: str, text: str) -> argparse.ArgumentTypeError:
+    given = text if len(text) <= 40 else f"{text[:37]}..."
+    return argparse.ArgumentTypeError(f"must be {what} from {numbers}, not '{given}'")
 
 
 def path_text(text: str) -> str:
