@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import math
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from poa_plugin.errors import UserError, did_you_mean
 
-Type = Callable[[str], Any]
-"""What argparse calls with a word to get its value."""
+KEY_VALUE = "key=value"
+"""The metavar of words that are laid over a configuration."""
 
 
 class Whole:
@@ -130,7 +131,13 @@ class Parser(argparse.ArgumentParser):
             shown = action.metavar or action.dest
             if name.lstrip("-") in (action.dest, str(shown).lower()):
                 return f"'{name}' is no option of '{self.prog}': give the {shown} without it."
-        known = [option for option in self._option_string_actions if option.startswith("--")]
+        takes_words = any(action.metavar == KEY_VALUE for action in self._actions)
+        known = [option for option in self._option_string_actions if option not in ("-h", "--help")]
+        if takes_words and not difflib.get_close_matches(name, known):
+            return (
+                f"'{self.prog}' has no option '{name}': keys of the configuration are given without "
+                f"dashes, such as train.seed=1."
+            )
         return f"Unknown option '{name}' of '{self.prog}': {did_you_mean(name, known)}."
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
@@ -149,7 +156,7 @@ class Parser(argparse.ArgumentParser):
             if isinstance(action, argparse._SubParsersAction) and action.metavar in names:
                 known = ", ".join(action.choices)
                 kind = str(action.metavar).lower()
-                return f"'{self.prog}' takes a {kind}: {known}; '{self.prog} --help' says what they do."
+                return f"'{self.prog}' needs a {kind}: {known}; '{self.prog} --help' says more."
         return f"'{self.prog}' needs {' and '.join(names)}: see '{self.prog} --help'."
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from poa_plugin import commands
-from poa_plugin.arguments import Parser, Real, Whole, path, path_text
+from poa_plugin.arguments import KEY_VALUE, Parser, Real, Whole, path, path_text
 from poa_plugin.completion import SHELLS
 from poa_plugin.console import guarded_console
 from poa_plugin.examples import epilog
@@ -203,7 +203,7 @@ def build_parser() -> Parser:
     pick.add_argument("--to", type=path, metavar="FOLDER", help="write it as an ordinary model")
 
     check = _command(
-        _group(subcommands, "data", "WHAT", "look at data sets"),
+        _group(subcommands, "data", "COMMAND", "look at data sets"),
         "check",
         commands.check_data,
         "read every image once and say what cannot be used",
@@ -286,7 +286,9 @@ def _config_arguments(parser: Parser) -> None:
     parser.add_argument(
         "config", metavar="CONFIG", type=path_text, help="a YAML file, or the folder of a run"
     )
-    parser.add_argument("words", nargs="*", metavar="key=value", help="laid over the file")
+    parser.add_argument(
+        "words", nargs="*", default=[], metavar=KEY_VALUE, help="laid over the file"
+    )
 
 
 def _run_folder(parser: Parser) -> None:

@@ -13,6 +13,10 @@ from typing import Any, TextIO, cast
 from poa_plugin.files import write_reason
 
 
+REASONS = {errno.EBADF: "it is closed", errno.ENOSPC: "where it goes there is no space left"}
+"""Why standard output cannot be written, where the words for files would mislead."""
+
+
 class GuardedText:
     """A text file that takes everything: after a write that failed, what follows is dropped.
 
@@ -107,7 +111,7 @@ class Console:
         failure = self.out.failure
         if failure is None or failure.errno == errno.EPIPE:
             return status
-        reason = "it is closed" if failure.errno == errno.EBADF else write_reason(failure)
+        reason = REASONS.get(failure.errno or 0) or write_reason(failure)
         rest = "" if is_result else "; the command itself went on"
         self.err.write(f"poa: Standard output could not be written: {reason}{rest}.\n")
         self.err.flush()
