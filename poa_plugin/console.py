@@ -12,7 +12,6 @@ from typing import Any, TextIO, cast
 
 from poa_plugin.files import write_reason
 
-
 REASONS = {errno.EBADF: "it is closed", errno.ENOSPC: "where it goes there is no space left"}
 """Why standard output cannot be written, where the words for files would mislead."""
 
