@@ -3,28 +3,37 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from poa_plugin.errors import UserError
+from poa_plugin.sources import RUN_FILES, check_extracted, check_run, recipe_file
+from poa_plugin.targets import check_file_target, check_folder_target
 
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, or go on; return the exit status."""
+    recipe = recipe_file(arguments.config, "poa train")
+
     from poa_plugin.config.load import load_config
     from poa_plugin.train.loop import train
 
-    outcome = train(load_config(arguments.config, arguments.words))
+    config = load_config(recipe, _words(arguments))
+    check_folder_target(Path(config.output_dir), "output_dir")
+    outcome = train(config)
     return 0 if outcome.signal is None else 128 + outcome.signal
 
 
 def networks(arguments: argparse.Namespace) -> None:
     """Print the sub-networks of a recipe."""
+    recipe = recipe_file(arguments.config, "poa networks")
+
     import torch
 
     from poa_plugin.config.load import load_config
     from poa_plugin.evaluate import network_table
     from poa_plugin.ssl import build_backbone
 
-    config = load_config(arguments.config, arguments.words)
+    config = load_config(recipe, _words(arguments))
     with torch.device("meta"):
         space = build_backbone(config).space
     print(network_table(space, arguments.image_size))
@@ -32,6 +41,9 @@ def networks(arguments: argparse.Namespace) -> None:
 
 def extract(arguments: argparse.Namespace) -> None:
     """Write sub-networks of a run."""
+    check_run(arguments.run_folder)
+    check_folder_target(arguments.to, "--to")
+
     from poa_plugin.extract import open_run
 
     run = open_run(arguments.run_folder)
@@ -46,6 +58,9 @@ def extract(arguments: argparse.Namespace) -> None:
 
 def export(arguments: argparse.Namespace) -> None:
     """Write an extracted network for another library."""
+    check_extracted(arguments.folder)
+    check_folder_target(arguments.to, "--to")
+
     import poa_plugin.builtin  # noqa: F401  (registers the formats)
     from poa_plugin.extract.export import export
     from poa_plugin.registry import import_packages
@@ -63,6 +78,8 @@ def export(arguments: argparse.Namespace) -> None:
 
 def import_(arguments: argparse.Namespace) -> None:
     """Make a run of another code base's checkpoint."""
+    check_folder_target(arguments.to, "--to")
+
     from poa_plugin.interop import import_checkpoint
 
     paths = [word for word in arguments.config if "=" not in word]
@@ -82,6 +99,10 @@ def import_(arguments: argparse.Namespace) -> None:
 
 def knn(arguments: argparse.Namespace) -> None:
     """Evaluate networks of a run with k-NN."""
+    for folder in filter(None, (arguments.run_folder, arguments.reference)):
+        check_run(folder)
+    check_folder_target(arguments.run_folder / "eval", "The folder for results")
+
     import torch
 
     from poa_plugin.evaluate import results_table
@@ -105,6 +126,9 @@ def knn(arguments: argparse.Namespace) -> None:
 
 def sweep(arguments: argparse.Namespace) -> None:
     """Evaluate all networks of a run."""
+    check_run(arguments.run_folder)
+    check_folder_target(arguments.run_folder / "eval", "The folder for results")
+
     import torch
 
     from poa_plugin.evaluate.sizes import parse_size
@@ -133,6 +157,10 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 def pick(arguments: argparse.Namespace) -> None:
     """Print, and write, the network to take."""
+    check_run(arguments.run_folder, RUN_FILES)
+    if arguments.to:
+        check_folder_target(arguments.to, "--to")
+
     from poa_plugin.evaluate.pick import Limits, describe, pick, sweep_of, write_picked
 
     limits = Limits.parse(arguments.max_params, arguments.max_flops, arguments.max_latency_ms)
@@ -158,6 +186,10 @@ def check_data(arguments: argparse.Namespace) -> int:
 
 def report(arguments: argparse.Namespace) -> None:
     """Write a page about runs."""
+    for folder in arguments.run_folders:
+        check_run(folder, RUN_FILES)
+    _check_page_target(arguments.to or arguments.run_folders[0] / "report")
+
     from poa_plugin.evaluate import write_report
 
     print(write_report(*arguments.run_folders, to=arguments.to))
@@ -165,6 +197,31 @@ def report(arguments: argparse.Namespace) -> None:
 
 def demo(arguments: argparse.Namespace) -> int:
     """Train, extract, evaluate and draw; return the exit status."""
+    recipe = recipe_file(arguments.config, "poa demo")
+    check_folder_target(arguments.to, "--to")
+
     from poa_plugin.demo import demo
 
-    return 0 if demo(arguments.config, arguments.to, arguments.minutes) else 1
+    return 0 if demo(str(recipe), arguments.to, arguments.minutes) else 1
+
+
+def completion(arguments: argparse.Namespace) -> None:
+    """Print the script for a shell's Tab key."""
+    from poa_plugin.cli import build_parser
+    from poa_plugin.completion import completion_script
+
+    print(completion_script(build_parser(), arguments.shell))
+
+
+def _words(arguments: argparse.Namespace) -> list[str]:
+    """Return the `key=value` words; a run that is named by its folder goes on there, if it was moved too."""
+    given = Path(arguments.config)
+    return [f"output_dir={given}", *arguments.words] if given.is_dir() else arguments.words
+
+
+def _check_page_target(to: Path) -> None:
+    """Raise if a report could not be written; what is neither a page nor a folder it refuses itself."""
+    if to.suffix.lower() in (".html", ".htm") and not to.is_dir():
+        check_file_target(to, "--to")
+    elif not to.is_file():
+        check_folder_target(to, "--to")

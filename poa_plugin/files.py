@@ -20,7 +20,69 @@ REASONS = {
     errno.EPERM: "you may not write there",
     errno.ENOTDIR: "a part of its path is a file",
     errno.EEXIST: "there is a file of this name",
+    errno.EISDIR: "there is a folder of this name",
+    errno.ENOTEMPTY: "there is a folder of this name, and it is not empty",
+    errno.ENOENT: "a folder of its path is not there",
+    errno.ENAMETOOLONG: "its name is too long",
+    errno.ELOOP: "the links in its path lead in a circle",
+    errno.EFBIG: "the file would be larger than the file system, or a limit (ulimit -f), allows",
+    errno.EMFILE: "too many files are open (ulimit -n)",
+    errno.ENFILE: "too many files are open on this machine",
+    errno.EIO: "the disk reports an error",
+    errno.ESTALE: "the network file system has lost it",
+    errno.ENOMEM: "the memory does not suffice",
 }
+"""Why a file cannot be written, by the system's error number."""
+
+READ_REASONS = {
+    **REASONS,
+    errno.EACCES: "you may not read it",
+    errno.EPERM: "you may not read it",
+    errno.ENOENT: "it is not there",
+    errno.EISDIR: "it is a folder",
+}
+"""Why a file cannot be read, by the system's error number."""
+
+ONLY_WHEN_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
+"""Errors that no reading ends in, so that they need no file's name to be told from its errors."""
+
+
+def write_reason(error: OSError) -> str:
+    """Return in words why a file cannot be written."""
+    return REASONS.get(error.errno or 0, _in_words(error))
+
+
+def read_reason(error: OSError) -> str:
+    """Return in words why a file cannot be read."""
+    return READ_REASONS.get(error.errno or 0, _in_words(error))
+
+
+@contextmanager
+def writing(path: Path, then: str = "") -> Iterator[None]:
+    """Turn any refusal of the system into a sentence that `path` cannot be written.
+
+    For code that only writes; `disk_errors` is for code that reads other files, too.
+
+    Args:
+        path: what is written; a refusal that names another file names that one.
+        then: a further sentence, such as what was left behind.
+    """
+    try:
+        yield
+    except OSError as error:
+        where = error.filename2 or error.filename or path
+        sentence = f"'{shown(where)}' cannot be written: {write_reason(error)}. {then}"
+        raise UserError(sentence.rstrip()) from error
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn any refusal of the system into a sentence that `path`, or the file it names, cannot be read."""
+    try:
+        yield
+    except OSError as error:
+        where = error.filename or path
+        raise UserError(f"'{shown(where)}' cannot be read: {read_reason(error)}.") from error
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -78,13 +140,35 @@ GOES_ON = "Checkpoints that were written before are whole; mend that, and the sa
 def disk_errors(folder: Path, then: str = GOES_ON) -> Iterator[None]:
     """Turn a disk's refusal of something under `folder` into sentences, the last of which is `then`.
 
-    Other errors pass.
+    A refusal counts if it names a file under the folder, or names none and is of a kind that only
+    writing ends in, such as a full disk. Others pass: what was read elsewhere is not "written".
     """
     try:
         yield
     except OSError as error:
-        if error.errno not in REASONS:
+        if not _is_about(error, folder):
             raise
+        where = error.filename or folder
         raise UserError(
-            f"'{error.filename or folder}' cannot be written: {REASONS[error.errno]}. {then}"
+            f"'{shown(where)}' cannot be written: {write_reason(error)}. {then}"
         ) from error
+
+
+def shown(path: object) -> str:
+    """Return a path as text for a sentence; the system gives some as bytes or as a number."""
+    return os.fsdecode(path) if isinstance(path, bytes) else str(path)
+
+
+def _is_about(error: OSError, folder: Path) -> bool:
+    if error.errno is None:
+        return False
+    if not isinstance(error.filename, str | bytes):
+        return error.errno in ONLY_WHEN_WRITING
+    base = os.path.abspath(folder)  # noqa: PTH100 (as it is spelled: links are not followed)
+    named = os.path.abspath(shown(error.filename))  # noqa: PTH100
+    return os.path.commonpath([base, named]) == base or base.startswith(named.rstrip("/") + "/")
+
+
+def _in_words(error: OSError) -> str:
+    text = error.strerror or str(error) or type(error).__name__
+    return text[:1].lower() + text[1:] if text[1:2].islower() else text

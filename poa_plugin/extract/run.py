@@ -21,6 +21,8 @@ from poa_plugin.train import checkpoint
 from poa_plugin.weights import load_tensors, load_weights
 
 BRANCHES = ("teacher", "student")
+ATTEMPTS = 5
+"""How often a checkpoint is looked for that a training under way removes meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +114,15 @@ class Run:
     def _tensors(self, prefix: str) -> dict[str, Tensor]:
         if prefix.split(".")[0] not in BRANCHES:
             raise UserError(f"The branch must be teacher or student, not '{prefix.split('.')[0]}'.")
-        tensors = load_tensors(self.checkpoint / checkpoint.MODEL)
+        try:
+            tensors = load_tensors(self.checkpoint / checkpoint.MODEL)
+        except UserError as error:
+            if self.checkpoint.is_dir():
+                raise
+            raise UserError(
+                f"The checkpoint '{self.checkpoint}' is not there any more; a training under way removes "
+                f"old ones: run the command again."
+            ) from error
         return {
             key.removeprefix(prefix): value
             for key, value in tensors.items()
@@ -129,7 +139,19 @@ def open_run(folder: str | Path) -> Run:
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise UserError(f"'{folder}' is not the output folder of a run: there is no config.yaml.")
-    newest = checkpoint.latest(folder / "ckpt")
+    newest = _newest(folder / "ckpt")
     if newest is None:
         raise UserError(f"'{folder}' has no checkpoint yet under ckpt/.")
     return Run(folder, load_config(folder / "config.yaml"), newest)
+
+
+def _newest(root: Path) -> Path | None:
+    """Return the newest checkpoint; a training under way may remove the one that is being looked at."""
+    for _ in range(ATTEMPTS):
+        steps = checkpoint.steps(root)
+        try:
+            return checkpoint.latest(root)
+        except UserError:
+            if checkpoint.steps(root) == steps:
+                raise
+    raise UserError(f"A training changes the checkpoints under '{root}': run the command again.")

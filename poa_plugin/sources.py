@@ -1,0 +1,157 @@
+"""What a command is given to read: what it is, and a sentence where something else is wanted."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from poa_plugin.errors import UserError
+from poa_plugin.files import reading
+
+RUN_FILES = ("config.yaml", "metrics.jsonl", "eval/knn.json", "eval/sweep.json")
+"""Files by which a folder is known as a run's; training, evaluation and sweeps write one each."""
+
+
+def recipe_file(text: str, command: str) -> Path:
+    """Return the YAML file that `poa train` and others are given: a file, or a run's folder.
+
+    Raises:
+        UserError: it is not there (the nearest name is given), cannot be read, or is another folder.
+    """
+    path = Path(text)
+    if _is_dir(path):
+        check_run(path)
+        return path / "config.yaml"
+    if "=" in text and not _exists(path):
+        raise UserError(
+            f"The configuration file is missing: '{text}' is a key=value word, and '{command}' takes "
+            f"a YAML file or a run's folder before them."
+        )
+    if not _exists(path):
+        raise UserError(f"There is no configuration file '{path}'{nearest_path(path)}.")
+    _check_readable(path)
+    return path
+
+
+def check_run(folder: Path, with_any_of: Iterable[str] = ("config.yaml",)) -> None:
+    """Raise if a folder is not the output folder of a run.
+
+    Args:
+        folder: to look into.
+        with_any_of: files, of which one has to be there.
+
+    Raises:
+        UserError: it says what the folder is, or that it cannot be read.
+    """
+    files = [folder / name for name in with_any_of]
+    there = [file for file in files if _is_file(file)]
+    if not there:
+        raise _is_not(folder, "is not the output folder of a run:")
+    for file in there:
+        _check_readable(file)
+
+
+def check_extracted(folder: Path) -> None:
+    """Raise if a folder is not one that `poa extract` wrote.
+
+    Raises:
+        UserError: it says what the folder is, or that it cannot be read.
+    """
+    if not _is_file(folder / "config.json"):
+        raise _is_not(folder, "is no extracted network: there is no config.json;")
+    _check_readable(folder / "config.json")
+
+
+def describe(path: Path) -> str:
+    """Return in words what a file or folder is, as far as its entries' names tell, with a hint."""
+    if not _is_dir(path):
+        return _describe_file(path)
+    names = {entry.name for entry in _entries(path)}
+    if not names:
+        return "it is an empty folder"
+    if "config.yaml" in names and ("ckpt" in names or "metrics.jsonl" in names):
+        return "it is the output folder of a run, from which 'poa extract' makes networks"
+    if {"checksums.json", "state.json"} & names:
+        return f"it is one checkpoint of a run: the run's folder is '{_above(path, 2)}'"
+    if any(name.isdigit() and _is_file(path / name / "state.json") for name in names):
+        return f"it holds the checkpoints of a run: the run's folder is '{_above(path, 1)}'"
+    if names & {"knn.json", "sweep.json"}:
+        return f"it holds the evaluations of a run: the run's folder is '{_above(path, 1)}'"
+    if {"config.json", "model.safetensors"} <= names:
+        return "it is a network that 'poa extract' or 'poa export' wrote"
+    if any(_is_file(path / name / "model.safetensors") for name in names):
+        return "it holds folders of networks: give one of them"
+    runs = sorted(name for name in names if _is_file(path / name / "config.yaml"))
+    if runs:
+        return f"it holds runs: give one of them, such as '{path / runs[0]}'"
+    if "config.yaml" in names:
+        return "it has a config.yaml, but nothing that training wrote"
+    return "it is another folder, without a config.yaml"
+
+
+def nearest_path(path: Path) -> str:
+    """Return the end of a sentence about a path that is not there: ` (did you mean '...'?)` or nothing."""
+    missing = path
+    while not _exists(missing.parent) and missing.parent != missing:
+        missing = missing.parent
+    try:
+        names = sorted(entry.name for entry in missing.parent.iterdir())
+    except OSError:  # may not be listed, or is a file: there is nothing to suggest
+        return ""
+    nearest = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)
+    if not nearest:
+        return ""
+    found = missing.parent / nearest[0] / path.relative_to(missing)
+    return f" (did you mean '{found if _exists(found) else missing.parent / nearest[0]}'?)"
+
+
+def _is_not(folder: Path, phrase: str) -> UserError:
+    if _exists(folder):
+        reason = describe(folder)
+    elif folder.is_symlink():
+        reason = f"it is a link to '{folder.readlink()}', which is not there"
+    else:
+        reason = f"there is no such folder{nearest_path(folder)}"
+    return UserError(f"'{folder}' {phrase} {reason}.")
+
+
+def _describe_file(path: Path) -> str:
+    if path.suffix in (".pth", ".pt", ".safetensors"):
+        return "it is a file of weights; 'poa import' makes a run of another code base's checkpoint"
+    if path.suffix in (".yaml", ".yml"):
+        return f"it is a file; the folder around it is '{path.parent}'"
+    return "it is a file"
+
+
+def _above(path: Path, levels: int) -> Path:
+    """Return the folder so many levels above, spelled as the path is where that has so many parts."""
+    return (
+        path.parents[levels - 1] if len(path.parts) > levels else path.resolve().parents[levels - 1]
+    )
+
+
+def _check_readable(file: Path) -> None:
+    with reading(file), file.open("rb"):
+        pass
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
+    with reading(folder), os.scandir(folder) as entries:
+        return list(entries)
+
+
+def _exists(path: Path) -> bool:
+    with reading(path):
+        return path.exists()
+
+
+def _is_dir(path: Path) -> bool:
+    with reading(path):
+        return path.is_dir()
+
+
+def _is_file(path: Path) -> bool:
+    with reading(path):
+        return path.is_file()

@@ -1,0 +1,64 @@
+"""`python -m poa_plugin.step_time CONFIG SECONDS key=value ...` prints how long a step of training takes."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import torch
+
+from poa_plugin.config.load import load_config
+from poa_plugin.data import build_dataset, train_batches
+from poa_plugin.errors import UserError
+from poa_plugin.train.loop import build_model, train_step
+from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.schedules import Schedules
+
+PREFIX = "seconds per step: "
+
+
+def command(config: str, seconds: float, words: Sequence[str]) -> list[str]:
+    """Return the command line that measures in a process by itself."""
+    return [sys.executable, "-m", "poa_plugin.step_time", config, str(seconds), *words]
+
+
+def parse(lines: Sequence[str]) -> float:
+    """Return the seconds that the command's output names."""
+    [line] = [line for line in lines if line.startswith(PREFIX)]
+    return float(line.removeprefix(PREFIX))
+
+
+def seconds_per_step(config: str, words: Sequence[str], seconds: float) -> float:
+    """Train from scratch for some seconds, without writing anything; return the time of a step."""
+    resolved = load_config(config, words)
+    torch.set_num_threads(resolved.train.threads or 1)
+    model, schedules = build_model(resolved), Schedules(resolved)
+    optimizer = build_optimizer(model.get_params_groups(), resolved)
+    dataset = build_dataset(resolved, "train")
+    batches = train_batches(resolved, dataset, model.mask_grid, 0, schedules.total_steps)
+    times = []
+    for step, shards in enumerate(batches):
+        subnets = model.sample_subnets(len(shards))
+        train_step(model, optimizer, shards, schedules(step), subnets)
+        times.append(time.perf_counter())
+        if len(times) > 2 and times[-1] - times[0] > seconds:
+            break
+    return (times[-1] - times[0]) / (len(times) - 1)
+
+
+def main() -> int:
+    """Measure, and print the result; an error is a sentence and exit status 2."""
+    config, seconds, *words = sys.argv[1:]
+    try:
+        print(f"{PREFIX}{seconds_per_step(config, words, float(seconds)):.4f}", flush=True)
+    except UserError as error:
+        print(f"poa: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:  # the demo says so
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
