@@ -6,6 +6,7 @@ that changing `student.arch` is a valid recipe.
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import field
@@ -20,6 +21,9 @@ from poa_plugin.config.schema import CHOICES, Config, StudentConfig
 from poa_plugin.errors import UserError, did_you_mean
 from poa_plugin.files import write_whole
 from poa_plugin.registry import BACKBONES, DATASETS, META_ARCHS, import_packages
+
+FOR_ONE_COMMAND = {"train.accept_changes": False, "train.damaged_checkpoint": "stop"}
+"""Keys that take a protection away, and what a run's `config.yaml` holds of them whatever was given."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -36,7 +40,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: the file cannot be read, a key is unknown (the nearest one is named), a value has
             the wrong type or is not among the choices.
     """
-    overlays = [_read_yaml(Path(path)), _read_words(overrides)]
+    overlays = [_without_consent(_read_yaml(Path(path))), _read_words(overrides)]
     return _resolve(overlays)
 
 
@@ -60,8 +64,14 @@ def backbone_options(config: Config) -> Any:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved configuration as YAML, every default spelled out."""
-    write_whole(path, OmegaConf.to_yaml(cast(DictConfig, config), resolve=True))
+    """Write the resolved configuration as YAML, every default spelled out.
+
+    What was allowed for one command is not written (`FOR_ONE_COMMAND`).
+    """
+    saved = copy.deepcopy(cast(DictConfig, config))
+    for key, value in FOR_ONE_COMMAND.items():
+        OmegaConf.update(saved, key, value)
+    write_whole(path, OmegaConf.to_yaml(saved, resolve=True))
 
 
 def _resolve(overlays: list[DictConfig]) -> Config:
@@ -147,6 +157,14 @@ def _read_yaml(path: Path) -> DictConfig:
     if not isinstance(loaded, DictConfig):
         raise UserError(f"The configuration file '{path}' must hold sections, not a list.")
     return loaded
+
+
+def _without_consent(file: DictConfig) -> DictConfig:
+    """Return a file without `train.accept_changes: true`: only a command accepts changes, and for itself."""
+    section = file._get_node("train")
+    if isinstance(section, DictConfig) and "accept_changes" in section.keys():  # noqa: SIM118
+        section.accept_changes = False
+    return file
 
 
 def _read_words(words: Sequence[str]) -> DictConfig:
