@@ -181,7 +181,7 @@ def check_data(arguments: argparse.Namespace) -> int:
     checks = check_dataset(arguments.dataset, arguments.path, arguments.workers)
     for check in checks:
         print(check.text(DataConfig.max_bad_share))
-    return 1 if any(check.n_bad for check in checks) else 0
+    return 0 if all(check.is_sound for check in checks) else 1
 
 
 def report(arguments: argparse.Namespace) -> None:

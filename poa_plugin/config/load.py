@@ -6,6 +6,8 @@ that changing `student.arch` is a valid recipe.
 
 from __future__ import annotations
 
+import copy
+import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -27,6 +29,9 @@ from poa_plugin.registry import BACKBONES, import_packages
 MOST_PROBLEMS = 5
 """So many wrong values are named at once."""
 
+FOR_ONE_COMMAND = {"train.accept_changes": False, "train.damaged_checkpoint": "stop"}
+"""Keys that take a protection away, and what a run's `config.yaml` holds of them whatever was given."""
+
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
     """Read a YAML file, lay `key=value` words over it, and check every key and value.
@@ -43,7 +48,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: the file cannot be read, a key is unknown (the nearest one is named), a value has the wrong
             type or is out of its range, keys contradict one another, or a `${...}` cannot be resolved.
     """
-    return _resolve([overlay.from_file(Path(path)), overlay.from_words(overrides)])
+    return _resolve([_without_consent(path), overlay.from_words(overrides)])
 
 
 def default_config(overrides: Sequence[str] = ()) -> Config:
@@ -80,8 +85,14 @@ def backbone_options(config: Config) -> Any:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved configuration as YAML, every default spelled out; `load_config` reads the same."""
-    write_whole(path, to_yaml(cast(DictConfig, config)))
+    """Write the resolved configuration as YAML, every default spelled out; `load_config` reads the same.
+
+    What was allowed for one command is not written (`FOR_ONE_COMMAND`).
+    """
+    saved = copy.deepcopy(cast(DictConfig, config))
+    for key, value in FOR_ONE_COMMAND.items():
+        OmegaConf.update(saved, key, value)
+    write_whole(path, to_yaml(saved))
 
 
 def _resolve(overlays: list[overlay.Overlay]) -> Config:
@@ -116,6 +127,21 @@ def _out_of_range(
         if wrong:
             problems[key.name] = wrong
     return problems
+
+
+def _without_consent(path: Path | str) -> overlay.Overlay:
+    """Return what a file sets, without `train.accept_changes`: only a command accepts changes, for itself."""
+    file = overlay.from_file(Path(path))
+    for _, raw in file.settings:
+        section = raw.get("train")
+        consent = section.pop("accept_changes", None) if isinstance(section, dict) else None
+        if isinstance(consent, Scalar) and consent.lower() in ("true", "yes", "on", "1"):
+            print(
+                f"poa: warning: train.accept_changes is left out of '{path}': it is given on the command "
+                f"line, for one command.",
+                file=sys.stderr,
+            )
+    return file
 
 
 def _raise(problems: Sequence[str]) -> None:

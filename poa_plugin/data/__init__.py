@@ -3,12 +3,13 @@
 from poa_plugin.data.archives import Parquet, WebDataset
 from poa_plugin.data.augment import MultiCropAugmentation
 from poa_plugin.data.colour import normalise
-from poa_plugin.data.datasets import Dataset, EncodedImages, build_dataset
+from poa_plugin.data.datasets import Dataset, EncodedImages, build_dataset, image_names
 from poa_plugin.data.decode import BadImageError
 from poa_plugin.data.elpv import Elpv
 from poa_plugin.data.folders import FileList, ImageFolder, ImageNet
 from poa_plugin.data.loader import ShardBatch, train_batches
 from poa_plugin.data.masking import block_mask, shard_masks
+from poa_plugin.data.names import Integers, Names
 
 __all__ = [
     "BadImageError",
@@ -18,12 +19,15 @@ __all__ = [
     "FileList",
     "ImageFolder",
     "ImageNet",
+    "Integers",
     "MultiCropAugmentation",
+    "Names",
     "Parquet",
     "ShardBatch",
     "WebDataset",
     "block_mask",
     "build_dataset",
+    "image_names",
     "normalise",
     "shard_masks",
     "train_batches",

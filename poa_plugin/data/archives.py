@@ -8,34 +8,28 @@ from __future__ import annotations
 
 import json
 import os
-import re
-import tarfile
-from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+import sys
+import time
+from collections.abc import Sequence
 from functools import lru_cache
-from itertools import accumulate
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from poa_plugin.data.datasets import EncodedImages, NoSplitError, Split
+from poa_plugin.data.datasets import EncodedImages, Split
 from poa_plugin.data.decode import BadImageError
+from poa_plugin.data.names import Integers, Names, joined, prefixed
+from poa_plugin.data.patterns import split_files
+from poa_plugin.data.reading import reason_of
+from poa_plugin.data.tar_index import MOST_CLASSES, Array, ShardIndex, shard_index
 from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 
 OPEN_FILES = 256
 """Archives that a process keeps open."""
-
-
-class Member(NamedTuple):
-    """An image in a shard: from which byte, how long; its name, and its class if it has one."""
-
-    offset: int
-    size: int
-    name: str
-    label: int | None
+PATIENCE = 5.0
+"""Seconds after which it is said that headers are being read."""
 
 
 @DATASETS.register_as("webdataset")
@@ -43,57 +37,82 @@ class WebDataset(EncodedImages):
     """Tar shards in WebDataset's layout: files `<key>.jpg` (or another image), `<key>.cls` beside it.
 
     Shards are taken in the sorted order of their names, samples in the shards' order. Tar headers are
-    read once, when the data set is opened; images are read by their offsets. Compressed shards have none.
+    read once and kept (see `shard_index`); images are read by their offsets. Compressed shards have none.
     `.cls` files hold a class's number. What stands between a key and an image's ending, such as in
-    `<key>.mask.png`, says that it is something else. Of two images of one key the first is taken.
+    `<key>.mask.png`, says that it is something else. Of two images of one key the first is taken. Of a shard
+    that ends early, what is whole is taken.
 
     Args:
-        path: a folder, all of it for training unless the word `train` is in the names of some shards and
-            `val`, `validation` or `test` in those of others; or, for training, a pattern such as
-            `/data/train-*.tar` or `/data/train-{000000..000146}.tar`.
+        path: a folder, a shard, or a pattern such as `/data/*.tar` or `/data/train-{000000..000146}.tar`; names
+            decide which shards are for training (see `split_files`).
         split: `train` or `test`.
         image_size: see `EncodedImages`.
 
     Raises:
-        UserError: there is no shard, no image in the shards, one is damaged, or some images have a class
-            and others not.
+        UserError: there is no shard, one that the pattern names is missing, there is no image in the shards,
+            one is no tar, or some images have a class and others not.
     """
 
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
         super().__init__(path, split, image_size)
-        self.shards = split_files(path, split, ".tar")
-        places: list[tuple[int, int, int]] = []
-        self.names: list[str] = []
-        labels: list[int] = []
-        for number, shard in enumerate(self.shards):
-            for member in _members(shard):
-                places.append((number, member.offset, member.size))
-                self.names.append(member.name)
-                if member.label is not None:
-                    labels.append(member.label)
-        if not places:
-            raise UserError(f"There are no images in the {len(self.shards)} shards of '{path}'.")
-        if labels and len(labels) < len(places):
-            raise UserError(
-                f"{len(places) - len(labels)} of {len(places)} images in the shards of "
-                f"'{path}' have no '.cls' file beside them: give all of them one, or none."
+        found = split_files(path, split, ".tar")
+        self.shards, self.left_out, self.notes = found.files, found.left_out, found.notes
+        indices = _shard_indices(self.shards)
+        shown = _unambiguous(self.shards)
+        self.images = Names(
+            b"".join(
+                prefixed(f"{n}/", index.names) for n, index in zip(shown, indices, strict=True)
             )
-        self.places = np.array(places, dtype=np.int64)
-        self.labels = labels or None
-        self.classes = [str(i) for i in range(max(labels) + 1)] if labels else []
+        )
+        self.places = np.concatenate(
+            [
+                np.stack([np.full(len(i.offsets), number), i.offsets, i.sizes], axis=1)
+                for number, i in enumerate(indices)
+            ]
+        )
+        for name, index in zip(shown, indices, strict=True):
+            self.left_out.update(index.left_out, f"{name}/")
+            if index.damage:
+                self.damaged.append(
+                    f"the shard '{name}' is damaged: {index.damage}. The {len(index.offsets)} images before "
+                    f"that are taken"
+                )
+        if not len(self.images):
+            reasons = "".join(
+                f" {text}." for text in (*self.damaged[:1], str(self.left_out)) if text
+            )
+            raise UserError(
+                f"There are no images in the {len(self.shards)} shards of '{path}'.{reasons}"
+            )
+        empty = [
+            n for n, i in zip(shown, indices, strict=True) if not len(i.offsets) and not i.damage
+        ]
+        if empty:
+            self.notes.append(
+                f"{len(empty)} of {len(shown)} shards of '{path}' have no image in them, such as '{empty[0]}'"
+            )
+        labels = np.concatenate([index.labels for index in indices])
+        self.labels, self.classes = _labels_and_classes(labels, path, "'.cls' file beside them")
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.images)
+
+    def all_names(self) -> Names:
+        """See `EncodedImages.all_names`."""
+        return self.images
 
     def name(self, index: int) -> str:
         """Return the shard and the file in it."""
-        return f"{self.shards[self.places[index][0]].name}/{self.names[index]}"
+        return self.images[index]
 
     def read(self, index: int) -> bytes:
         """See `EncodedImages.read`."""
         shard, offset, size = map(int, self.places[index])
-        descriptor = _opened(self.shards[shard], os.getpid()).fileno()
-        content = os.pread(descriptor, size, offset)
+        try:
+            content = os.pread(_opened(self.shards[shard], os.getpid()).fileno(), size, offset)
+        except OSError:
+            _opened.cache_clear()  # a descriptor that a file server has forgotten stays useless
+            raise
         if len(content) < size:
             raise BadImageError(self.name(index), "truncated", "the shard ends before it does")
         return content
@@ -118,10 +137,12 @@ class Parquet(EncodedImages):
 
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
         super().__init__(path, split, image_size)
-        self.files = split_files(path, split, ".parquet")
-        self.groups: list[tuple[int, int]] = []
+        found = split_files(path, split, ".parquet")
+        self.files, self.left_out, self.notes = found.files, found.left_out, found.notes
+        self.shown = _unambiguous(self.files)
+        groups: list[tuple[int, int]] = []
         lengths: list[int] = []
-        labels: list[int] = []
+        labels = []
         for number, file in enumerate(self.files):
             opened = _parquet(file, os.getpid())
             names = opened.schema_arrow.names
@@ -129,42 +150,46 @@ class Parquet(EncodedImages):
                 known = ", ".join(names)
                 raise UserError(f"'{file}' has no column 'image'; its columns are {known}.")
             for group in range(opened.num_row_groups):
-                self.groups.append((number, group))
+                groups.append((number, group))
                 lengths.append(opened.metadata.row_group(group).num_rows)
-            if "label" in names:
-                labels += opened.read(columns=["label"])["label"].to_pylist()
-        self.ends = list(accumulate(lengths))
-        if not self.ends or not self.ends[-1]:
+            labels.append(_label_column(file, opened))
+        self.groups, self.ends = np.array(groups, np.int64).reshape(-1, 2), np.cumsum(lengths)
+        if not len(self):
             raise UserError(f"There are no images in the {len(self.files)} files of '{path}'.")
-        if any(isinstance(label, str) for label in labels):
-            raise UserError(
-                f"The column 'label' of '{path}' holds text: it must hold the numbers of classes, whose "
-                f"names may stand in Hugging Face's metadata."
-            )
-        if labels and (len(labels) < len(self) or None in labels):
-            raise UserError(f"Some images of '{path}' have a label and others not.")
-        self.labels = labels or None
-        self.classes = _class_names(self.files[0], labels)
+        self.labels, numbers = _labels_and_classes(np.concatenate(labels), path, "label")
+        self.classes = _class_names(self.files[0], numbers)
 
     def __len__(self) -> int:
-        return self.ends[-1]
+        return int(self.ends[-1]) if len(self.ends) else 0
+
+    def all_names(self) -> Names:
+        """See `EncodedImages.all_names`."""
+        starts = np.diff(self.ends, prepend=0).tolist()
+        texts = []
+        for (file, group), rows in zip(self.groups.tolist(), starts, strict=True):
+            before = f"{self.shown[file]}/{group}/"
+            texts.append(joined([f"{before}{row}" for row in range(rows)]))
+        return Names(b"".join(texts))
 
     def name(self, index: int) -> str:
         """Return the file and the row group and row in it."""
         file, group, row = self._place(index)
-        return f"{self.files[file].name}/{group}/{row}"
+        return f"{self.shown[file]}/{group}/{row}"
 
     def read(self, index: int) -> bytes:
         """See `EncodedImages.read`."""
         file, group, row = self._place(index)
         try:
             value = _row_group(self.files[file], group, os.getpid())[row].as_py()
+        except MemoryError:
+            raise
         except (
             Exception
-        ) as error:  # pyarrow's errors are of many kinds, OSError without a number among them
-            if isinstance(error, MemoryError) or getattr(error, "errno", None) is not None:
+        ) as error:  # pyarrow's are of many kinds, OSError without a number among them
+            if getattr(error, "errno", None) is not None:
+                _parquet.cache_clear()  # a descriptor that a file server has forgotten stays useless
                 raise
-            reason = f"its row group cannot be read ({str(error).splitlines()[0]})"
+            reason = f"its row group cannot be read ({_reason(error)})"
             raise BadImageError(self.name(index), "corrupt", reason) from error
         content = value.get("bytes") if isinstance(value, dict) else value
         if not isinstance(content, bytes):
@@ -172,75 +197,10 @@ class Parquet(EncodedImages):
         return content
 
     def _place(self, index: int) -> tuple[int, int, int]:
-        position = bisect_right(self.ends, index)
-        before = self.ends[position - 1] if position else 0
-        return (*self.groups[position], index - before)
-
-
-def split_files(path: str | None, split: Split, ending: str) -> list[Path]:
-    """Return the archives of a split, sorted by name; see `WebDataset`.
-
-    Raises:
-        UserError: there is none.
-    """
-    if path is None:
-        raise UserError(f"Say where the {ending} files are: data.path=/some/folder.")
-    given = Path(path)
-    if given.is_dir():
-        files = sorted(file for file in given.iterdir() if file.name.endswith(ending))
-        training = [file for file in files if _words(file) & {"train"}]
-        held_out = [file for file in files if _words(file) & {"val", "validation", "test"}]
-        held_out = [file for file in held_out if file not in training]
-        if training and held_out:
-            return training if split == "train" else held_out
-    else:
-        found = [file for name in _expanded(given.name) for file in given.parent.glob(name)]
-        files = sorted(set(found))
-    if not files:
-        raise UserError(f"There is no {ending} file at '{path}'.")
-    if split == "test":
-        raise NoSplitError(
-            f"'{path}' has no images to test with: that takes a folder with the word 'train' in the names "
-            f"of some of its {ending} files, and 'val' or 'test' in those of others."
-        )
-    return files
-
-
-def _words(file: Path) -> set[str]:
-    return set(re.split(r"[^a-z]+", file.name.lower()))
-
-
-def _expanded(pattern: str) -> list[str]:
-    """Return the patterns that one with a range such as `{000..146}` stands for."""
-    found = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
-    if found is None:
-        return [pattern]
-    numbers = range(int(found[1]), int(found[2]) + 1)
-    names = [f"{i:0{len(found[1])}}" for i in numbers]
-    start, end = found.span()
-    return [one for name in names for one in _expanded(pattern[:start] + name + pattern[end:])]
-
-
-def _members(shard: Path) -> Iterator[Member]:
-    """Yield the images of a shard, each with the class that stands beside it."""
-    images: dict[str, tarfile.TarInfo] = {}
-    classes: dict[str, int] = {}
-    try:
-        with tarfile.open(shard, "r:") as archive:
-            for info in archive:
-                folder, _, name = info.name.rpartition("/")
-                stem, _, kind = name.partition(".")
-                if not info.isfile() or not stem:
-                    continue
-                if f".{kind.lower()}" in IMG_EXTENSIONS:
-                    images.setdefault(f"{folder}/{stem}", info)
-                elif kind == "cls":
-                    opened = archive.extractfile(info)
-                    classes[f"{folder}/{stem}"] = int(opened.read()) if opened else -1
-    except (tarfile.TarError, OSError, ValueError) as error:
-        raise UserError(f"The shard '{shard}' cannot be read: {error}.") from error
-    for key, info in images.items():
-        yield Member(info.offset_data, info.size, info.name, classes.get(key))
+        position = int(np.searchsorted(self.ends, index, side="right"))
+        before = int(self.ends[position - 1]) if position else 0
+        file, group = map(int, self.groups[position])
+        return file, group, index - before
 
 
 @lru_cache(maxsize=OPEN_FILES)
@@ -259,7 +219,7 @@ def _parquet(path: Path, process: int) -> Any:
     try:
         return parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"The file '{path}' cannot be read: {error}.") from error
+        raise UserError(f"The file '{path}' cannot be read: {_reason(error)}.") from error
 
 
 @lru_cache(maxsize=4)
@@ -267,15 +227,86 @@ def _row_group(path: Path, group: int, process: int) -> Any:
     return _parquet(path, process).read_row_group(group, columns=["image"])["image"]
 
 
-def _class_names(file: Path, labels: Sequence[int]) -> list[str]:
-    """Return the names in Hugging Face's metadata, or numbers; none without labels."""
-    if not labels:
-        return []
-    count = max(labels) + 1
+def _label_column(file: Path, opened: Any) -> Array:
+    """Return the labels of a parquet file, -1 for an image without one."""
+    rows = opened.metadata.num_rows
+    if "label" not in opened.schema_arrow.names:
+        return np.full(rows, -1)
+    import pyarrow
+
+    kind = opened.schema_arrow.field("label").type
+    if pyarrow.types.is_null(kind):
+        return np.full(rows, -1)
+    if not pyarrow.types.is_integer(kind):
+        shown = "text" if pyarrow.types.is_string(kind) else str(kind)
+        raise UserError(
+            f"The column 'label' of '{file}' holds {shown}: it must hold the numbers of classes, whose names "
+            f"may stand in Hugging Face's metadata."
+        )
+    try:
+        column = opened.read(columns=["label"])["label"]
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(
+            f"The column 'label' of '{file}' cannot be read: {_reason(error)}."
+        ) from error
+    return np.asarray(column.cast(pyarrow.int64()).fill_null(-1).to_numpy(), np.int64)
+
+
+def _labels_and_classes(
+    labels: Array, path: str | None, what: str
+) -> tuple[Integers | None, list[str]]:
+    """Return labels and the names of classes, which are numbers; nothing where no image has a label."""
+    without = int((labels < 0).sum())
+    if without == len(labels):
+        return None, []
+    if without:
+        raise UserError(
+            f"{without} of {len(labels)} images of '{path}' have no {what}: give all of them one, or none."
+        )
+    if labels.max() >= MOST_CLASSES:
+        raise UserError(
+            f"'{path}' has a class of number {labels.max()}: the most is {MOST_CLASSES - 1}."
+        )
+    return Integers(labels), [str(i) for i in range(int(labels.max()) + 1)]
+
+
+def _class_names(file: Path, numbers: list[str]) -> list[str]:
+    """Return the names in Hugging Face's metadata, or the numbers of classes; none without labels."""
     metadata = _parquet(file, os.getpid()).schema_arrow.metadata or {}
     try:
         features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
         names = [str(name) for name in features["label"]["names"]]
     except (ValueError, KeyError, TypeError):
         names = []
-    return names if len(names) >= count else [str(i) for i in range(count)]
+    return names if numbers and len(names) >= len(numbers) else numbers
+
+
+def _shard_indices(shards: Sequence[Path]) -> list[ShardIndex]:
+    """Return what is in each shard; where that takes long, say so."""
+    began, said, indices = time.monotonic(), False, []
+    for shard in shards:
+        indices.append(shard_index(shard))
+        if not said and time.monotonic() - began > PATIENCE:
+            said = True
+            print(
+                f"Reading the headers of {len(shards)} shards, which are kept for the next start ...",
+                file=sys.stderr,
+                flush=True,
+            )
+    return indices
+
+
+def _unambiguous(files: Sequence[Path]) -> list[str]:
+    """Return the names of files, with the folders that tell them apart if some have the same name."""
+    names = [file.name for file in files]
+    if len(set(names)) == len(names):
+        return names
+    common = os.path.commonpath([file.absolute().parent for file in files])
+    return [str(file.absolute().relative_to(common)) for file in files]
+
+
+def _reason(error: Exception) -> str:
+    """Return half a sentence on why a parquet file cannot be read; pyarrow's own words are long."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return reason_of(error)
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -12,11 +12,25 @@ from rich.progress import track
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from poa_plugin.data.datasets import Dataset, EncodedImages, NoSplitError, Split
+from poa_plugin.data.datasets import (
+    Dataset,
+    EncodedImages,
+    NoSplitError,
+    Split,
+    UnreadableImageError,
+)
 from poa_plugin.data.decode import UNUSUAL, BadImageError
+from poa_plugin.data.left_out import LeftOut
+from poa_plugin.data.names import printable
+from poa_plugin.data.reading import read_errors
+from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 
 SHOWN = 20
+PATIENCE = 20
+"""Images in a row, each tried several times, after which a disk is given up."""
+UNREADABLE = "unreadable"
+"""The kind of an image that is there and cannot be read, such as for want of permission."""
 
 
 class Look(NamedTuple):
@@ -40,6 +54,8 @@ class SplitCheck:
         sides: of the images that can be used, (height, width).
         bad: by kind, the names and reasons of images that cannot be used.
         unusual: by kind, those that training converts (`data.unusual_images`).
+        left_out: the files beside the images that are not taken.
+        notes, damaged: see `EncodedImages`.
     """
 
     split: str
@@ -48,6 +64,14 @@ class SplitCheck:
     sides: list[tuple[int, int]] = field(default_factory=list)
     bad: dict[str, list[Look]] = field(default_factory=lambda: defaultdict(list))
     unusual: dict[str, list[Look]] = field(default_factory=lambda: defaultdict(list))
+    left_out: LeftOut = field(default_factory=LeftOut)
+    notes: Sequence[str] = ()
+    damaged: Sequence[str] = ()
+
+    @property
+    def is_sound(self) -> bool:
+        """Whether every image can be used and no archive is damaged."""
+        return not self.n_bad and not self.damaged
 
     @property
     def n_bad(self) -> int:
@@ -73,12 +97,20 @@ class SplitCheck:
         for what, kinds in (("converted", self.unusual), ("cannot be used", self.bad)):
             for kind, looks in sorted(kinds.items()):
                 lines.append(f"  {kind}: {len(looks)} {what}")
-                lines += [f"    {look.name}: {look.reason}" for look in looks[:SHOWN] if look.name]
-                if len(looks) > SHOWN:
-                    lines.append(f"    and {len(looks) - SHOWN} more")
-        share = self.n_bad / self.n_images
+                named = [f"{printable(look.name)}: {look.reason}" for look in looks if look.name]
+                lines += _first_lines(named, len(looks))
+        for kind, n_files in sorted(self.left_out.counts.items()):
+            lines.append(f"  {printable(kind)}: {n_files} left out")
+            lines += _first_lines([*map(printable, self.left_out.examples[kind])], n_files)
+        lines += [f"  {printable(text)}" for text in (*self.notes, *self.damaged)]
+        share = self.n_bad / max(self.n_images, 1)
         verdict = "every image can be used"
-        if self.n_bad:
+        if UNREADABLE in self.bad:
+            verdict = (
+                f"{self.n_bad} of {self.n_images} images ({share:.2%}) cannot be used, and training stops at "
+                f"one that cannot be read"
+            )
+        elif self.n_bad:
             verdict = (
                 f"{self.n_bad} of {self.n_images} images ({share:.2%}) cannot be used; training "
                 + (
@@ -100,6 +132,8 @@ class _Looks(TorchDataset[Look]):
     def __getitem__(self, index: int) -> Look:
         try:
             pixels = self.dataset.image(index)
+        except UnreadableImageError as error:
+            return Look(0, 0, error.name, UNREADABLE, error.reason.lstrip(":, "))
         except BadImageError as error:
             if error.kind not in UNUSUAL:
                 return Look(0, 0, error.name, error.kind, error.reason)
@@ -127,17 +161,21 @@ def check_dataset(name: str, path: str | None, workers: int = 0) -> list[SplitCh
         UserError: the data set is unknown or not there.
     """
     make = DATASETS.get(name)
-    found, splits = [], cast(Sequence[Split], ("train", "test"))
+    found: list[SplitCheck] = []
+    missing: list[NoSplitError] = []
+    splits = cast(Sequence[Split], ("train", "test"))
     for split in splits:
         try:
-            dataset = cast(Dataset, make(path, split, None))
-        except NoSplitError:
-            if split == "train":
-                raise
+            with read_errors("data set", path or name):
+                dataset = cast(Dataset, make(path, split, None))
+        except NoSplitError as error:
+            missing.append(error)
             continue
         if isinstance(dataset, EncodedImages):
             dataset.convert_unusual = False
         found.append(_check_split(dataset, split, workers))
+    if not found:
+        raise missing[0]
     return found
 
 
@@ -146,11 +184,27 @@ def _check_split(dataset: Dataset, split: str, workers: int) -> SplitCheck:
     for label in dataset.labels or []:
         counts[dataset.classes[label]] += 1
     check = SplitCheck(split, len(dataset), counts if dataset.labels else {})
+    if isinstance(dataset, EncodedImages):
+        check.left_out, check.notes = dataset.left_out, dataset.notes
+        check.damaged = dataset.damaged
     loader = DataLoader(_Looks(dataset), batch_size=None, num_workers=workers)
+    failed_in_a_row = 0
     for look in track(loader, description=split, total=len(dataset), transient=True):
+        failed_in_a_row = failed_in_a_row + 1 if look.reason.startswith("in ") else 0
+        if failed_in_a_row == PATIENCE:
+            raise UserError(
+                f"{PATIENCE} images in a row could not be read, the last of them '{printable(look.name)}' "
+                f"({look.reason}): the disk, or the way to it, seems to be out of order."
+            )
         if look.height:
             check.sides.append((look.height, look.width))
         if look.kind:
             kinds = check.unusual if look.kind in UNUSUAL else check.bad
             kinds[look.kind].append(look)
     return check
+
+
+def _first_lines(names: Sequence[str], n: int) -> list[str]:
+    """Return lines for the first of n names."""
+    shown = [f"    {name}" for name in names[:SHOWN]]
+    return [*shown, f"    and {n - len(shown)} more"] if shown and n > len(shown) else shown

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Sequence
 from typing import Literal, Protocol, cast
 
 import torchvision.transforms.v2.functional as TF
@@ -10,11 +12,15 @@ from torch import Tensor
 
 from poa_plugin.config.schema import Config
 from poa_plugin.data.decode import BadImageError, decode
+from poa_plugin.data.left_out import IMAGE_ENDINGS, LeftOut
+from poa_plugin.data.names import Names, printable
+from poa_plugin.data.reading import FORBIDDEN, PERMANENT, read_errors, reason_of
 from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 
 PAUSES = (0.1, 1.0)
 """Seconds before an image that could not be read is tried again."""
+SHOWN = 5
 Split = Literal["train", "test"]
 
 
@@ -22,11 +28,34 @@ class NoSplitError(UserError):
     """A data set is there, and has no such split."""
 
 
-class Dataset(Protocol):
-    """Images by index. `labels` are class indices into `classes`, or None where there are none."""
+class UnreadableImageError(UserError):
+    """An image that is there and cannot be read now: nothing is known of the image itself.
 
-    labels: list[int] | None
+    Args:
+        name: what the image is called.
+        reason: half a sentence.
+    """
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(
+            f"The image '{printable(name)}' could not be read{reason}. "
+            f"The last checkpoint is whole; the same command goes on."
+        )
+        self.name, self.reason = name, reason
+
+
+class Dataset(Protocol):
+    """Images by index. `labels` are class indices into `classes`, or None where there are none.
+
+    A list of a million labels is copied into every worker process, `Integers` are not.
+    """
+
     classes: list[str]
+
+    @property
+    def labels(self) -> Sequence[int] | None:
+        """The class of each image, if they have one."""
+        ...
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -52,14 +81,22 @@ class EncodedImages:
         path: where the images are.
         split: `train` or `test`.
         image_size: the shorter side to which images are reduced after decoding; None keeps them.
+
+    Attributes:
+        left_out: the files beside the images that are not taken.
+        notes: sentences, without their period, on what else should be known before a run.
+        damaged: sentences, without their period, on archives of which a part is lost.
     """
 
-    labels: list[int] | None = None
+    labels: Sequence[int] | None = None
     classes: list[str]
     convert_unusual = True
 
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
         self.image_size = image_size
+        self.left_out = LeftOut()
+        self.notes: list[str] = []
+        self.damaged: list[str] = []
 
     def __len__(self) -> int:
         raise NotImplementedError
@@ -67,6 +104,10 @@ class EncodedImages:
     def name(self, index: int) -> str:
         """Return what an image is called in messages."""
         raise NotImplementedError
+
+    def all_names(self) -> Names:
+        """Return the names of all images, by which a run knows its images again."""
+        return Names.of(self.name(index) for index in range(len(self)))
 
     def read(self, index: int) -> bytes:
         """Return an image's file.
@@ -91,28 +132,56 @@ class EncodedImages:
         for pause in (*PAUSES, None):
             try:
                 return self.read(index)
-            except (FileNotFoundError, IsADirectoryError) as error:
-                raise BadImageError(
-                    name, "corrupt", f"it cannot be read ({error.strerror})"
-                ) from error
             except OSError as error:
+                if error.errno in PERMANENT:
+                    reason = f"it cannot be read ({error.strerror})"
+                    raise BadImageError(name, "corrupt", reason) from error
+                if error.errno in FORBIDDEN:
+                    raise UnreadableImageError(name, f": {reason_of(error)}") from error
                 if pause is None:
-                    raise UserError(
-                        f"The image '{name}' could not be read, in {len(PAUSES) + 1} attempts: {error}. "
-                        f"The last checkpoint is whole; the same command goes on."
-                    ) from error
+                    attempts = f", in {len(PAUSES) + 1} attempts: {reason_of(error)}"
+                    raise UnreadableImageError(name, attempts) from error
                 time.sleep(pause)
         raise AssertionError
 
 
 def build_dataset(config: Config, split: Split) -> Dataset:
-    """Build a split of the data set that `config.data` names.
+    """Build a split of the data set that `config.data` names; say on stderr what it leaves out.
 
     Raises:
-        UserError: the data set is unknown, or has no images.
+        UserError: the data set is unknown, cannot be read, or has no images.
     """
     data = config.data
-    dataset = cast(Dataset, DATASETS.get(data.dataset)(data.path, split, data.image_size))
+    with read_errors("data set", data.path or data.dataset):
+        dataset = cast(Dataset, DATASETS.get(data.dataset)(data.path, split, data.image_size))
     if isinstance(dataset, EncodedImages):
         dataset.convert_unusual = data.unusual_images == "convert"
+        _say(dataset, split, data.path)
     return dataset
+
+
+def image_names(dataset: Dataset) -> Names:
+    """Return the names of a data set's images, in order."""
+    if isinstance(dataset, EncodedImages):
+        return dataset.all_names()
+    return Names.of(dataset.name(index) for index in range(len(dataset)))
+
+
+_said: set[tuple[str | None, str]] = set()
+
+
+def _say(dataset: EncodedImages, split: Split, path: str | None) -> None:
+    """Print what is left out, and what is damaged, once in a process."""
+    lines = [f"{note}." for note in dataset.notes]
+    lines += [f"WARNING: {damage[0].upper()}{damage[1:]}." for damage in dataset.damaged[:SHOWN]]
+    if len(dataset.damaged) > SHOWN:
+        lines.append(f"WARNING: {len(dataset.damaged) - SHOWN} more archives are damaged.")
+    if dataset.left_out:
+        lines.append(
+            f"In the {'training' if split == 'train' else split} images of '{path}' {dataset.left_out}. Images "
+            f"are files that end in {', '.join(IMAGE_ENDINGS)}; a list of files takes any."
+        )
+    for line in lines:
+        if (path, line) not in _said:
+            _said.add((path, line))
+            print(printable(line), file=sys.stderr, flush=True)

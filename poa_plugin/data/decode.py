@@ -11,6 +11,7 @@ import torchvision.transforms.v2.functional as TF
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from poa_plugin.data.names import printable
 from poa_plugin.errors import UserError
 
 GREY_MODES = ("1", "L", "LA", "La")
@@ -30,7 +31,7 @@ class BadImageError(UserError):
     """
 
     def __init__(self, name: str, kind: str, reason: str) -> None:
-        super().__init__(f"The image '{name}' cannot be used ({kind}): {reason}.")
+        super().__init__(f"The image '{printable(name)}' cannot be used ({kind}): {reason}.")
         self.name, self.kind, self.reason = name, kind, reason
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -11,6 +12,7 @@ import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from poa_plugin.data.datasets import Split
+from poa_plugin.data.names import Integers
 from poa_plugin.errors import UserError
 from poa_plugin.randomness import numpy_generator
 from poa_plugin.registry import DATASETS
@@ -43,7 +45,7 @@ class Elpv:
         n_test = len(images) // 4
         self.ids = np.sort(order[:n_test] if split == "test" else order[n_test:])
         self.images = images[torch.from_numpy(self.ids)]
-        self.labels: list[int] | None = [int(label) for label in labels[self.ids]]
+        self.labels: Sequence[int] | None = Integers(labels[self.ids])
 
     def __len__(self) -> int:
         return len(self.ids)

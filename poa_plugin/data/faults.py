@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from poa_plugin.data.names import printable
 from poa_plugin.errors import UserError
 from poa_plugin.files import append_line, read_lines, write_lines
 
@@ -54,10 +55,12 @@ class BadImages:
                 record = {"image": image.name, "kind": image.kind, "reason": image.reason}
                 append_line(self.path, record)
             if len(self.names) <= SHOWN:
-                print(f"\nThe image '{image.name}' is passed over ({image.kind}): {image.reason}.")
+                print(
+                    f"\nThe image '{printable(image.name)}' is passed over ({image.kind}): {image.reason}."
+                )
                 sys.stdout.flush()
         if len(self.names) > self.max_share * self.n_images:
-            shown = ", ".join(f"'{name}'" for name in list(self.names)[:SHOWN])
+            shown = ", ".join(f"'{printable(name)}'" for name in list(self.names)[:SHOWN])
             more = f" and {len(self.names) - SHOWN} more" if len(self.names) > SHOWN else ""
             raise UserError(
                 f"{len(self.names)} of {self.n_images} images cannot be used, more than "

@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import os
+from bisect import bisect_right
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
+import numpy as np
 
 from poa_plugin.data.datasets import EncodedImages, NoSplitError, Split
+from poa_plugin.data.file_lists import read_list
+from poa_plugin.data.left_out import IMAGE_ENDINGS, LeftOut
+from poa_plugin.data.names import Integers, Names, joined, prefixed, printable
+from poa_plugin.data.reading import kind_of, nearest_folder, read_errors
 from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
+
+HELD_OUT = ("val", "validation", "test")
+LINKS = "a link to nothing"
+DATASETS_BY_ENDING = {
+    ".tar": "webdataset", ".parquet": "parquet", ".txt": "file_list", ".tsv": "file_list",
+    ".lst": "file_list",
+}  # fmt: skip
 
 
 class ImageFiles(EncodedImages):
     """Base of data sets of image files: `files`, paths below `root`."""
 
     root: Path
-    files: list[str]
+    files: Names
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def all_names(self) -> Names:
+        """See `EncodedImages.all_names`."""
+        return self.files
 
     def name(self, index: int) -> str:
         """Return the path below the split's folder."""
@@ -35,8 +51,8 @@ class ImageFiles(EncodedImages):
 class ImageFolder(ImageFiles):
     """Image files under a folder, in sorted order; sub-folders are classes.
 
-    Where the folder has `train` and `val` (or `test`) sub-folders, these are the splits; otherwise
-    all images are for training (a `train` with no folder beside it is looked into). Where an image
+    Where the folder has `train` and `val` (or `validation`, or `test`) sub-folders, these are the splits;
+    otherwise all images are for training (a `train` with no folder beside it is looked into). Where an image
     lies right under its split's folder, there are no labels. Links are followed, hidden files are not images.
     Grey images have one channel (16 bits are reduced to 8), all others three.
 
@@ -52,23 +68,21 @@ class ImageFolder(ImageFiles):
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
         super().__init__(path, split, image_size)
         folder = existing(path)
-        try:
-            self.root = _split_folder(folder, split)
-            files = sorted(_image_files(self.root))
-        except OSError as error:
-            raise UserError(f"The folder '{path}' cannot be read: {error}.") from error
-        if not files:
-            endings = ", ".join(IMG_EXTENSIONS)
+        with read_errors("folder", folder):
+            self.root = _split_folder(folder, split, self.notes)
+            found = list(_image_files(self.root, "", self.left_out))
+        if not found:
+            others = f" {self.left_out}." if self.left_out else ""
             raise UserError(
-                f"There are no images in the folder '{self.root}' (accepted: {endings})."
+                f"There are no images in the folder '{self.root}' (accepted: "
+                f"{', '.join(IMAGE_ENDINGS)}).{others}"
             )
-        relative = [file.relative_to(self.root) for file in files]
-        self.files = [str(file) for file in relative]
-        folders = [file.parts[:-1] for file in relative]
-        self.classes = sorted({parts[0] for parts in folders if parts})
-        if all(folders):
+        self.files = Names(b"".join(text for _, text, _ in found))
+        self.classes = sorted({top for top, _, _ in found if top})
+        if all(top for top, _, _ in found):
             index = {name: i for i, name in enumerate(self.classes)}
-            self.labels = [index[parts[0]] for parts in folders]
+            counts = [count for _, _, count in found]
+            self.labels = Integers(np.repeat([index[top] for top, _, _ in found], counts))
 
 
 @DATASETS.register_as("imagenet")
@@ -85,26 +99,25 @@ class ImageNet(ImageFiles):
         image_size: see `EncodedImages`.
 
     Raises:
-        UserError: a folder is missing, or no class is in it.
+        UserError: a folder is missing, cannot be read, or no class is in it.
     """
 
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
         super().__init__(path, split, image_size)
         folder = existing(path)
+        roots = [folder / name for name in ("train", "val") if kind_of(folder / name) == "folder"]
         self.root = folder / ("train" if split == "train" else "val")
-        if not self.root.is_dir():
+        if self.root not in roots:
             kind = NoSplitError if split == "test" else UserError
             raise kind(
                 f"'{folder}' is not laid out as ImageNet: there is no folder '{self.root.name}'."
             )
-        both = [folder / name for name in ("train", "val") if (folder / name).is_dir()]
-        self.classes = sorted({name for root in both for name in _folders(root)})
-        self.files, self.labels = [], []
-        for label, wnid in enumerate(self.classes):
-            if (self.root / wnid).is_dir():
-                found = sorted(_names_of_images(self.root / wnid))
-                self.files += [f"{wnid}/{name}" for name in found]
-                self.labels += [label] * len(found)
+        with read_errors("folder", folder):
+            folders = {root: _folders(root) for root in roots}
+            self.classes = sorted({name for names in folders.values() for name in names})
+            texts, counts = self._read_classes(set(folders[self.root]))
+        self.files = Names(b"".join(texts))
+        self.labels = Integers(np.repeat(np.arange(len(self.classes)), counts))
         if not self.files:
             raise UserError(
                 f"There are no images in '{self.root}': that takes folders of classes, such as "
@@ -112,15 +125,30 @@ class ImageNet(ImageFiles):
                 f"them into such folders first."
             )
 
+    def _read_classes(self, here: set[str]) -> tuple[list[bytes], list[int]]:
+        """Return the images of each class and their numbers; count what lies beside them."""
+        with os.scandir(self.root) as entries:
+            for entry in entries:
+                if not entry.is_dir():
+                    _leave_out(
+                        self.left_out, entry.name, entry.name, "an image in no class's folder"
+                    )
+        texts, counts = [], []
+        for wnid in self.classes:
+            names = _names_of_images(self.root / wnid, wnid, self.left_out) if wnid in here else []
+            texts.append(prefixed(f"{wnid}/", joined(sorted(names))))
+            counts.append(len(names))
+        return texts, counts
+
 
 @DATASETS.register_as("file_list")
 class FileList(ImageFiles):
     """A text file with the path of an image on each line, and after a tab, if you like, its class.
 
-    Paths are relative to the list's folder, or absolute; they may have spaces in them. Empty lines, and
-    lines that begin with #, are passed over. The order is the list's. A folder with `train.txt` and
-    `val.txt` (or `test.txt`) has both splits; a single file is for training. Classes are the sorted
-    names of all lists.
+    Paths are relative to the list's folder, or absolute; they may have spaces in them, and any ending. Empty
+    lines, and lines that begin with #, are passed over. The order is the list's. A folder with `train.txt` and
+    `val.txt` (or `validation.txt`, `test.txt`) has both splits; a single file is for training. Classes are the
+    sorted names of all lists.
 
     Args:
         path: the list, or a folder of lists.
@@ -128,7 +156,8 @@ class FileList(ImageFiles):
         image_size: see `EncodedImages`.
 
     Raises:
-        UserError: there is no such list, no line in it, or some lines have a class and others not.
+        UserError: there is no such list, it cannot be read, there is no line in it, or some lines have a class
+            and others not.
     """
 
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
@@ -138,64 +167,55 @@ class FileList(ImageFiles):
             raise NoSplitError(
                 f"'{path}' has no list of images to {split} with: that is {split}.txt."
             )
-        entries = {name: _entries(file) for name, file in lists.items()}
+        entries = {name: read_list(file) for name, file in lists.items()}
         own = entries[split]
-        if not own:
+        if not own.files:
             raise UserError(f"There are no images in the list '{lists[split]}'.")
-        self.root = lists[split].parent
-        self.files = [file for file, _ in own]
-        named = [kind for _, kind in own if kind is not None]
-        if named and len(named) < len(own):
+        self.root, self.files = lists[split].parent, own.files
+        without = int((own.labels < 0).sum())
+        if 0 < without < len(self.files):
             raise UserError(
-                f"In the list '{lists[split]}' {len(own) - len(named)} of {len(own)} lines have no "
+                f"In the list '{lists[split]}' {without} of {len(self.files)} lines have no "
                 f"class after a tab: give all of them one, or none."
             )
-        every = {kind for found in entries.values() for _, kind in found if kind is not None}
-        self.classes = sorted(every)
-        if named:
+        self.classes = sorted({name for found in entries.values() for name in found.classes})
+        if not without:
             index = {name: i for i, name in enumerate(self.classes)}
-            self.labels = [index[name] for name in named]
+            numbers = np.array([index[name] for name in own.classes])
+            self.labels = Integers(numbers[own.labels])
 
 
 def existing(path: str | None) -> Path:
     """Return the folder that holds a data set.
 
     Raises:
-        UserError: it is not given, or not there.
+        UserError: it is not given, not there, or a file.
     """
     if path is None:
         raise UserError("Say where the images are: data.path=/some/folder.")
-    if not Path(path).is_dir():
-        raise UserError(f"There is no folder '{path}' with images.")
+    kind = kind_of(path)
+    if kind == "file":
+        name = DATASETS_BY_ENDING.get(Path(path).suffix.lower())
+        hint = f"; for such files there is data.dataset={name}" if name else ""
+        raise UserError(f"'{path}' is a file, not a folder with images{hint}.")
+    if not kind:
+        raise UserError(f"There is no folder '{path}' with images: {nearest_folder(path)}.")
     return Path(path)
 
 
 def _lists(path: str | None) -> dict[str, Path]:
     if path is None:
         raise UserError("Say where the list of images is: data.path=/some/list.txt.")
-    given = Path(path)
-    if given.is_file():
+    given, kind = Path(path), kind_of(path)
+    if kind == "file":
         return {"train": given}
-    if not given.is_dir():
-        raise UserError(f"There is no list of images '{path}'.")
+    if not kind:
+        raise UserError(f"There is no list of images '{path}': {nearest_folder(path)}.")
+    held_out = [name for name in HELD_OUT if kind_of(given / f"{name}.txt") == "file"]
     found = {"train": given / "train.txt"}
-    held_out = [given / name for name in ("val.txt", "test.txt") if (given / name).is_file()]
     if held_out:
-        found["test"] = held_out[0]
-    return {name: file for name, file in found.items() if file.is_file()}
-
-
-def _entries(file: Path) -> list[tuple[str, str | None]]:
-    try:
-        lines = file.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The list '{file}' cannot be read: {error}.") from error
-    found: list[tuple[str, str | None]] = []
-    for line in lines:
-        name, tab, kind = line.partition("\t")
-        if name.strip() and not name.startswith("#"):
-            found.append((name.strip(), kind.strip() if tab else None))
-    return found
+        found["test"] = given / f"{held_out[0]}.txt"
+    return {name: file for name, file in found.items() if kind_of(file) == "file"}
 
 
 def _folders(root: Path) -> list[str]:
@@ -203,38 +223,113 @@ def _folders(root: Path) -> list[str]:
         return [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
 
 
-def _names_of_images(folder: Path) -> list[str]:
+def _names_of_images(folder: Path, shown: str, left_out: LeftOut) -> list[str]:
+    """Return the names of the images in a class's folder; count what else is in it."""
+    names = []
     with os.scandir(folder) as entries:
-        return [
-            entry.name
-            for entry in entries
-            if entry.name.lower().endswith(IMG_EXTENSIONS) and not entry.name.startswith(".")
-        ]
+        for entry in entries:
+            name = entry.name
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(IMAGE_ENDINGS):
+                names.append(name)
+            elif entry.is_dir():
+                left_out.add("a folder in a class's folder", f"{shown}/{name}")
+            else:
+                left_out.add_file(name, f"{shown}/{name}")
+    return names
 
 
-def _split_folder(path: Path, split: Split) -> Path:
+def _split_folder(path: Path, split: Split, notes: list[str]) -> Path:
     """Return the folder of a split; `train` may also be the name of a class, among others."""
-    folders = {entry.name for entry in path.iterdir() if entry.is_dir()}
-    held_out = [name for name in ("val", "test") if name in folders]
-    if "train" in folders and held_out:
-        return path / ("train" if split == "train" else held_out[0])
+    names, files = [], 0
+    with os.scandir(path) as entries:
+        for entry in entries:
+            if entry.is_dir():
+                names += [] if entry.name.startswith(".") else [entry.name]
+            else:
+                files += entry.name.lower().endswith(IMAGE_ENDINGS)
+    folders = {name: _named(path, names, name) for name in ("train", *HELD_OUT)}
+    held_out = [name for name in HELD_OUT if folders[name]]
+    training = folders["train"]
+    if training and (held_out or len(names) == 1):
+        splits = {training, *(folders[name] for name in held_out)}
+        others = [f"the folder '{printable(name)}'" for name in sorted(set(names) - splits)]
+        others += [f"{files} images"] if files else []
+        if others:
+            notes.append(
+                f"Beside the splits in '{path}' there are {', '.join(others)}: they are left out"
+            )
+        if split == "train":
+            return path / training
+        if held_out:
+            return path / str(folders[held_out[0]])
     if split == "train":
-        return path / "train" if folders == {"train"} else path
+        return path
     raise NoSplitError(
         f"'{path}' has no images to test with: "
         f"that takes a folder 'train' in it, and a folder 'val' or 'test'."
     )
 
 
-def _image_files(folder: Path, around: frozenset[Path] = frozenset()) -> Iterator[Path]:
-    real = folder.resolve()
+def _named(path: Path, folders: list[str], name: str) -> str | None:
+    """Return the folder of a name, in upper or lower case."""
+    found = [folder for folder in folders if folder.lower() == name]
+    if len(found) > 1:
+        raise UserError(
+            f"In '{path}' the folders {' and '.join(sorted(found))} could both be the split '{name}': "
+            f"rename one."
+        )
+    return found[0] if found else None
+
+
+def _image_files(
+    root: Path, below: str, left_out: LeftOut, around: frozenset[str] = frozenset()
+) -> Iterator[tuple[str, bytes, int]]:
+    """Yield runs of images under a folder in sorted order, folders among files.
+
+    Args:
+        root: the folder of the split.
+        below: a folder under it, with a slash at its end.
+        left_out: where other files are counted.
+        around: the folders that this one lies in, links followed.
+
+    Yields:
+        The folder right under the root that they lie in (empty for the root), their paths as `Names` takes
+        them, and how many they are.
+    """
+    real = os.path.realpath(root / below)
     if real in around:  # a link to a folder that it lies in
         return
-    with os.scandir(folder) as entries:
+    images, folders = [], []
+    with os.scandir(root / below) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
+            name = entry.name
+            if name.startswith("."):
                 continue
-            if entry.is_dir():
-                yield from _image_files(folder / entry.name, around | {real})
-            elif entry.name.lower().endswith(IMG_EXTENSIONS) and entry.is_file():
-                yield folder / entry.name
+            is_image = name.lower().endswith(IMAGE_ENDINGS)
+            if is_image and entry.is_file():
+                images.append(name)
+            elif entry.is_dir():
+                folders.append(name)
+            else:
+                _leave_out(left_out, name, below + name, LINKS)
+    images.sort()
+    top, start = below.partition("/")[0], 0
+    for folder in (*sorted(folders), None):
+        stop = len(images) if folder is None else bisect_right(images, folder)
+        if stop > start:
+            yield top, prefixed(below, joined(images[start:stop])), stop - start
+        if folder is not None:
+            yield from _image_files(root, f"{below}{folder}/", left_out, around | {real})
+        start = stop
+
+
+def _leave_out(left_out: LeftOut, name: str, path: str, kind_of_image: str) -> None:
+    """Count a file that is not taken; an image under a kind of its own, which says why."""
+    if name.startswith("."):
+        return
+    if name.lower().endswith(IMAGE_ENDINGS):
+        left_out.add(kind_of_image, path)
+    else:
+        left_out.add_file(name, path)

@@ -7,8 +7,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -16,10 +17,11 @@ from torch.utils.data import Dataset as TorchDataset
 
 from poa_plugin.config.schema import Config
 from poa_plugin.data.augment import MultiCropAugmentation
-from poa_plugin.data.datasets import Dataset
+from poa_plugin.data.datasets import Dataset, UnreadableImageError
 from poa_plugin.data.decode import BadImageError
 from poa_plugin.data.faults import BadImageNote, BadImages
 from poa_plugin.data.masking import shard_masks
+from poa_plugin.data.reading import reason_of
 from poa_plugin.device import resolve_device
 from poa_plugin.errors import UserError
 from poa_plugin.randomness import numpy_generator
@@ -53,7 +55,7 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
         self.mask_probability = config.ibot.mask_sample_probability
         low, high = config.ibot.mask_ratio_min_max
         self.mask_ratio = (low, high)
-        self._order: tuple[int, list[int]] = (-1, [])
+        self._order: tuple[int, np.ndarray[Any, Any]] = (-1, np.zeros(0))
 
     def __getitem__(self, number: int) -> ShardBatch | UserError:
         """Return the batch of one step and shard, or why there is none.
@@ -101,6 +103,10 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
                 return index, self.dataset.image(index)
             except BadImageError as error:
                 bad.append(BadImageNote(error.name, error.kind, error.reason))
+            except OSError as error:  # of a data set of the user's: nothing here was being written
+                raise UnreadableImageError(
+                    self.dataset.name(index), f": {reason_of(error)}"
+                ) from error
             substitutes = substitutes or numpy_generator("substitute", self.seed, *place)
             index = int(substitutes.integers(len(self.dataset)))
         raise UserError(
@@ -121,8 +127,8 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
         epoch, position = divmod(number, len(self.dataset))
         if self._order[0] != epoch:
             order = numpy_generator("order", self.seed, epoch).permutation(len(self.dataset))
-            self._order = (epoch, order.tolist())
-        return self._order[1][position]
+            self._order = (epoch, order.astype(np.min_scalar_type(len(order))))
+        return int(self._order[1][position])
 
 
 def train_batches(

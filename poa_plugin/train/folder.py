@@ -1,4 +1,7 @@
-"""A run's output folder belongs to one configuration."""
+"""A run's output folder belongs to one configuration.
+
+Where the images lie is free; that they are the same is for `images.py` to see.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from poa_plugin.config.load import load_config, save_config
 from poa_plugin.config.schema import Config
+from poa_plugin.data import Names
 from poa_plugin.errors import UserError
 from poa_plugin.train import checkpoint
+from poa_plugin.train.images import read_record, record_images
 
 FREE = (
     "output_dir",
@@ -28,12 +33,14 @@ FREE = (
     "evaluation.",
 )
 """Keys, and sections, that may differ between two starts of one run: they change no weight."""
+PATH = "data.path"
 
 
 def check_folder(run: Path, config: Config, newest: Path | None) -> list[str]:
     """Return what differs from the configuration of the run in a folder; nothing where there is none.
 
-    A run that was imported and not yet trained here takes any configuration that its weights fit.
+    A run that was imported and not yet trained here takes any configuration that its weights fit. Where
+    the images of the run are written down (`check_images`), `data.path` may differ.
 
     Args:
         run: the output folder.
@@ -45,18 +52,20 @@ def check_folder(run: Path, config: Config, newest: Path | None) -> list[str]:
     """
     file = run / "config.yaml"
     changes = differences(load_config(file), config) if file.is_file() else []
+    if read_record(run) is not None:
+        changes = [change for change in changes if not change.startswith(f"{PATH} is ")]
     if changes and newest is not None and checkpoint.is_imported(newest):
         return []
     if changes and not config.train.accept_changes:
         raise UserError(
             f"'{run}' holds a run of another configuration: {_few(changes)}. Choose another "
-            f"output_dir, or go on with the new values by train.accept_changes=true."
+            f"output_dir, or go on with the new values by train.accept_changes=true in this command."
         )
     return changes
 
 
-def claim_folder(run: Path, config: Config, changes: list[str]) -> None:
-    """Make a run's folder and write `config.yaml`.
+def claim_folder(run: Path, config: Config, changes: list[str], names: Names | None = None) -> None:
+    """Make a run's folder and write `config.yaml`, and which images the run is trained on.
 
     The former configuration of a run that goes on with other values stays beside the new one, as
     `config.1.yaml`, `config.2.yaml` and so on.
@@ -64,7 +73,8 @@ def claim_folder(run: Path, config: Config, changes: list[str]) -> None:
     Args:
         run: the output folder.
         config: the whole configuration.
-        changes: what `check_folder` returned.
+        changes: what `check_folder` and `check_images` returned.
+        names: of the images, in order; None writes none down.
     """
     run.mkdir(parents=True, exist_ok=True)
     file = run / "config.yaml"
@@ -73,6 +83,8 @@ def claim_folder(run: Path, config: Config, changes: list[str]) -> None:
         earlier = len(list(run.glob("config.*.yaml")))
         save_config(load_config(file), run / f"config.{earlier + 1}.yaml")
     save_config(config, file)
+    if names is not None:
+        record_images(run, names)
 
 
 def differences(there: Config, here: Config) -> list[str]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from poa_plugin.config.contradictions import oddities
 from poa_plugin.config.schema import Config
-from poa_plugin.data import Dataset, build_dataset, train_batches
+from poa_plugin.data import Dataset, build_dataset, image_names, train_batches
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
@@ -26,6 +26,7 @@ from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl import POA, check_model
 from poa_plugin.train import checkpoint
 from poa_plugin.train.folder import check_folder, claim_folder
+from poa_plugin.train.images import check_images
 from poa_plugin.train.metrics import Metrics
 from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradients
 from poa_plugin.train.parallel import compile_blocks
@@ -61,10 +62,12 @@ def train(config: Config) -> Outcome:
         newest = _newest(run, config)
         changes = check_folder(run, config, newest)
         dataset = build_dataset(config, "train")
+        names = image_names(dataset)
+        changes += check_images(run, config, names, newest)
         model = build_model(config)
         optimizer = build_optimizer(model.get_params_groups(), config)
         state = _resume(newest, model, optimizer)
-        claim_folder(run, config, changes)
+        claim_folder(run, config, changes, names)
         for oddity in oddities(config):
             print(f"poa: warning: {oddity}", file=sys.stderr)
         total = Schedules(config).total_steps

@@ -183,7 +183,11 @@ def test_what_is_wrong_is_said(tmp_path: Path) -> None:
     write_tar(tmp_path / "t/a.tar", {"a.jpg": good(0), "b.jpg": good(1), "b.cls": b"0"})
     fails(r"1 of 2 images .* have no '\.cls'", WebDataset, tmp_path / "t")
     write_tar(tmp_path / "t/a.tar", {"a.jpg": good(0), "a.cls": b"cat"})
-    fails(r"a\.tar' cannot be read: invalid literal", WebDataset, tmp_path / "t")
+    fails(
+        r"a\.tar' cannot be used: its file 'a\.cls' holds 'cat', not the number of a class",
+        WebDataset,
+        tmp_path / "t",
+    )
     (tmp_path / "t/a.tar").write_bytes(b"damaged" * 200)
     fails(r"a\.tar' cannot be read", WebDataset, tmp_path / "t")
     (tmp_path / "x.parquet").write_bytes(b"damaged")

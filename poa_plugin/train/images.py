@@ -1,0 +1,118 @@
+"""A run's output folder belongs to one set of images: their names are compared at each start."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+from poa_plugin.config.schema import Config
+from poa_plugin.data import Names
+from poa_plugin.data.names import printable
+from poa_plugin.data.reading import read_errors
+from poa_plugin.errors import UserError
+from poa_plugin.files import write_whole
+from poa_plugin.train import checkpoint
+
+RECORD, NAMES = "data.json", "data_names.gz"
+
+
+class ImageRecord(NamedTuple):
+    """What is written down of a run's images: how many, and the SHA-256 of their names in order."""
+
+    n_images: int
+    sha256: str
+
+    @classmethod
+    def of(cls, names: Names) -> ImageRecord:
+        """Return the record of names."""
+        return cls(len(names), hashlib.sha256(names.text).hexdigest())
+
+
+def read_record(run: Path) -> ImageRecord | None:
+    """Return the record in a run's folder, or None where there is none.
+
+    Raises:
+        UserError: it cannot be read, or is damaged.
+    """
+    file = run / RECORD
+    with read_errors("file", file):
+        if not file.is_file():
+            return None
+        text = file.read_bytes()
+    try:
+        record = json.loads(text)
+        return ImageRecord(int(record["n_images"]), str(record["sha256"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"'{file}', which says what images the run is trained on, is damaged. Remove it, and the next "
+            f"start writes down those that it meets."
+        ) from error
+
+
+def check_images(run: Path, config: Config, names: Names, newest: Path | None) -> list[str]:
+    """Return how the images differ from those of the run in a folder; nothing where they do not.
+
+    A run that was imported and not yet trained here takes any images, and so does one without a record.
+
+    Args:
+        run: the output folder.
+        config: the whole configuration.
+        names: of the images, in order.
+        newest: the checkpoint to go on from, if there is one.
+
+    Raises:
+        UserError: they differ, and `train.accept_changes` is off.
+    """
+    there, here = read_record(run), ImageRecord.of(names)
+    if there in (None, here) or (newest is not None and checkpoint.is_imported(newest)):
+        return []
+    changes = [_difference(run, there, names)]
+    if not config.train.accept_changes:
+        raise UserError(
+            f"'{run}' holds a run on other images: {changes[0]}. Choose another output_dir, give it the "
+            f"images that it had, or go on with these by train.accept_changes=true in this command."
+        )
+    return changes
+
+
+def record_images(run: Path, names: Names) -> None:
+    """Write down which images a run is trained on, unless it is written already.
+
+    The names are in a file of their own, from which the first difference can be told; without it that is all
+    that cannot be.
+    """
+    record = ImageRecord.of(names)
+    if record != read_record(run):
+        partial = run / f".{NAMES}.partial"
+        partial.write_bytes(gzip.compress(names.text, compresslevel=1, mtime=0))
+        partial.replace(run / NAMES)
+        write_whole(run / RECORD, json.dumps(record._asdict(), indent=2) + "\n")
+
+
+def _difference(run: Path, there: ImageRecord, names: Names) -> str:
+    if there.n_images == len(names):
+        said = f"as many, {len(names)}, but of other names or in another order"
+    else:
+        said = f"{there.n_images} there and {len(names)} here"
+    former = _former_names(run, there)
+    if former is None:
+        return said
+    n = min(len(former), len(names))
+    first = next((i for i in range(n) if former[i] != names[i]), n)
+    shown = [f"'{printable(x[first])}'" if first < len(x) else "none" for x in (former, names)]
+    return (
+        f"{said}; the first to differ is number {first + 1}, {shown[0]} there and {shown[1]} here"
+    )
+
+
+def _former_names(run: Path, record: ImageRecord) -> Names | None:
+    """Return the names that belong to a record, or None where they are not there, whole."""
+    try:
+        names = Names(gzip.decompress((run / NAMES).read_bytes()))
+    except (OSError, EOFError, zlib.error):  # the record stands without them
+        return None
+    return names if ImageRecord.of(names) == record else None
