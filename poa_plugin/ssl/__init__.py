@@ -1,6 +1,7 @@
 """Self-supervised learning: the three branches, heads, targets and losses."""
 
 from poa_plugin.ssl.heads import MultiHead
+from poa_plugin.ssl.objective import trains_elastic_student
 from poa_plugin.ssl.poa import POA, build_backbone, head_options
 
-__all__ = ["POA", "MultiHead", "build_backbone", "head_options"]
+__all__ = ["POA", "MultiHead", "build_backbone", "head_options", "trains_elastic_student"]
