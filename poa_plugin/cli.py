@@ -97,13 +97,17 @@ def build_parser() -> argparse.ArgumentParser:
     knn.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
     knn.add_argument("--network", nargs="+", default=["all"], help="names; all if left out")
     knn.add_argument("--branch", choices=("teacher", "student"), default="teacher")
-    knn.add_argument("--k", nargs="+", type=int, default=[10, 20, 100, 200], help="neighbours")
+    knn.add_argument(
+        "--k", nargs="+", type=int, help="neighbors; those of 10, 20, 100, 200 that fit if left out"
+    )
     knn.add_argument("--temperature", type=float, default=0.07, help="of the votes' softmax")
     knn.add_argument("--untrained", action="store_true", help="the networks before training too")
     knn.add_argument("--pixels", action="store_true", help="raw pixels too")
     knn.add_argument(
         "--reference", type=Path, metavar="RUN", help="another run's intact network too"
     )
+    _data(knn)
+    knn.add_argument("--memory", default="4G", metavar="SIZE", help="bytes, such as 512M")
     _threads(knn)
 
     sweep = _command(
@@ -112,15 +116,11 @@ def build_parser() -> argparse.ArgumentParser:
     sweep.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
     sweep.add_argument("--eval", choices=("knn",), default="knn", help="how they are evaluated")
     sweep.add_argument("--widths", nargs="+", type=int, help="whose networks; all if left out")
-    sweep.add_argument(
-        "--data",
-        nargs="+",
-        default=[],
-        metavar="PATH|key=value",
-        help="other images: a path, and data. and evaluation. keys",
-    )
+    _data(sweep)
     sweep.add_argument("--branch", choices=("teacher", "student"), default="teacher")
-    sweep.add_argument("--k", nargs="+", type=int, default=[10, 20, 100, 200], help="neighbours")
+    sweep.add_argument(
+        "--k", nargs="+", type=int, help="neighbors; those of 10, 20, 100, 200 that fit if left out"
+    )
     sweep.add_argument("--temperature", type=float, default=0.07, help="of the votes' softmax")
     sweep.add_argument("--memory", default="4G", metavar="SIZE", help="bytes, such as 512M")
     sweep.add_argument("--no-latency", action="store_true", help="do not measure it")
@@ -182,6 +182,16 @@ def _command(
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a YAML file")
     parser.add_argument("words", nargs="*", metavar="key=value", help="laid over the file")
+
+
+def _data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="PATH|key=value",
+        help="other images: a path, and data. and evaluation. keys",
+    )
 
 
 def _threads(parser: argparse.ArgumentParser) -> None:

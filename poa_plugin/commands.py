@@ -82,16 +82,16 @@ def import_(arguments: argparse.Namespace) -> None:
 
 def knn(arguments: argparse.Namespace) -> None:
     """Evaluate networks of a run with k-NN."""
-    import torch
-
+    from poa_plugin.device import use_threads
     from poa_plugin.evaluate import results_table
     from poa_plugin.evaluate.run import evaluate_knn
+    from poa_plugin.evaluate.sizes import parse_size
+    from poa_plugin.evaluate.splits import with_data
     from poa_plugin.extract import open_run
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     rows = evaluate_knn(
-        open_run(arguments.run_folder),
+        with_data(open_run(arguments.run_folder), arguments.data),
         names=arguments.network,
         branch=arguments.branch,
         ks=arguments.k,
@@ -99,22 +99,22 @@ def knn(arguments: argparse.Namespace) -> None:
         untrained=arguments.untrained,
         pixels=arguments.pixels,
         reference=open_run(arguments.reference) if arguments.reference else None,
+        memory=parse_size(arguments.memory, "--memory"),
+        own_data=not arguments.data,
     )
     print(results_table(rows))
 
 
 def sweep(arguments: argparse.Namespace) -> None:
     """Evaluate all networks of a run."""
-    import torch
-
+    from poa_plugin.device import use_threads
     from poa_plugin.evaluate.sizes import parse_size
     from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
     from poa_plugin.evaluate.sweep_plots import plot_sweep
     from poa_plugin.evaluate.sweep_table import sweep_table
     from poa_plugin.extract import open_run
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     options = SweepOptions(
         widths=arguments.widths,
         branch=arguments.branch,

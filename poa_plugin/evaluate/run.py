@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from poa_plugin.evaluate.conditions import image_conditions
 from poa_plugin.evaluate.features import features_of, raw_pixels
 from poa_plugin.evaluate.knn import check_votes, fitting_ks, knn_accuracy
 from poa_plugin.evaluate.knn_results import KnnResults
+from poa_plugin.evaluate.networks import named_networks
 from poa_plugin.evaluate.outputs import check_writable
 from poa_plugin.evaluate.results import KnnRow, merge_rows
 from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits
@@ -66,7 +66,7 @@ def evaluate_knn(
     check_writable(folder, "knn.json", "knn.csv")
     backbone = run.backbone(branch)
     backbone.check_image_size(run.config.evaluation.crop_size)
-    subnets = _wanted(run, backbone, names)
+    subnets = named_networks(run, backbone.space, names)
     splits = labelled_splits(run.config)
     n_train, n_test = map(len, splits)
     ks = fitting_ks(n_train) if ks is None else ks
@@ -94,16 +94,6 @@ def evaluate_knn(
         top1 = classify(*(raw_pixels(split) for split in splits))
         note([KnnRow("raw", "pixels", k, value, n_test=n_test) for k, value in top1.items()])
     return merge_rows([], found)
-
-
-def _wanted(run: Run, backbone: ElasticBackbone, names: Sequence[str]) -> list[Subnet]:
-    """Return the networks to evaluate; say which of them, or of all, were never trained."""
-    trained, space = run.trained_networks(), backbone.space
-    everything = list(names) == ["all"]
-    subnets = list(space) if everything else [space[name] for name in names]
-    if warning := trained.warning(subnets):
-        print(f"WARNING: {warning}", file=sys.stderr)
-    return [subnet for subnet in subnets if not everything or subnet in trained.subnets]
 
 
 class _Classifier:

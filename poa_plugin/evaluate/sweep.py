@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,13 +12,14 @@ import torch
 
 from poa_plugin.backbones.base import PlainNetwork
 from poa_plugin.device import resolve_device
-from poa_plugin.elastic.subnet import SearchSpace, Subnet
+from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.conditions import accuracy_conditions, latency_conditions
 from poa_plugin.evaluate.feature_store import FeatureStore
 from poa_plugin.evaluate.knn import check_votes, fitting_ks, knn_accuracy
 from poa_plugin.evaluate.latency import device_name, latencies
 from poa_plugin.evaluate.ledger import GOES_ON, Ledger
+from poa_plugin.evaluate.networks import by_width, swept_networks
 from poa_plugin.evaluate.outputs import check_writable
 from poa_plugin.evaluate.progress import ProgressBar
 from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits, with_data
@@ -94,7 +94,7 @@ class _Sweeper:
         self.backbone = run.backbone(options.branch)
         self.backbone.check_image_size(self.evaluation.crop_size)
         self.space = self.backbone.space
-        self.members = _members(run, self.space, options.widths)
+        self.members = swept_networks(run, self.space, options.widths)
         self.splits = labelled_splits(run.config)
         n_train, n_test = map(len, self.splits)
         self.ks = fitting_ks(n_train) if options.ks is None else tuple(options.ks)
@@ -247,7 +247,7 @@ class _Sweeper:
         """Yield networks in groups whose weights fit into a quarter of the memory, at least a width each."""
         group: list[Subnet] = []
         total = 0
-        for width, members in _by_width(subnets).items():
+        for width, members in by_width(subnets).items():
             deepest = max((s for s in self.space if s.width == width), key=lambda s: s.total_depth)
             needs = 4 * self.space.cost(deepest).params
             if group and total + needs > self.options.room:
@@ -298,35 +298,3 @@ class _Sweeper:
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
         }
-
-
-def _members(run: Run, space: SearchSpace, widths: Sequence[int] | None) -> dict[int, list[Subnet]]:
-    """Return the trained networks to evaluate by their widths; say which are left out."""
-    known, trained = _known_widths(space, widths), run.trained_networks()
-    wanted = [subnet for subnet in space if subnet.width in known]
-    warning = trained.warning(wanted)
-    members = _by_width([subnet for subnet in wanted if subnet in trained.subnets])
-    if not members:
-        raise UserError(f"{warning} There is nothing to evaluate.")
-    if warning:
-        print(f"WARNING: {warning}", file=sys.stderr)
-    return members
-
-
-def _by_width(subnets: Sequence[Subnet]) -> dict[int, list[Subnet]]:
-    members: dict[int, list[Subnet]] = {}
-    for subnet in subnets:
-        members.setdefault(subnet.width, []).append(subnet)
-    return dict(sorted(members.items()))
-
-
-def _known_widths(space: SearchSpace, wanted: Sequence[int] | None) -> list[int]:
-    """Return the widths to sweep in increasing order, each once."""
-    for width in wanted or ():
-        if width not in space.widths:
-            nearest = min(space.widths, key=lambda known: abs(known - width))
-            known = ", ".join(map(str, space.widths))
-            raise UserError(
-                f"No network has the width {width}: the nearest is {nearest}, and the widths are {known}."
-            )
-    return space.widths if wanted is None else sorted(set(wanted))
