@@ -150,7 +150,10 @@ def build_parser() -> Parser:
     knn.add_argument("--network", nargs="+", default=["all"], metavar="NAME", help="names, or all")
     _branch(knn)
     knn.add_argument(
-        "--k", nargs="+", type=NEIGHBOURS, default=[10, 20, 100, 200], help="neighbours"
+        "--k",
+        nargs="+",
+        type=NEIGHBOURS,
+        help="neighbors; those of 10, 20, 100 and 200 that fit if left out",
     )
     knn.add_argument("--temperature", type=TEMPERATURE, default=0.07, help="of the votes' softmax")
     knn.add_argument("--untrained", action="store_true", help="the networks before training too")
@@ -158,6 +161,8 @@ def build_parser() -> Parser:
     knn.add_argument(
         "--reference", type=path, metavar="RUN", help="another run's intact network too"
     )
+    _data(knn)
+    knn.add_argument("--memory", default="4G", metavar="SIZE", help="bytes, such as 512M")
     _threads(knn)
 
     sweep = _command(
@@ -172,16 +177,13 @@ def build_parser() -> Parser:
     sweep.add_argument(
         "--widths", nargs="+", type=WIDTH, metavar="N", help="whose networks; all if left out"
     )
-    sweep.add_argument(
-        "--data",
-        nargs="+",
-        default=[],
-        metavar="PATH|key=value",
-        help="other images: a path, and data. and evaluation. keys",
-    )
+    _data(sweep)
     _branch(sweep)
     sweep.add_argument(
-        "--k", nargs="+", type=NEIGHBOURS, default=[10, 20, 100, 200], help="neighbours"
+        "--k",
+        nargs="+",
+        type=NEIGHBOURS,
+        help="neighbors; those of 10, 20, 100 and 200 that fit if left out",
     )
     sweep.add_argument(
         "--temperature", type=TEMPERATURE, default=0.07, help="of the votes' softmax"
@@ -307,6 +309,16 @@ def _branch(parser: Parser) -> None:
 def _threads(parser: Parser) -> None:
     parser.add_argument(
         "--threads", type=THREADS, metavar="N", help="of the CPU; torch's own choice if left out"
+    )
+
+
+def _data(parser: Parser) -> None:
+    parser.add_argument(
+        "--data",
+        nargs="+",
+        default=[],
+        metavar="PATH|key=value",
+        help="other images: a path, and data. and evaluation. keys",
     )
 
 

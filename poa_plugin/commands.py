@@ -103,16 +103,16 @@ def knn(arguments: argparse.Namespace) -> None:
         check_run(folder)
     check_folder_target(arguments.run_folder / "eval", "The folder for results")
 
-    import torch
-
+    from poa_plugin.device import use_threads
     from poa_plugin.evaluate import results_table
     from poa_plugin.evaluate.run import evaluate_knn
+    from poa_plugin.evaluate.sizes import parse_size
+    from poa_plugin.evaluate.splits import with_data
     from poa_plugin.extract import open_run
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     rows = evaluate_knn(
-        open_run(arguments.run_folder),
+        with_data(open_run(arguments.run_folder), arguments.data),
         names=arguments.network,
         branch=arguments.branch,
         ks=arguments.k,
@@ -120,6 +120,8 @@ def knn(arguments: argparse.Namespace) -> None:
         untrained=arguments.untrained,
         pixels=arguments.pixels,
         reference=open_run(arguments.reference) if arguments.reference else None,
+        memory=parse_size(arguments.memory, "--memory"),
+        own_data=not arguments.data,
     )
     print(results_table(rows))
 
@@ -129,16 +131,14 @@ def sweep(arguments: argparse.Namespace) -> None:
     check_run(arguments.run_folder)
     check_folder_target(arguments.run_folder / "eval", "The folder for results")
 
-    import torch
-
+    from poa_plugin.device import use_threads
     from poa_plugin.evaluate.sizes import parse_size
     from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
     from poa_plugin.evaluate.sweep_plots import plot_sweep
     from poa_plugin.evaluate.sweep_table import sweep_table
     from poa_plugin.extract import open_run
 
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    use_threads(arguments.threads)
     options = SweepOptions(
         widths=arguments.widths,
         branch=arguments.branch,

@@ -8,6 +8,8 @@ import torch
 
 from poa_plugin.errors import UserError
 
+MAX_THREADS = 1024
+
 
 def resolve_device(name: str) -> torch.device:
     """Return the device a configuration asks for; `auto` is a GPU where there is one."""
@@ -15,6 +17,22 @@ def resolve_device(name: str) -> torch.device:
         raise UserError("train.device is 'cuda', but no GPU is available: use auto or cpu.")
     chosen = "cuda" if name == "auto" and torch.cuda.is_available() else name
     return torch.device("cpu" if chosen == "auto" else chosen)
+
+
+def use_threads(threads: int | None) -> None:
+    """Have torch use so many threads of the CPU; None leaves its choice.
+
+    Raises:
+        UserError: the number is not from 1 to `MAX_THREADS`.
+    """
+    if threads is None:
+        return
+    if not 1 <= threads <= MAX_THREADS:
+        raise UserError(
+            f"--threads is {threads}: give a number from 1 to {MAX_THREADS}, at best one for each of the "
+            f"{available_cores()} cores."
+        )
+    torch.set_num_threads(threads)
 
 
 def available_cores() -> int:

@@ -2,33 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-import torchvision.transforms.v2.functional as TF
 from torch import Tensor
-from torchvision.transforms import InterpolationMode
 
 from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.data import Dataset, normalise
 from poa_plugin.errors import UserError
+from poa_plugin.evaluate.crops import resized_square
+from poa_plugin.evaluate.decoding import decoded_crops
 
 Network = Callable[[Tensor], Mapping[str, Any]]
 
 
-def evaluation_images(dataset: Dataset, evaluation: EvaluationConfig) -> Iterator[Tensor]:
-    """Yield (B, 3, c, c) batches: shorter side resized (bicubic), centre crop, ImageNet statistics.
+def evaluation_images(
+    dataset: Dataset, evaluation: EvaluationConfig, workers: int = 0
+) -> Iterator[Tensor]:
+    """Yield (B, 3, c, c) batches: shorter side resized (bicubic), center crop, ImageNet statistics.
+
+    Args:
+        dataset: N images.
+        evaluation: image sizes and batch size.
+        workers: processes that decode; the images are the same whatever their number.
 
     Raises:
         UserError: the crop is larger than the resized image, or an image cannot be read.
     """
     check_crop(evaluation)
-    for start in range(0, len(dataset), evaluation.batch_size):
-        stop = min(start + evaluation.batch_size, len(dataset))
-        yield torch.stack(
-            [evaluation_image(dataset.image(index), evaluation) for index in range(start, stop)]
-        )
+    for crops in batched(decoded_crops(dataset, evaluation, 0, workers), evaluation.batch_size):
+        yield normalise(crops)
+
+
+def batched(chunks: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield (size, 3, c, c) batches of (B, 1 or 3, c, c) chunks; the last may be smaller."""
+    waiting, n_waiting = [], 0
+    for chunk in chunks:
+        waiting.append(chunk.expand(-1, 3, -1, -1))
+        n_waiting += len(chunk)
+        while n_waiting >= size:
+            joined = torch.cat(waiting)
+            yield joined[:size]
+            waiting, n_waiting = [joined[size:]], n_waiting - size
+    if n_waiting:
+        yield torch.cat(waiting)
 
 
 def check_crop(evaluation: EvaluationConfig) -> None:
@@ -40,24 +58,13 @@ def check_crop(evaluation: EvaluationConfig) -> None:
         )
 
 
-def evaluation_image(image: Tensor, evaluation: EvaluationConfig) -> Tensor:
-    """Turn (1 or 3, H, W) uint8 into the (3, c, c) float32 that networks are evaluated on."""
-    return normalise(evaluation_crop(image, evaluation))
-
-
-def evaluation_crop(image: Tensor, evaluation: EvaluationConfig) -> Tensor:
-    """Turn (1 or 3, H, W) uint8 into the (1 or 3, c, c) uint8 that is not yet normalised."""
-    size = [evaluation.resize_size]
-    x = TF.resize(image, size, InterpolationMode.BICUBIC, antialias=True)
-    return TF.center_crop(x, [evaluation.crop_size, evaluation.crop_size])
-
-
 @torch.inference_mode()
 def extract_features(
     networks: Mapping[str, Network],
     dataset: Dataset,
     evaluation: EvaluationConfig,
     device: torch.device | str = "cpu",
+    workers: int = 0,
 ) -> dict[str, Tensor]:
     """Return the class-token features of every network for every image.
 
@@ -66,16 +73,25 @@ def extract_features(
         dataset: N images.
         evaluation: image sizes and batch size.
         device: where the networks are.
+        workers: processes that decode images.
 
     Returns:
         (N, D) float32 on the CPU for each network.
     """
+    return features_of(networks, evaluation_images(dataset, evaluation, workers), device)
+
+
+@torch.inference_mode()
+def features_of(
+    networks: Mapping[str, Network], batches: Iterable[Tensor], device: torch.device | str
+) -> dict[str, Tensor]:
+    """Return the class-token features of every network, (N, D) float32 on the CPU, for batches of images."""
     features: dict[str, list[Tensor]] = {name: [] for name in networks}
-    for images in evaluation_images(dataset, evaluation):
+    for images in batches:
         images = images.to(device)
         for name, network in networks.items():
             features[name].append(network(images)["x_norm_clstoken"].float().cpu())
-    return {name: torch.cat(parts) for name, parts in features.items()}
+    return {name: torch.cat(features.pop(name)) for name in networks}
 
 
 def raw_pixels(dataset: Dataset, size: int = 32) -> Tensor:
@@ -85,7 +101,7 @@ def raw_pixels(dataset: Dataset, size: int = 32) -> Tensor:
     between grey images stay what they are.
     """
     rows = [
-        TF.resize(dataset.image(index), [size, size], antialias=True).expand(3, -1, -1).flatten()
+        resized_square(dataset.image(index), size).expand(3, -1, -1).flatten()
         for index in range(len(dataset))
     ]
     return torch.stack(rows).float() / 255

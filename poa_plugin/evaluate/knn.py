@@ -5,17 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from poa_plugin.errors import UserError
+from poa_plugin.evaluate.neighbors import build_search
 
-SIMILARITIES_AT_A_TIME = 2**26
-"""Bound on the similarities held at once (half a gibibyte), whatever the number of training samples."""
+KS = (10, 20, 100, 200)
+"""The numbers of neighbors of the paper's and DINOv2's protocol."""
 
-DECIMALS = 10
-"""Cosines are float64, rounded: the last bits of a matrix product depend on its shape, and would decide
-between neighbours that are equally near, such as copies of one image."""
+TEMPERATURES = (1e-6, 1e6)
+"""Outside of them a softmax of cosines is all in one neighbor, or the same for all, or not a number."""
+
+ROWS_AT_A_TIME = 2**16
 
 
 @torch.inference_mode()
@@ -24,46 +25,52 @@ def knn_accuracy(
     train_labels: Sequence[int] | None,
     test_features: Tensor,
     test_labels: Sequence[int] | None,
-    ks: Sequence[int] = (10, 20, 100, 200),
+    ks: Sequence[int] = KS,
     temperature: float = 0.07,
     chunk: int = 1024,
+    device: torch.device | str = "cpu",
+    memory: int | None = None,
 ) -> dict[int, float]:
     """Return top-1 accuracy in percent for each k (the paper's protocol, DINOv2 `eval/knn.py`).
 
-    Features are L2-normalised and compared by cosine. The votes of the max(ks) nearest neighbours
+    Features are L2-normalized and compared by cosine. The votes of the max(ks) nearest neighbors
     are the softmax of similarity / temperature over them; for a smaller k the nearest k vote.
 
     Args:
-        train_features, test_features: (N, D) and (M, D).
+        train_features, test_features: (N, D) and (M, D), of any floating-point type.
         train_labels, test_labels: N and M class indices.
-        ks: numbers of neighbours.
+        ks: numbers of neighbors.
         temperature: of the softmax.
         chunk: most test samples compared at a time; it bounds the memory and changes nothing else.
+        device: where neighbors are searched; it changes nothing but the time.
+        memory: bytes that a search on the CPU may take, see `build_search`; None: what is fastest.
 
     Raises:
         UserError: there are fewer training samples than the largest k, labels are missing, features
             are not finite, or the temperature is not positive.
     """
     check_votes(len(train_features), len(test_features), ks, temperature)
-    if not (train_features.isfinite().all() and test_features.isfinite().all()):
+    if not (_finite(train_features) and _finite(test_features)):
         raise UserError("The features are not finite: the weights of this network are broken.")
     labels = _labels(train_labels, train_features, "training")
     truth = _labels(test_labels, test_features, "test")
-    bank = F.normalize(train_features.double(), dim=1)
+    search = build_search(train_features, ks, torch.device(device), chunk, memory)
     n_classes = int(max(labels.max(), truth.max())) + 1
     correct = dict.fromkeys(sorted(ks), 0)
-    step = max(1, min(chunk, SIMILARITIES_AT_A_TIME // len(bank)))
-    for start in range(0, len(test_features), step):
-        queries = F.normalize(test_features[start : start + step].double(), dim=1)
-        cosines = (queries @ bank.T).round_(decimals=DECIMALS)
-        similarity, nearest = cosines.topk(max(ks), dim=1)
+    for start in range(0, len(test_features), search.step):
+        similarity, nearest = search.nearest(test_features[start : start + search.step])
         weights = torch.softmax(similarity / temperature, dim=1)
-        votes, counted = weights.new_zeros(len(queries), n_classes), 0
+        votes, counted = weights.new_zeros(len(weights), n_classes), 0
         for k in correct:  # the nearest k, beyond those that are counted already
             votes.scatter_add_(1, labels[nearest[:, counted:k]], weights[:, counted:k])
-            correct[k] += int((votes.argmax(dim=1) == truth[start : start + step]).sum())
+            correct[k] += int((votes.argmax(dim=1) == truth[start : start + search.step]).sum())
             counted = k
     return {k: 100 * correct[k] / len(test_features) for k in ks}
+
+
+def fitting_ks(n_train: int) -> tuple[int, ...]:
+    """Return those of `KS` that do not exceed the number of training samples; if none, that number."""
+    return tuple(k for k in KS if k <= n_train) or (n_train,)
 
 
 def check_votes(n_train: int, n_test: int, ks: Sequence[int], temperature: float) -> None:
@@ -72,8 +79,15 @@ def check_votes(n_train: int, n_test: int, ks: Sequence[int], temperature: float
         raise UserError(f"k must be between 1 and the {n_train} training samples, not {list(ks)}.")
     if not n_test:
         raise UserError("There are no test samples to classify.")
-    if not temperature > 0:
-        raise UserError(f"The temperature of the votes must be positive, not {temperature}.")
+    low, high = TEMPERATURES
+    if not low <= temperature <= high:
+        raise UserError(
+            f"The temperature of the votes must be positive, from {low:g} to {high:g}, not {temperature}."
+        )
+
+
+def _finite(features: Tensor) -> bool:
+    return all(bool(block.isfinite().all()) for block in features.split(ROWS_AT_A_TIME))
 
 
 def _labels(labels: Sequence[int] | None, features: Tensor, split: str) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from poa_plugin.errors import UserError
+from poa_plugin.evaluate.networks import trained_results
 from poa_plugin.evaluate.results import short
 from poa_plugin.evaluate.sizes import parse_milliseconds, parse_size
 from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, read_sweep
@@ -85,7 +86,7 @@ def sweep_of(folder: Path) -> Sweep:
     if sweep is None:
         open_run(folder)
         raise UserError(f"'{folder}' has no sweep yet: run 'poa sweep {folder}' first.")
-    return sweep
+    return trained_results(folder, sweep)
 
 
 def write_picked(folder: Path, sweep: Sweep, network: NetworkResult, to: Path) -> None:

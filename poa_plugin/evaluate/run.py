@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from torch import Tensor, nn
 
@@ -10,79 +11,127 @@ from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.data import Dataset
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.evaluate.features import extract_features, raw_pixels
-from poa_plugin.evaluate.knn import knn_accuracy
-from poa_plugin.evaluate.results import KnnRow, merge_rows, read_rows, write_rows
-from poa_plugin.evaluate.splits import labelled_splits
+from poa_plugin.evaluate.conditions import image_conditions
+from poa_plugin.evaluate.features import features_of, raw_pixels
+from poa_plugin.evaluate.knn import check_votes, fitting_ks, knn_accuracy
+from poa_plugin.evaluate.knn_results import KnnResults
+from poa_plugin.evaluate.networks import named_networks
+from poa_plugin.evaluate.outputs import check_writable
+from poa_plugin.evaluate.results import KnnRow, merge_rows
+from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits
 from poa_plugin.extract import Run, extract
 
-GROUP = 32
-"""Networks whose features are taken in one pass over the images, which bounds the memory."""
+MOST_IN_A_GROUP = 32
+"""Networks whose features are taken in one pass over the images, if memory suffices."""
 
 
 def evaluate_knn(
     run: Run,
     names: Sequence[str] = ("all",),
     branch: str = "teacher",
-    ks: Sequence[int] = (10, 20, 100, 200),
+    ks: Sequence[int] | None = None,
     temperature: float = 0.07,
     untrained: bool = False,
     pixels: bool = False,
     reference: Run | None = None,
+    memory: int = 4_000_000_000,
+    own_data: bool = True,
 ) -> list[KnnRow]:
     """Evaluate a run's networks and add the rows to `RUN/eval/knn.json` and `.csv`.
 
+    Rows are written as soon as networks are finished. Warnings about networks that were never trained go to
+    stderr.
+
     Args:
         run: an opened run.
-        names: networks, or `all`.
+        names: networks, or `all` that were trained.
         branch: `teacher` or `student`.
-        ks, temperature: see `knn_accuracy`.
+        ks: numbers of neighbors; those of 10, 20, 100 and 200 that the training images allow if None.
+        temperature: see `knn_accuracy`.
         untrained: evaluate the same networks before training, too.
         pixels: evaluate raw pixels, too.
         reference: another run on the same data, whose intact network is evaluated, too.
+        memory: bytes: half of it for decoded images, which are kept if they fit, and half for features, of
+            one network at least, with the weights of the networks beside them.
+        own_data: whether the images are those of the run's configuration.
 
     Returns:
         The new rows.
 
     Raises:
-        UserError: a name is unknown, or the data set has no labels.
+        UserError: a name is unknown, the data set has no labels, a k or the temperature does not fit, or
+            the results cannot be written.
     """
+    folder = run.folder / "eval"
+    check_writable(folder, "knn.json", "knn.csv")
     backbone = run.backbone(branch)
     backbone.check_image_size(run.config.evaluation.crop_size)
-    space = backbone.space
-    subnets = list(space) if list(names) == ["all"] else [space[name] for name in names]
+    subnets = named_networks(run, backbone.space, names)
     splits = labelled_splits(run.config)
-    classify = _Classifier(run, splits, ks, temperature)
-    rows = classify.networks(backbone, subnets, "trained", branch, run.step)
+    n_train, n_test = map(len, splits)
+    ks = fitting_ks(n_train) if ks is None else ks
+    check_votes(n_train, n_test, ks, temperature)
+    results = KnnResults(folder, image_conditions(run.config, splits, temperature), own_data)
+    classify = _Classifier(run, splits, ks, temperature, memory)
+    found: list[KnnRow] = []
+
+    def note(rows: Sequence[KnnRow]) -> None:
+        results.add(rows)
+        found.extend(rows)
+
+    for rows in classify.networks(backbone, subnets, "trained", branch, run.step):
+        note(rows)
     if untrained:
-        rows += classify.networks(run.untrained_backbone(), subnets, "untrained", branch, 0)
+        before = run.untrained_backbone()
+        for rows in classify.networks(before, subnets, "untrained", branch, 0):
+            note(rows)
     if reference is not None:
         other = reference.backbone(branch)
         intact = [other.space.intact]
-        found = classify.networks(other, intact, "reference", branch, reference.step)
-        rows += [_renamed(row, reference.folder.name) for row in found]
+        for rows in classify.networks(other, intact, "reference", branch, reference.step):
+            note([replace(row, network=reference.folder.name) for row in rows])
     if pixels:
-        features = [raw_pixels(split) for split in splits]
-        rows += [KnnRow("raw", "pixels", k, top1) for k, top1 in classify(*features).items()]
-    folder = run.folder / "eval"
-    write_rows(folder, merge_rows(read_rows(folder), rows))
-    return merge_rows([], rows)
+        top1 = classify(*(raw_pixels(split) for split in splits))
+        note([KnnRow("raw", "pixels", k, value, n_test=n_test) for k, value in top1.items()])
+    return merge_rows([], found)
 
 
 class _Classifier:
     """The two splits of a run's data, and the k-NN on them."""
 
     def __init__(
-        self, run: Run, splits: tuple[Dataset, Dataset], ks: Sequence[int], temperature: float
+        self,
+        run: Run,
+        splits: tuple[Dataset, Dataset],
+        ks: Sequence[int],
+        temperature: float,
+        memory: int,
     ) -> None:
-        self.splits, self.ks, self.temperature = splits, ks, temperature
+        self.ks, self.temperature, self.memory = ks, temperature, memory
         self.evaluation = run.config.evaluation
         self.device = resolve_device(run.config.train.device)
         self.labels = [split.labels for split in splits]
+        self.n_images, self.n_test = sum(map(len, splits)), len(splits[1])
+        workers = run.config.data.num_workers
+        self.images = [
+            EvaluationImages(
+                split, self.evaluation, memory // 2 * len(split) // self.n_images, workers
+            )
+            for split in splits
+        ]
 
     def __call__(self, train: Tensor, test: Tensor) -> dict[int, float]:
         """Return top-1 by k for features of both splits."""
-        return knn_accuracy(train, self.labels[0], test, self.labels[1], self.ks, self.temperature)
+        return knn_accuracy(
+            train,
+            self.labels[0],
+            test,
+            self.labels[1],
+            self.ks,
+            self.temperature,
+            device=self.device,
+            memory=self.memory,
+        )
 
     def networks(
         self,
@@ -91,40 +140,53 @@ class _Classifier:
         kind: str,
         branch: str,
         step: int,
-    ) -> list[KnnRow]:
-        """Return the rows of a backbone's networks."""
-        return [
-            KnnRow(
-                network=subnet.name,
-                kind=kind,
-                k=k,
-                top1=top1,
-                width=subnet.width,
-                depth=subnet.total_depth,
-                params=backbone.space.cost(subnet).params,
-                flops=backbone.space.cost(subnet, self.evaluation.crop_size).flops,
-                branch=branch,
-                step=step,
-            )
-            for subnet, train, test in self._features(backbone, subnets)
-            for k, top1 in self(train, test).items()
-        ]
+    ) -> Iterator[list[KnnRow]]:
+        """Yield the rows of each of a backbone's networks."""
+        for group in self._groups(backbone, subnets):
+            for subnet, train, test in self._features(backbone, group):
+                row = KnnRow(
+                    network=subnet.name,
+                    kind=kind,
+                    k=0,
+                    top1=0.0,
+                    width=subnet.width,
+                    depth=subnet.total_depth,
+                    params=backbone.space.cost(subnet).params,
+                    flops=backbone.space.cost(subnet, self.evaluation.crop_size).flops,
+                    branch=branch,
+                    step=step,
+                    n_test=self.n_test,
+                )
+                yield [replace(row, k=k, top1=top1) for k, top1 in self(train, test).items()]
+
+    def _groups(
+        self, backbone: ElasticBackbone, subnets: Sequence[Subnet]
+    ) -> Iterator[list[Subnet]]:
+        """Yield networks in groups whose features and weights fit into half of the memory."""
+        group: list[Subnet] = []
+        total = 0
+        for subnet in subnets:
+            features = backbone.feature_width(subnet) * self.n_images
+            needs = 4 * (features + backbone.space.cost(subnet).params)
+            full = len(group) == MOST_IN_A_GROUP or total + needs > self.memory // 2
+            if group and full:
+                yield group
+                group, total = [], 0
+            group, total = [*group, subnet], total + needs
+        if group:
+            yield group
 
     def _features(
-        self, backbone: ElasticBackbone, subnets: Sequence[Subnet]
+        self, backbone: ElasticBackbone, group: Sequence[Subnet]
     ) -> Iterator[tuple[Subnet, Tensor, Tensor]]:
-        for start in range(0, len(subnets), GROUP):
-            group = subnets[start : start + GROUP]
-            networks: dict[str, nn.Module] = {
-                subnet.name: extract(backbone, subnet).to(self.device) for subnet in group
-            }
-            train, test = (
-                extract_features(networks, split, self.evaluation, self.device)
-                for split in self.splits
-            )
-            for subnet in group:
-                yield subnet, train[subnet.name], test[subnet.name]
-
-
-def _renamed(row: KnnRow, name: str) -> KnnRow:
-    return KnnRow(**{**row.__dict__, "network": name})
+        """Yield the networks of a group with their features of both splits, which are dropped then."""
+        networks: dict[str, nn.Module] = {
+            subnet.name: extract(backbone, subnet).to(self.device) for subnet in group
+        }
+        size = self.evaluation.batch_size
+        train, test = (
+            features_of(networks, images.batches(0, size, self.device), self.device)
+            for images in self.images
+        )
+        for subnet in group:
+            yield subnet, train.pop(subnet.name), test.pop(subnet.name)

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from poa_plugin.config.load import load_config
 from poa_plugin.config.schema import Config, EvaluationConfig
 from poa_plugin.data import Dataset, build_dataset, normalise
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.features import check_crop, evaluation_crop
+from poa_plugin.evaluate.crops import evaluation_crop
+from poa_plugin.evaluate.decoding import CHUNK, decoded_crops
+from poa_plugin.evaluate.features import batched, check_crop
+from poa_plugin.extract import Run
 
 
 def labelled_splits(config: Config) -> tuple[Dataset, Dataset]:
@@ -19,7 +26,12 @@ def labelled_splits(config: Config) -> tuple[Dataset, Dataset]:
     Raises:
         UserError: one of them is empty or has no labels, or their classes differ.
     """
-    train, test = build_dataset(config, "train"), build_dataset(config, "test")
+    try:
+        train, test = build_dataset(config, "train"), build_dataset(config, "test")
+    except UserError as error:
+        if config.data.path is None:  # a path is what is missing, and evaluations take it as --data
+            raise UserError(str(error).replace("data.path=", "--data ")) from error
+        raise
     name = config.data.dataset
     for split, words in ((train, "training"), (test, "test")):
         if not len(split):
@@ -33,6 +45,33 @@ def labelled_splits(config: Config) -> tuple[Dataset, Dataset]:
     return train, test
 
 
+def with_data(run: Run, words: Sequence[str]) -> Run:
+    """Return a run with another data set or other image sizes for its evaluation.
+
+    Args:
+        run: an opened run.
+        words: `data.` and `evaluation.` keys as `key=value`; a word without a key is `data.path`.
+
+    Raises:
+        UserError: a key is of another section, or unknown.
+    """
+    if not words:
+        return run
+    words = [f"data.path={word}" if _is_path(word) else word for word in words]
+    for word in words:
+        if not word.startswith(("data.", "evaluation.")):
+            raise UserError(
+                f"--data takes a path, and keys of the sections data and evaluation such as "
+                f"data.dataset=imagenet, not '{word}'."
+            )
+    return dataclasses.replace(run, config=load_config(run.folder / "config.yaml", words))
+
+
+def _is_path(word: str) -> bool:
+    """Return whether a word is a path: it may hold an equals sign, as keys and values do."""
+    return not re.match(r"[\w.]+=", word) or Path(word).exists()
+
+
 class EvaluationImages:
     """The images of a split, decoded and resized once, or once for each pass if they are too many.
 
@@ -40,32 +79,50 @@ class EvaluationImages:
         dataset: N images.
         evaluation: the sizes of images.
         room: bytes within which decoded images are kept.
+        workers: processes that decode.
 
     Raises:
         UserError: the crop is larger than the resized image.
     """
 
-    def __init__(self, dataset: Dataset, evaluation: EvaluationConfig, room: int) -> None:
+    def __init__(
+        self, dataset: Dataset, evaluation: EvaluationConfig, room: int, workers: int = 0
+    ) -> None:
         check_crop(evaluation)
-        self.dataset, self.evaluation = dataset, evaluation
+        self.dataset, self.evaluation, self.workers = dataset, evaluation, workers
         self.keeps = len(dataset) * 3 * evaluation.crop_size**2 <= room
-        self._kept: dict[int, Tensor] = {}
+        self._kept: list[Tensor] = []
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def batches(self, start: int, size: int) -> Iterator[Tensor]:
-        """Yield the images from an index on as (B, 3, c, c) float32 batches of a size."""
-        for first in range(start, len(self), size):
-            indices = range(first, min(first + size, len(self)))
-            yield torch.stack([normalise(self._crop(index)) for index in indices])
+    def batches(
+        self, start: int, size: int, device: torch.device | str = "cpu"
+    ) -> Iterator[Tensor]:
+        """Yield the images from an index on as (B, 3, c, c) float32 batches of a size, on a device."""
+        for crops in batched(self._crops(start), size):
+            yield normalise(crops.to(device))
 
-    def _crop(self, index: int) -> Tensor:
-        if index in self._kept:
-            return self._kept[index]
-        crop = evaluation_crop(self.dataset.image(index), self.evaluation)
-        if self.keeps:
-            self._kept[index] = (
-                crop.clone()
-            )  # the crop alone, without the image that it is a view of
-        return crop
+    def first(self) -> Tensor:
+        """Return the first image, (1, 3, c, c) float32."""
+        sizes = self.evaluation.resize_size, self.evaluation.crop_size
+        crop = evaluation_crop(self.dataset.image(0), *sizes)
+        return normalise(crop.expand(3, -1, -1))[None]
+
+    def _crops(self, start: int) -> Iterator[Tensor]:
+        """Yield (B, 1 or 3, c, c) uint8 crops from an index on, and keep them if they are all read."""
+        if self._kept:
+            first, offset = divmod(start, CHUNK)
+            for chunk in self._kept[first:]:
+                yield chunk[offset:]
+                offset = 0
+            return
+        chunks = decoded_crops(self.dataset, self.evaluation, start, self.workers)
+        if not self.keeps or start:
+            yield from chunks
+            return
+        kept = []
+        for chunk in chunks:
+            kept.append(chunk.clone())  # workers' chunks lie in shared memory
+            yield kept[-1]
+        self._kept = kept

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from poa_plugin.config.schema import Config
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extract.network import write_network
+from poa_plugin.extract.trained import TrainedNetworks, trained_networks
 from poa_plugin.ssl import MultiHead, build_backbone, head_options
 from poa_plugin.train import checkpoint
 from poa_plugin.weights import load_tensors, load_weights
@@ -43,6 +45,10 @@ class Run:
         """The sub-networks of the run's backbone."""
         with torch.device("meta"):
             return build_backbone(self.config).space
+
+    def trained_networks(self) -> TrainedNetworks:
+        """Return which of the networks were trained, and what to say about the others."""
+        return trained_networks(self.config, self.space, self.checkpoint)
 
     def backbone(self, branch: str = "teacher") -> ElasticBackbone:
         """Return the elastic backbone of a branch with its trained weights, in evaluation mode.
@@ -72,10 +78,13 @@ class Run:
     ) -> list[Path]:
         """Write sub-networks of a branch, each to its folder; see `write_network`.
 
-        What the run's evaluations say about them at this step is written with them.
+        What the run's evaluations say about them at this step is written with them. A warning on stderr
+        names those that were never trained.
         """
         from poa_plugin.evaluate.recorded import recorded_results  # evaluation imports this module
 
+        if warning := self.trained_networks().warning(list(subnets.values())):
+            print(f"WARNING: {warning}", file=sys.stderr)
         backbone = self.backbone(branch)
         heads = self.heads(branch) if with_heads else None
         origin = {"branch": branch, "step": self.step, **self._origin(backbone.space)}

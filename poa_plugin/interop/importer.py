@@ -82,7 +82,14 @@ def import_checkpoint(
     lines += _fill(model, found)
     step = _step(found, checkpoint)
     lines.append(_start(step, checkpoint))
-    _write(run, model, settings, _moments(checkpoint, model, settings) if step else {}, step)
+    _write(
+        run,
+        model,
+        settings,
+        _moments(checkpoint, model, settings) if step else {},
+        step,
+        checkpoint,
+    )
     return Imported(run, step, [line for line in lines if line])
 
 
@@ -245,7 +252,12 @@ def _moments(checkpoint: Checkpoint, model: POA, config: Config) -> dict[str, di
 
 
 def _write(
-    run: Path, model: POA, config: Config, moments: Mapping[str, dict[str, Tensor]], step: int
+    run: Path,
+    model: POA,
+    config: Config,
+    moments: Mapping[str, dict[str, Tensor]],
+    step: int,
+    checkpoint: Checkpoint,
 ) -> None:
     """Write the run's configuration and its first checkpoint, as training writes them."""
     optimizer = build_optimizer(model.get_params_groups(), config)
@@ -255,5 +267,5 @@ def _write(
         model.step.fill_(step)
     run.mkdir(parents=True, exist_ok=True)
     save_config(config, run / "config.yaml")
-    state = {"step": step, "scaler": None, "imported": True}
+    state = {"step": step, "scaler": None, "imported": True, "format": checkpoint.format.name}
     own.save(run / "ckpt", model, optimizer, state, config.train.keep_checkpoints)

@@ -124,6 +124,18 @@ def koleo_parts(config: Config, students: Mapping[str, Student], n_students: int
     }
 
 
+def trains_elastic_student(config: Config) -> bool:
+    """Tell whether a recipe trains elastic students: one of their loss terms is on and has a weight."""
+    dino, on = config.dino, config.loss.terms
+    share = 1 - dino.lambda_ie
+    return bool(
+        (on.cross_view_elastic and dino.loss_weight * share > 0)
+        or (on.same_view and share > 0)
+        or (on.masked_patch_elastic and config.ibot.loss_weight * share > 0)
+        or (on.koleo_elastic and dino.koleo_loss_weight > 0)
+    )
+
+
 def mean_over_shards(every: Sequence[Parts]) -> Parts:
     """Return the mean of the shards' summands, by term."""
     return {name: torch.stack([parts[name] for parts in every]).mean(0) for name in every[0]}

@@ -109,6 +109,18 @@ def is_imported(folder: Path) -> bool:
     return bool(_state(folder).get("imported"))
 
 
+def weights_checksum(folder: Path) -> str:
+    """Return the SHA-256 of a checkpoint's weights, as it was written down with them."""
+    sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    return str(sums[MODEL]["sha256"])
+
+
+def imported_format(folder: Path) -> str | None:
+    """Return the format that a checkpoint was imported from, '' if it is not recorded; None if it was not."""
+    state = _state(folder)
+    return str(state.get("format", "")) if state.get("imported") else None
+
+
 def damage(folder: Path) -> str | None:
     """Return what is wrong with a checkpoint's files, or None if each is as it was written."""
     try:

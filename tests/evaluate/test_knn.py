@@ -15,6 +15,7 @@ from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import KnnRow, extract_features, knn_accuracy, raw_pixels, results_table
 from poa_plugin.evaluate.features import evaluation_images
+from poa_plugin.evaluate.knn import KS, fitting_ks
 from poa_plugin.evaluate.results import merge_rows, read_rows, short, write_rows
 
 
@@ -116,8 +117,17 @@ def test_what_is_wrong_is_said() -> None:
         knn_accuracy(x, y, x, [0, 0, -1, 0, 0], ks=[1])
     with pytest.raises(UserError, match="no test samples"):
         knn_accuracy(x, y, x[:0], [], ks=[1])
-    with pytest.raises(UserError, match="must be positive, not 0"):
-        knn_accuracy(x, y, x, y, ks=[1], temperature=0)
+    for temperature in (0, -1.0, math.nan, math.inf, -math.inf, 1e30, 1e-320):
+        with pytest.raises(UserError, match=r"must be positive, from 1e-06 to 1e\+06, not"):
+            knn_accuracy(x, y, x, y, ks=[1], temperature=temperature)
+
+
+@pytest.mark.parametrize(
+    ("n_train", "ks"),
+    [(1, (1,)), (9, (9,)), (10, (10,)), (99, (10, 20)), (200, (10, 20, 100, 200)), (10**6, KS)],
+)
+def test_the_ks_that_fit(n_train: int, ks: tuple[int, ...]) -> None:
+    assert fitting_ks(n_train) == ks
 
 
 class Pictures:

@@ -81,7 +81,7 @@ def test_sizes(text: str, wanted: int) -> None:
     assert parse_size(text, "--max-params") == wanted
 
 
-@pytest.mark.parametrize("text", ["", "M", "30MB", "-3M", "0", "0.2", "1e6", "3,5M", "nan", "inf"])
+@pytest.mark.parametrize("text", ["", "M", "30MB", "-3M", "0", "0.2", "3,5M", "nan", "inf"])
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(UserError, match=f"--max-flops is '{text}': write a positive number such"):
         parse_size(text, "--max-flops")

@@ -1,0 +1,260 @@
+"""What a sweep keeps: nothing finished is deleted, and nothing known is evaluated again."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from poa_plugin.errors import UserError
+from poa_plugin.evaluate import sweep
+from poa_plugin.evaluate.conditions import images_checksum
+from poa_plugin.evaluate.feature_store import FeatureStore
+from poa_plugin.evaluate.latency import Latency
+from poa_plugin.evaluate.splits import labelled_splits, with_data
+from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
+from poa_plugin.evaluate.sweep_results import Sweep, read_sweep
+from poa_plugin.extract import Run, open_run
+from tests.evaluate.small_runs import trained_run, write_pictures
+
+OPTIONS = SweepOptions(widths=(24, 32), ks=(1, 3), latency=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return trained_run(tmp_path_factory.mktemp("ledger")).parent
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Run:
+    shutil.copytree(trained / "images", tmp_path / "images")
+    shutil.copytree(trained / "run", tmp_path / "run")
+    return with_data(open_run(tmp_path / "run"), [str(tmp_path / "images")])
+
+
+@pytest.fixture
+def evaluated(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The networks whose features are taken, each once."""
+    seen: list[str] = []
+    append = FeatureStore.append
+
+    def noted(self: FeatureStore, name: str, features: torch.Tensor) -> None:
+        if self.split == "train":
+            seen.append(name)
+        append(self, name, features)
+
+    monkeypatch.setattr(FeatureStore, "append", noted)
+    return seen
+
+
+@pytest.fixture
+def timed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], list[str]]]:
+    """Have latencies be measured with a spread; returns the list of those that are."""
+    seen: list[str] = []
+
+    def with_spread(spread: float) -> list[str]:
+        def latencies(networks: object, paths: dict, image: object) -> dict:
+            seen.extend(subnet.name for subnet in paths)
+            return {subnet: Latency(10.0, spread) for subnet in paths}
+
+        monkeypatch.setattr(sweep, "latencies", latencies)
+        seen.clear()
+        return seen
+
+    yield with_spread
+
+
+def top1(found: Sweep) -> dict[str, dict[int, float]]:
+    return {own.network: dict(own.top1) for own in found.networks}
+
+
+def test_threads_and_torch_concern_latencies_alone(
+    run: Run,
+    evaluated: list[str],
+    timed: Callable[[float], list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    measured = timed(0.1)
+    first = sweep_run(run, replace(OPTIONS, latency=True))
+    assert len(evaluated) == len(measured) == 6
+    measured = timed(0.2)
+    torch.set_num_threads(2)
+    second = sweep_run(run, replace(OPTIONS, latency=True))
+    assert len(measured) == 6, "measured again, side by side"
+    assert {own.latency_spread_ms for own in second.networks} == {0.2}
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "__version__", "2.99.0")
+        third = sweep_run(run, OPTIONS)
+        assert {own.latency_ms for own in third.networks} == {None}
+    torch.set_num_threads(1)
+    measured = timed(0.3)
+    again = sweep_run(run, replace(OPTIONS, latency=True))
+    assert again == first, "latencies of this device, thread count and torch are still known"
+    assert (len(evaluated), measured) == (6, [])
+    assert top1(first) == top1(second) == top1(third)
+
+
+def test_a_renamed_run_and_a_moved_data_set_go_on_with_their_sweep(
+    run: Run, tmp_path: Path, evaluated: list[str]
+) -> None:
+    first = sweep_run(run, OPTIONS)
+    shutil.move(tmp_path / "run", tmp_path / "renamed")
+    shutil.move(tmp_path / "images", tmp_path / "staged")
+    moved = with_data(open_run(tmp_path / "renamed"), [str(tmp_path / "staged")])
+    second = sweep_run(moved, OPTIONS)
+    assert len(evaluated) == 6
+    assert second.networks == first.networks
+    assert (first.conditions["run"], second.conditions["run"]) == ("run", "renamed")
+
+
+@pytest.mark.parametrize(
+    "change", ["data", "branch", "size", "temperature", "ks", "width", "one pixel", "labels"]
+)
+def test_another_sweep_leaves_a_finished_one_as_it_is(
+    run: Run, tmp_path: Path, evaluated: list[str], change: str
+) -> None:
+    first = sweep_run(run, OPTIONS)
+    other, options = run, OPTIONS
+    if change == "data":
+        other = with_data(run, [str(write_pictures(tmp_path / "other", seed=1))])
+    elif change == "one pixel":
+        shutil.copytree(tmp_path / "images", tmp_path / "other")
+        with Image.open(tmp_path / "other/val/kind0/1.png") as image:
+            image.putpixel((5, 5), (0, 255, 0))
+            image.save(tmp_path / "other/val/kind0/1.png")
+        other = with_data(run, [str(tmp_path / "other")])
+    elif change == "labels":
+        shutil.copytree(tmp_path / "images", tmp_path / "other")
+        for split in ("train", "val"):
+            shutil.move(tmp_path / f"other/{split}/kind0", tmp_path / f"other/{split}/kind7")
+        other = with_data(run, [str(tmp_path / "other")])
+    elif change == "size":
+        sizes = ["evaluation.resize_size=16", "evaluation.crop_size=16"]
+        other = with_data(run, [str(tmp_path / "images"), *sizes])
+    else:
+        changes = {"branch": "student", "temperature": 0.1, "ks": (1, 2), "width": [40]}
+        name = {"width": "widths"}.get(change, change)
+        options = replace(OPTIONS, **{name: changes[change]})
+    second = sweep_run(other, options)
+    assert len(evaluated) == (9 if change == "width" else 12), "evaluated anew"
+    assert second.conditions == read_sweep(run.folder / "eval").conditions, "the newest is shown"
+    third = sweep_run(run, OPTIONS)
+    assert len(evaluated) == (9 if change == "width" else 12), "the first one was still there"
+    assert third.conditions == first.conditions
+    assert top1(first).items() <= top1(third).items()
+    assert read_sweep(run.folder / "eval") == third
+
+
+def test_fewer_ks_need_no_evaluation(run: Run, evaluated: list[str]) -> None:
+    every = sweep_run(run, replace(OPTIONS, ks=(1, 3, 5)))
+    one = sweep_run(run, replace(OPTIONS, ks=(3,)))
+    assert len(evaluated) == 6
+    assert one.ks == [3]
+    assert [own.top1[3] for own in one.networks] == [own.top1[3] for own in every.networks]
+
+
+def test_a_machine_that_was_busy_is_measured_again(
+    run: Run, timed: Callable[[float], list[str]]
+) -> None:
+    options = replace(OPTIONS, latency=True)
+    timed(9.0)
+    assert {own.latency_spread_ms for own in sweep_run(run, options).networks} == {9.0}
+    measured = timed(1.0)
+    assert {own.latency_spread_ms for own in sweep_run(run, options).networks} == {1.0}
+    assert len(measured) == 6
+    measured = timed(0.5)
+    sweep_run(run, options)
+    assert measured == []
+
+
+def test_what_a_former_version_left_stays(
+    run: Run, capsys: pytest.CaptureFixture[str], evaluated: list[str]
+) -> None:
+    eval_ = run.folder / "eval"
+    (eval_ / "sweep").mkdir(parents=True)
+    text = json.dumps({"conditions": {"step": 1, "threads": 7}, "networks": []})
+    (eval_ / "sweep.json").write_text(text)
+    (eval_ / "sweep.csv").write_text("name\n")
+    (eval_ / "sweep/train_w24_d2.float16").write_bytes(b"features")
+    sweep_run(run, OPTIONS)
+    assert "The sweep of a former version" in capsys.readouterr().out
+    assert len(evaluated) == 6
+    assert (eval_ / "sweep/sweep.json").read_text() == text
+    assert (eval_ / "sweep/sweep.csv").read_text() == "name\n"
+    assert (eval_ / "sweep/train_w24_d2.float16").read_bytes() == b"features"
+    sweep_run(run, OPTIONS)
+    assert "former version" not in capsys.readouterr().out
+
+
+def test_two_sweeps_at_once_do_not_share_files(run: Run, evaluated: list[str]) -> None:
+    """The second one takes another folder for its features, and the first one's for free if it was killed."""
+    seen: list[Path] = []
+    append = FeatureStore.append
+
+    def nested(self: FeatureStore, name: str, features: torch.Tensor) -> None:
+        seen.append(self.folder)
+        if len(seen) == 2:
+            results.append(sweep_run(run, OPTIONS))
+        append(self, name, features)
+
+    def on_disk(self: sweep._Sweeper, members: list, folder: Path) -> list[FeatureStore]:
+        widths = {subnet.name: self.backbone.feature_width(subnet) for subnet in members}
+        return [FeatureStore(widths, split, folder) for split in sweep.SPLITS]
+
+    results: list[Sweep] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sweep._Sweeper, "_stores", on_disk)
+        patch.setattr(FeatureStore, "append", nested)
+        results.append(sweep_run(run, OPTIONS))
+    assert {folder.name for folder in seen} == {"0", "1"}
+    assert results[0] == results[1]
+    assert not list(run.folder.rglob("*.float16"))
+
+
+def _swept(folder: str, images: str, widths: list[int]) -> None:
+    torch.set_num_threads(1)
+    sweep_run(with_data(open_run(folder), [images]), replace(OPTIONS, widths=widths))
+
+
+def test_two_processes_at_once(run: Run, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    processes = [
+        context.Process(target=_swept, args=(str(run.folder), str(tmp_path / "images"), widths))
+        for widths in ([24, 32], [32, 24], [40])
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert read_sweep(run.folder / "eval") is not None
+    found = sweep_run(run, replace(OPTIONS, widths=None))
+    assert len(found.networks) == 12
+    assert not list(run.folder.rglob("*.partial"))
+
+
+def test_a_damaged_record_is_named(run: Run) -> None:
+    sweep_run(run, OPTIONS)
+    [record] = run.folder.glob("eval/sweep/*/networks/w24_d3.json")
+    record.write_text('{"top1": 3}')
+    with pytest.raises(UserError, match=r"w24_d3\.json' is damaged .* remove it"):
+        sweep_run(run, OPTIONS)
+    record.unlink()
+    assert len(sweep_run(run, OPTIONS).networks) == 6
+
+
+def test_checksums_of_images(run: Run, tmp_path: Path) -> None:
+    """Equal for a copy; other for other pixels, names, labels, classes and order."""
+    train, test = labelled_splits(run.config)
+    assert images_checksum(train) != images_checksum(test)
+    copy = with_data(run, [str(shutil.copytree(tmp_path / "images", tmp_path / "copy"))])
+    assert images_checksum(labelled_splits(copy.config)[0]) == images_checksum(train)
+    other = with_data(run, [str(write_pictures(tmp_path / "other", seed=1))])
+    assert images_checksum(labelled_splits(other.config)[0]) != images_checksum(train)
