@@ -15,8 +15,9 @@ from poa_plugin.interop.detect import detect
 from poa_plugin.interop.families import Family
 from poa_plugin.interop.formats import Format
 from poa_plugin.interop.layout import PARTS, Entry, Layout, lay_out
-from poa_plugin.interop.read import read_file
+from poa_plugin.interop.shards import join, rank_files
 from poa_plugin.interop.timm import sidecar
+from poa_plugin.interop.unflatten import unflatten
 
 
 @dataclass
@@ -37,6 +38,7 @@ class Checkpoint:
             left out, the file's.
         told: configuration that the file tells beside its parameters, by dotted keys.
         lines: sentences for the user about what is missing, and what was left out.
+        flat: whether it was joined of ranks' files, whose moments have one dimension.
     """
 
     file: Path
@@ -50,6 +52,7 @@ class Checkpoint:
     student_order: list[str]
     told: dict[str, Any]
     lines: list[str]
+    flat: bool = False
 
     def tensors(self, branch: str, part: str = "") -> dict[str, Tensor]:
         """Return a branch's tensors by our names; of one part (`backbone`, `dino_head`) without it."""
@@ -70,26 +73,31 @@ def read_checkpoint(
     translated, shapes are not yet compared with a network (`import_checkpoint` does).
 
     Args:
-        file: a torch file or a safetensors file.
+        file: a torch file or a safetensors file; `<name>.rank_<n>.pth` stands for the files of all ranks.
         format_name: `poa`, `dinov2`, `swin`, `timm`, or `auto` to tell it from the names.
         drop: leave out what these names, or names that begin with them and a dot, stand for, such
             as `head` for timm's classifier.
 
     Raises:
-        UserError: the file cannot be read, is a shard, or holds no network of a known kind.
+        UserError: the file cannot be read, one of its ranks' is missing, or it holds no network of a known
+            kind.
     """
-    file = Path(file)
-    layout = lay_out(read_file(file), file)
+    files = rank_files(Path(file))
+    file = files[0]
+    contents, flat = join(files)
+    layout = lay_out(contents, file)
     names = list(dict.fromkeys(name for branch in layout.branches.values() for name in branch))
     fmt, family = detect(names, file, format_name)
     lines = [f"'{file}' is of {fmt.title}: {_holds(layout)}."]
+    if len(files) > 1:
+        lines.append(f"It was joined of the files of {len(files)} ranks.")
     order = [_our_key(fmt, family, name) for name in layout.branches.get("student", {})]
     lines += _drop(layout, drop, family, file)
     description = sidecar(file)
     told: dict[str, Any] = {}
     branches = {}
     for name, entries in layout.branches.items():
-        branches[name] = _renamed(entries, fmt, family, file)
+        branches[name] = _converted(_renamed(entries, fmt, family, file), fmt, family, flat)
         buffers = _take_buffers(branches[name], family)
         told |= family.told(buffers, description)
         lines += _without(buffers) + _complete(branches[name], fmt, family)
@@ -107,6 +115,7 @@ def read_checkpoint(
         student_order=[key for key in order if not family.is_buffer(key.partition(".")[2])],
         told=told,
         lines=list(dict.fromkeys(lines)),
+        flat=flat,
     )
 
 
@@ -166,8 +175,24 @@ def _renamed(
             raise UserError(
                 f"'{renamed[key].key}' and '{entry.key}' in '{file}' are the same parameter, '{key}'."
             )
-        renamed[key] = Entry(entry.key, fmt.convert(key, entry.tensor))
+        renamed[key] = entry
     return renamed
+
+
+def _converted(
+    branch: Mapping[str, Entry], fmt: Format, family: Family, flat: bool
+) -> dict[str, Entry]:
+    """Return a branch in our order of channels; flat parameters have their shapes first."""
+    sizes = {part: {k: e.tensor.numel() for k, e in _part(branch, part).items()} for part in PARTS}
+    converted = {}
+    for key, entry in branch.items():
+        part, _, inner = key.partition(".")
+        tensor = entry.tensor
+        if flat:
+            rules = family.name if part == "backbone" else part
+            tensor = unflatten(rules, inner, tensor, sizes.get(part, {}))
+        converted[key] = Entry(entry.key, fmt.convert(key, tensor))
+    return converted
 
 
 def _center_key(name: str) -> str:

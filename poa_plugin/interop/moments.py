@@ -47,6 +47,8 @@ def named_moments(
             raise _other_groups(checkpoint, f"no {absent[0]} for '{name}', so it is no Adam's")
         moments[name] = {key: torch.as_tensor(state[key], dtype=torch.float32) for key in MOMENTS}
         for key in MOMENTS[1:]:
+            if checkpoint.flat and moments[name][key].numel() == math.prod(shapes[name]):
+                moments[name][key] = moments[name][key].reshape(shapes[name])
             if moments[name][key].shape != shapes[name]:
                 found, wanted = tuple(moments[name][key].shape), tuple(shapes[name])
                 raise _other_groups(checkpoint, f"a {key} of {found} for '{name}', not of {wanted}")

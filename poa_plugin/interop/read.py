@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,31 +28,48 @@ NUMPY_NUMBERS: list[Any] = [
 hold such numbers: the learning rates in the optimizer's groups come from NumPy schedules."""
 
 
-def read_file(file: Path) -> dict[str, Any]:
+def read_file(file: Path, stand_ins: Sequence[Any] = ()) -> dict[str, Any]:
     """Read a safetensors file, or a torch file restricted to tensors and plain values.
+
+    Args:
+        file: the file.
+        stand_ins: pairs of a class and the name in the file that it is used for (see `shards`).
 
     Raises:
         UserError: it is not there, damaged, no dictionary, or holds objects that only running code
             from the file could make.
     """
-    if file.is_dir():
-        raise UserError(f"'{file}' is a folder: give the checkpoint's file in it.")
-    if not file.is_file():
-        raise UserError(f"There is no file '{file}'.")
-    if file.stat().st_size == 0:
-        raise UserError(f"The file '{file}' is empty.")
+    check_file(file)
     if file.suffix == ".safetensors":
         return dict(load_tensors(file))
-    loaded = _load(file)
+    loaded = _load(file, stand_ins)
     if not isinstance(loaded, Mapping):
         kind = type(loaded).__name__
         raise UserError(f"The file '{file}' is no checkpoint: it holds a {kind}, no dictionary.")
     return {str(key): value for key, value in loaded.items()}
 
 
-def _load(file: Path) -> Any:
+def check_file(file: Path) -> None:
+    """Raise a `UserError` if a file is not there, cannot be opened, or is a folder, a pipe or empty."""
     try:
-        with safe_globals(NUMPY_NUMBERS), warnings.catch_warnings():
+        status = file.stat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"There is no file '{file}'.") from error
+    except OSError as error:
+        raise UserError(f"The file '{file}' cannot be read: {error.strerror}.") from error
+    if stat.S_ISDIR(status.st_mode):
+        raise UserError(f"'{file}' is a folder: give the checkpoint's file in it.")
+    if not stat.S_ISREG(status.st_mode):
+        raise UserError(f"'{file}' is a pipe or a device: save the checkpoint as a file first.")
+    if not os.access(file, os.R_OK):
+        raise UserError(f"The file '{file}' cannot be read: you are not permitted to.")
+    if status.st_size == 0:
+        raise UserError(f"The file '{file}' is empty.")
+
+
+def _load(file: Path, stand_ins: Sequence[Any]) -> Any:
+    try:
+        with safe_globals([*NUMPY_NUMBERS, *stand_ins]), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message="Detected pickle protocol")
             return torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # a file that is no checkpoint can fail anywhere in the reader
@@ -76,7 +95,7 @@ def _why(file: Path, message: str) -> str:
 
 
 WHOLE = (
-    "import the whole weights that the same run wrote for evaluation (eval/<iteration>/"
-    "teacher_checkpoint.pth), or gather the shards with the code that wrote them"
+    "import the run's folder with the files of all ranks (<name>.rank_0.pth, ...), or the whole weights "
+    "that the same run wrote for evaluation (eval/<iteration>/teacher_checkpoint.pth)"
 )
 """The end of a sentence about sharded checkpoints."""
