@@ -107,7 +107,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     """Evaluate all networks of a run."""
     import torch
 
-    from poa_plugin.evaluate.sizes import parse_size
+    from poa_plugin.evaluate.sizes import parse_bytes
     from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
     from poa_plugin.evaluate.sweep_plots import plot_sweep
     from poa_plugin.evaluate.sweep_table import sweep_table
@@ -120,7 +120,7 @@ def sweep(arguments: argparse.Namespace) -> None:
         branch=arguments.branch,
         ks=arguments.k,
         temperature=arguments.temperature,
-        memory=parse_size(arguments.memory, "--memory"),
+        memory=parse_bytes(arguments.memory, "--memory"),
         latency=not arguments.no_latency,
     )
     swept = sweep_run(with_data(open_run(arguments.run_folder), arguments.data), options)
@@ -133,12 +133,13 @@ def sweep(arguments: argparse.Namespace) -> None:
 
 def pick(arguments: argparse.Namespace) -> None:
     """Print, and write, the network to take."""
-    from poa_plugin.evaluate.pick import Limits, describe, pick, sweep_of, write_picked
+    from poa_plugin.evaluate.pick import Limits, pick, sweep_of, write_picked
+    from poa_plugin.evaluate.picked import explain
 
     limits = Limits.parse(arguments.max_params, arguments.max_flops, arguments.max_latency_ms)
     sweep = sweep_of(arguments.run_folder)
     network = pick(sweep, limits, arguments.k)
-    print(describe(network))
+    print(explain(sweep, limits, network, arguments.k))
     if arguments.to:
         write_picked(arguments.run_folder, sweep, network, arguments.to)
         print(f"Wrote it to '{arguments.to}'.")

@@ -10,16 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from poa_plugin.errors import UserError
+from poa_plugin.evaluate.accuracy_plots import plot_accuracy, plot_runs_accuracy
 from poa_plugin.evaluate.page import build_page
-from poa_plugin.evaluate.plots import (
-    plot_accuracy,
-    plot_losses,
-    plot_runs_accuracy,
-    plot_runs_losses,
-    plot_sampling,
-)
+from poa_plugin.evaluate.plots import plot_losses, plot_runs_losses, plot_sampling
 from poa_plugin.evaluate.record import RunRecord, read_record
-from poa_plugin.evaluate.results import KnnRow
 from poa_plugin.files import write_whole
 
 PAGES = (".html", ".htm")
@@ -86,48 +80,21 @@ def _named_apart(runs: Sequence[Path], records: Sequence[RunRecord]) -> list[Run
 
 def _pictures(records: Sequence[RunRecord]) -> dict[str, bytes]:
     """Return the plots for where no script runs, PNG files by name."""
-    rows = {record.name: _knn_rows(record) for record in records}
-    rows = {name: own for name, own in rows.items() if own}
-    lines = {record.name: _finite(record) for record in records}
-    lines = {name: own for name, own in lines.items() if own}
-    draws = [line for record in records for line in record.lines if line.get("subnets")]
     alone = len(records) == 1
     found = {}
-    if rows:
-        [first, *_] = rows.values()
-        found["accuracy"] = _png(plot_accuracy, first) if alone else _png(plot_runs_accuracy, rows)
-    if lines:
-        [own, *_] = lines.values()
-        found["losses"] = _png(plot_losses, own) if alone else _png(plot_runs_losses, lines)
+    if any(entry.top1 for record in records for entry in record.entries):
+        plot = (plot_accuracy, records[0]) if alone else (plot_runs_accuracy, records)
+        found["accuracy"] = _png(*plot)
+    if any(line["loss"] is not None for record in records for line in record.lines):
+        plot = (plot_losses, records[0]) if alone else (plot_runs_losses, records)
+        found["losses"] = _png(*plot)
+    draws = [line for record in records for line in record.lines if line.get("subnets")]
     if draws and alone:
         found["sampling"] = _png(plot_sampling, draws)
     return found
-
-
-def _finite(record: RunRecord) -> list[dict[str, Any]]:
-    return [line for line in record.lines if line["loss"] is not None]
 
 
 def _png(plot: Callable[[Any, io.BytesIO], None], shown: Any) -> bytes:
     buffer = io.BytesIO()
     plot(shown, buffer)
     return buffer.getvalue()
-
-
-def _knn_rows(record: RunRecord) -> list[KnnRow]:
-    """Return the accuracies of a run's entries as rows, those before training among them."""
-    return [
-        KnnRow(
-            network=entry.network,
-            kind=kind,
-            k=k,
-            top1=top1,
-            width=entry.width or 0,
-            depth=entry.depth or 0,
-            params=entry.params or 0,
-            flops=entry.flops or 0,
-        )
-        for entry in record.entries
-        for kind, accuracies in ((entry.kind, entry.top1), ("untrained", entry.before))
-        for k, top1 in accuracies.items()
-    ]

@@ -7,18 +7,13 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from poa_plugin.cli import main
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import KnnRow, write_report
-from poa_plugin.evaluate.curves import running_mean
-from poa_plugin.evaluate.page.data import page_data
-from poa_plugin.evaluate.plots import _curve
-from poa_plugin.evaluate.record import RunRecord, merge_results, read_record
+from poa_plugin.evaluate.record import merge_results, read_record
 from poa_plugin.evaluate.results import write_rows
 from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, write_sweep
 from tests.evaluate.example_runs import swept_run
@@ -112,16 +107,6 @@ def test_damaged_and_short_metrics(tmp_path: Path) -> None:
         (tmp_path / "metrics.jsonl").write_text(f"{line}\n{damaged}\n{line}\n")
         with pytest.raises(UserError, match=f"Line 2 of .*{said}"):
             write_report(tmp_path)
-
-
-def test_the_loss_is_not_smoothed_across_a_term_that_joins() -> None:
-    axes = Figure().subplots()
-    steps, loss = np.arange(100), np.repeat([1.0, 5.0], 50)
-    _curve(axes, steps, loss, "total", "black", breaks=[50])
-    assert np.concatenate([line.get_ydata() for line in axes.lines[1:]]).tolist() == loss.tolist()
-    assert len(axes.get_legend_handles_labels()[1]) == 1
-    assert running_mean(np.arange(9.0), 2).tolist() == [1, 1.5, 2, 3, 4, 5, 6, 6.5, 7]
-    assert running_mean(np.array([4.0]), 3).tolist() == [4]
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -241,14 +226,3 @@ def test_a_configuration_that_is_damaged(tmp_path: Path) -> None:
     (run / "config.yaml").write_text("a: [1")
     with pytest.raises(UserError, match=r"configuration in '.*config.yaml' cannot be read"):
         write_report(run)
-
-
-def test_long_curves_are_shown_by_means() -> None:
-    lines = [
-        {"step": step, "loss": step / 2, "terms": {"koleo_intact": 1.0}} for step in range(4000)
-    ]
-    total, koleo = page_data([RunRecord("run", lines=lines)])["runs"][0]["losses"]
-    assert len(total["steps"]) == len(koleo["measured"]) == 400
-    assert total["steps"][:2] == [5.5, 15.5]
-    assert total["measured"][:2] == [2.25, 7.25]
-    assert set(koleo["smooth"]) == {1.0}
