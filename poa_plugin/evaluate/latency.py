@@ -12,9 +12,24 @@ from torch import Tensor
 
 from poa_plugin.backbones.base import PlainNetwork
 from poa_plugin.elastic.subnet import Subnet
+from poa_plugin.evaluate.sweep_results import NetworkResult
 
 ROUNDS, SECONDS = 9, 0.05
 """Forward passes of each network, after one that warms up: at least so many, and for at least so long."""
+
+RELIABLE_SPREAD = 0.2
+"""Up to which share of its median the distance between a latency's quartiles may be."""
+
+
+def latency_is_reliable(network: NetworkResult) -> bool:
+    """Tell whether a network's latency is worth comparing: it was measured, with a small spread.
+
+    `latency_spread_ms` also covers contradictions, such as a network that was measured faster than one
+    that it contains. A latency of a file that records no spread is taken as it is.
+    """
+    if network.latency_ms is None:
+        return False
+    return (network.latency_spread_ms or 0.0) <= RELIABLE_SPREAD * network.latency_ms
 
 
 @torch.inference_mode()
