@@ -6,6 +6,9 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
+from poa_plugin.evaluate.latency import latency_is_reliable
+from poa_plugin.evaluate.sweep_results import NetworkResult
+
 
 class Evaluated(Protocol):
     """A network with accuracies in percent by k."""
@@ -60,3 +63,10 @@ def accuracy(network: Evaluated, k: int | None) -> float:
 def most_accurate(networks: Sequence[T], k: int | None) -> T | None:
     """Return the network of the highest accuracy at a k, the first of several; None if none has one."""
     return max(evaluated(networks, k), key=lambda own: accuracy(own, k), default=None)
+
+
+def usable_latency(network: NetworkResult) -> float | None:
+    """Return a network's latency in milliseconds; None if it was not measured, or not reliably."""
+    latency = network.latency_ms
+    usable = latency is not None and 0 < latency < math.inf and latency_is_reliable(network)
+    return latency if usable else None

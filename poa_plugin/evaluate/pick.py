@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.front import evaluated, nearest_k
+from poa_plugin.evaluate.front import evaluated, nearest_k, usable_latency
 from poa_plugin.evaluate.results import short
 from poa_plugin.evaluate.sizes import parse_milliseconds, parse_size
-from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, read_sweep, usable_latency
+from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, read_sweep
 from poa_plugin.extract import open_run
 
 
@@ -103,7 +103,7 @@ def unreliable(sweep: Sweep, limits: Limits) -> str:
     are, was = ("is", "was") if n_left_out == 1 else ("are", "were")
     return (
         f"{n_left_out} of {len(measured)} latencies {are} unreliable and {was} not picked by, since their "
-        f"rounds differ too much: run 'poa sweep' again on a machine that does nothing else."
+        f"rounds disagree: run 'poa sweep' again on a machine that does nothing else."
     )
 
 

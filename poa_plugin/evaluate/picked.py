@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from poa_plugin.evaluate.front import usable_latency
 from poa_plugin.evaluate.pick import Limits, chosen_k, fitting_networks, unreliable
 from poa_plugin.evaluate.results import short
-from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, usable_latency
+from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep
 from poa_plugin.evaluate.uncertainty import CLEAR, alike, milliseconds, plus_minus
 
 

@@ -13,8 +13,9 @@ import yaml
 
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.curves import Losses, loss_curves, skipped_ranges
+from poa_plugin.evaluate.front import usable_latency
 from poa_plugin.evaluate.results import KnnRow, read_rows
-from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, read_sweep, usable_latency
+from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, read_sweep
 from poa_plugin.evaluate.training_lines import read_metrics, read_skipped
 
 FILES = ("config.yaml", "metrics.jsonl", "eval/knn.json", "eval/sweep.json")

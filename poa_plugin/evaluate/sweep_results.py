@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -109,19 +108,6 @@ def read_sweep(folder: Path) -> Sweep | None:
         return Sweep(dict(record["conditions"]), networks)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"The sweep in '{file}' cannot be read: {error!r}.") from error
-
-
-def latency_is_reliable(network: NetworkResult) -> bool:
-    """Tell whether the rounds of a latency agree: their quartiles lie within a quarter of the median."""
-    latency, spread = network.latency_ms, network.latency_spread_ms
-    return latency is not None and (spread is None or spread <= latency / 4)
-
-
-def usable_latency(network: NetworkResult) -> float | None:
-    """Return a network's latency in milliseconds; None if it was not measured, or not reliably."""
-    latency = network.latency_ms
-    usable = latency is not None and 0 < latency < math.inf and latency_is_reliable(network)
-    return latency if usable else None
 
 
 def _errors(network: NetworkResult, sweep: Sweep) -> list[str]:

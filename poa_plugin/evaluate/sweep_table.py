@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from poa_plugin.evaluate.front import most_accurate, pareto_front
+from poa_plugin.evaluate.front import most_accurate, pareto_front, usable_latency
 from poa_plugin.evaluate.pick import shown_k
 from poa_plugin.evaluate.picked import latency_text
 from poa_plugin.evaluate.results import short
-from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, usable_latency
+from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep
 from poa_plugin.evaluate.uncertainty import MARK, alike, legend, plus_minus
 
 
@@ -82,7 +82,7 @@ def _notes(
     n_unreliable = sum(usable_latency(own) is None for own in timed)
     if n_unreliable:
         notes.append(
-            f"? the rounds differ too much, for {n_unreliable} of {len(timed)} networks: run 'poa sweep' again "
+            f"? the rounds disagree, for {n_unreliable} of {len(timed)} networks: run 'poa sweep' again "
             f"on a machine that does nothing else"
         )
     return notes

@@ -188,7 +188,7 @@ def test_an_unreliable_latency_is_not_picked_by() -> None:
     with pytest.raises(UserError, match="1 of 1 latencies is unreliable"):
         pick(Sweep({}, [shaky]), limits)
     table = sweep_table(sweep)
-    assert "? the rounds differ too much, for 1 of 3 networks" in table
+    assert "? the rounds disagree, for 1 of 3 networks" in table
 
 
 def test_accuracies_that_are_no_numbers_are_not_picked() -> None:

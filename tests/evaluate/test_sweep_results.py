@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from poa_plugin.errors import UserError
+from poa_plugin.evaluate.front import usable_latency
 from poa_plugin.evaluate.sweep_results import (
     NetworkResult,
     Sweep,
