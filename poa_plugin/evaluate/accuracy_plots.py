@@ -37,6 +37,9 @@ PLACES: dict[str, Callable[[Entry], float | None]] = {**SIZES, "latency": lambda
 CORNERS = ("smallest", "intact")
 """Aliases that every space has; the others are sizes with names of their own."""
 
+MOST_BANDS = 3
+"""Runs whose best network's uncertainty is shaded; more on top of each other say nothing."""
+
 FRONT, STAR = "#222222", "#d55e00"
 
 
@@ -83,9 +86,11 @@ def plot_runs_accuracy(records: Sequence[RunRecord], file: Target) -> None:
         sizes += [own.params or 0 for own in placed]
         points = np.array([(own.params, own.top1[k]) for own in placed]).T
         marker, color = MARKERS[i % len(MARKERS)], run_color(i)
-        axes.plot(*points, marker, color=color, markersize=4.5, label=shown_name(record.name))
+        dot = 4.5 if len(placed) < 200 else 3
+        axes.plot(*points, marker, color=color, markersize=dot, label=shown_name(record.name))
         draw_front(axes, placed, "params", k, color)
-        draw_band(axes, trained, k, color)
+        if len(records) <= MOST_BANDS:
+            draw_band(axes, trained, k, color)
     _logarithmic(axes, sizes)
     axes.set_xlabel("parameters")
     axes.set_ylabel(f"k-NN top-1 (%), k = {k}")
@@ -137,7 +142,8 @@ def draw_front(
     x_steps, y_steps = np.append(x, end), np.append(y, y[-1])
     axes.plot(x_steps, y_steps, drawstyle="steps-post", color=color, lw=1.1, zorder=2, label=label)
     if all(k in entry.n_test for entry in front):
-        errors = [standard_error(entry.top1[k], entry.n_test[k]) for entry in front]
+        error = np.array([standard_error(entry.top1[k], entry.n_test[k]) for entry in front])
+        errors = [np.minimum(error, y), np.minimum(error, 100 - y)]
         axes.errorbar(x, y, errors, fmt="none", ecolor=color, elinewidth=0.8, alpha=0.7, zorder=2)
 
 

@@ -22,7 +22,7 @@ Target = Path | IO[bytes]
 DPI = 120
 MUTED = "#6b6b6b"
 MARKERS = "os^Dv"
-LONGEST = 40
+LONGEST = 30
 """Characters of a name in a plot; the middle of a longer one is left out."""
 
 

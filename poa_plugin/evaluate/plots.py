@@ -45,6 +45,8 @@ def plot_losses(record: RunRecord, file: Target) -> None:
     for step, names in losses.joins:
         _mark_join(left, step, names)
     n_skipped = _mark_skipped(left, record, RUNS[1])
+    if n_skipped:
+        left.plot([], [], "|", color=RUNS[1], label=f"{n_skipped:,} skipped")
     if losses.from_the_start or n_skipped:
         left.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1.0, 0.92))
     left.set_title("Loss")
@@ -60,13 +62,14 @@ def plot_runs_losses(records: Sequence[RunRecord], file: Target) -> None:
     """Draw the total loss of several runs over their steps; each has its colour on the page, too."""
     figure, [axes] = new_figure(1)
     for i, record in enumerate(records):
+        n_skipped = _mark_skipped(axes, record, run_color(i), i)
+        name = shown_name(record.name) + f" ({n_skipped:,} skipped)" * bool(n_skipped)
         losses = record.losses
         if losses is not None:
             style = "-" if i < len(RUNS) else "--"
-            draw_curve(axes, losses.total, shown_name(record.name), run_color(i), style)
+            draw_curve(axes, losses.total, name, run_color(i), style)
             for step, _ in losses.joins:
                 axes.axvline(step, color=run_color(i), linestyle=":", linewidth=1)
-        _mark_skipped(axes, record, run_color(i), i)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
     add_legend(axes)
@@ -129,10 +132,7 @@ def _mark_join(axes: Axes, step: int, names: Sequence[str]) -> None:
 
 def _mark_skipped(axes: Axes, record: RunRecord, color: str, row: int = 0) -> int:
     """Mark steps that were skipped by ticks at the bottom, those of several runs in rows; return how many."""
-    found = record.skipped_ranges
-    total = sum(count for _, _, count in found)
-    for i, (first, last, _) in enumerate(found):
-        label = f"{total} skipped" if i == row == 0 else None
-        low = 0.025 * row
-        axes.axvspan(first - 0.5, last + 0.5, low, low + 0.02, color=color, label=label)
-    return total
+    low = 0.025 * row
+    for first, last, _ in record.skipped_ranges:
+        axes.axvspan(first - 0.5, last + 0.5, low, low + 0.02, color=color)
+    return sum(count for _, _, count in record.skipped_ranges)

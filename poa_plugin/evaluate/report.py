@@ -1,10 +1,12 @@
-"""A page about one run, or several side by side: a file that asks nothing of the network."""
+"""A page about one run, or several side by side: a file that makes no web requests."""
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,8 @@ from poa_plugin.errors import UserError
 from poa_plugin.evaluate.accuracy_plots import plot_accuracy, plot_runs_accuracy
 from poa_plugin.evaluate.page import build_page
 from poa_plugin.evaluate.plots import plot_losses, plot_runs_losses, plot_sampling
-from poa_plugin.evaluate.record import RunRecord, read_record
-from poa_plugin.files import write_whole
+from poa_plugin.evaluate.record import RunRecord, printable, read_record
+from poa_plugin.files import flush
 
 PAGES = (".html", ".htm")
 
@@ -33,20 +35,36 @@ def write_report(*runs: Path, to: Path | None = None) -> Path:
     Raises:
         UserError: a folder is not a run's, holds nothing to show, or a file in it is damaged; a run is
             given twice; or several runs are given and no place for their page.
+        OSError: the page cannot be written; what was there stays as it was.
     """
     runs = tuple(Path(run) for run in runs)
     to = _place(runs, to)
     records = _named_apart(runs, [read_record(run) for run in runs])
     pictures = _pictures(records)
-    page = to
+    page, files = to, {}
     if to.is_dir() or to.suffix.lower() not in PAGES:
-        to.mkdir(parents=True, exist_ok=True)
         page = to / "index.html"
-        for name, picture in pictures.items():
-            (to / f"{name}.png").write_bytes(picture)
+        files = {to / f"{name}.png": picture for name, picture in pictures.items()}
+    files[page] = build_page(records, pictures).encode("utf-8")
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(page, build_page(records, pictures))
+    _write_together(files)
     return page
+
+
+def _write_together(files: Mapping[Path, bytes]) -> None:
+    """Write all files, or leave all as they were if one cannot be written."""
+    partial = {file: file.with_name(f".{file.name}.partial") for file in files}
+    try:
+        for file, content in files.items():
+            if file.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+            partial[file].write_bytes(content)
+            flush(partial[file])
+        for file in files:
+            partial[file].replace(file)
+    finally:
+        for unfinished in partial.values():
+            unfinished.unlink(missing_ok=True)
 
 
 def _place(runs: Sequence[Path], to: Path | None) -> Path:
@@ -72,9 +90,11 @@ def _named_apart(runs: Sequence[Path], records: Sequence[RunRecord]) -> list[Run
     """Return the records with so much of their folders' paths in their names that no two are equal."""
     parts = [run.resolve().parts for run in runs]
     depth, names = 1, [record.name for record in records]
-    while len(set(names)) < len(names):
+    while len(set(names)) < len(names) and depth < max(map(len, parts)):
         depth += 1
-        names = ["/".join(own[-depth:]) for own in parts]
+        names = [printable("/".join(own[-depth:])) for own in parts]
+    if len(set(names)) < len(names):  # they differ in bytes that are no text
+        names = [f"{name} ({i})" for i, name in enumerate(names, start=1)]
     return [replace(record, name=name) for record, name in zip(records, names, strict=True)]
 
 

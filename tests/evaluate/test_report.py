@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from pathlib import Path
 
@@ -226,3 +228,109 @@ def test_a_configuration_that_is_damaged(tmp_path: Path) -> None:
     (run / "config.yaml").write_text("a: [1")
     with pytest.raises(UserError, match=r"configuration in '.*config.yaml' cannot be read"):
         write_report(run)
+
+
+def test_a_page_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = swept_run(tmp_path / "run")
+    folder = write_report(run).parent
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert set(before) == {"index.html", "accuracy.png", "losses.png", "sampling.png"}
+    (run / "metrics.jsonl").write_text('{"step": 0, "loss": 1.5, "terms": {"koleo": 1.5}}\n')
+    write = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if "index" in self.name:
+            write(self, data[:9])
+            raise OSError(errno.ENOSPC, "full", str(self))
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="full"):
+        write_report(run)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    monkeypatch.undo()
+    (folder / "losses.png").unlink()
+    (folder / "losses.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_report(run)
+    assert (folder / "index.html").read_bytes() == before["index.html"]
+    assert not [file for file in folder.iterdir() if file.name.endswith(".partial")]
+
+
+def test_names_of_any_bytes_can_be_shown(tmp_path: Path) -> None:
+    names = ["_$x^{\\frac", "日本🦊", os.fsdecode(b"a\xff"), os.fsdecode(b"a\xfe")]
+    runs = [swept_run(tmp_path / name) for name in names]
+    for run in runs:
+        text = (run / "metrics.jsonl").read_text()
+        (run / "metrics.jsonl").write_text(text.replace("koleo", "_$k^{"))
+        (run / "eval/sweep.json").write_text(
+            (run / "eval/sweep.json").read_text().replace('"small"', '"\\ud800 $^{"')
+        )
+        assert write_report(run).is_file()
+    html = write_report(*runs, to=tmp_path / "page.html").read_text()
+    assert "日本🦊" in html
+    assert html.count("<option value=") > 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("width", "8"),
+        ("params", None),
+        ("flops", -1),
+        ("params", True),
+        ("depth", math.nan),
+        ("latency_ms", "fast"),
+        ("latency_spread_ms", [1]),
+        ("aliases", 3),
+        ("aliases", [3]),
+        ("network", 7),
+        ("top1", {"20": "high"}),
+        ("top1", {"k": 1.0}),
+        ("unknown", 1),
+    ],
+)
+def test_a_sweep_of_the_wrong_kind_is_a_sentence(tmp_path: Path, name: str, value: object) -> None:
+    run = swept_run(tmp_path / "run")
+    record = json.loads((run / "eval/sweep.json").read_text())
+    record["networks"][2][name] = value
+    (run / "eval/sweep.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"sweep\.json' cannot be read"):
+        write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("network", 3),
+        ("k", "20"),
+        ("n_test", -1),
+        ("params", math.inf),
+        ("kind", []),
+        ("branch", 1),
+    ],
+)
+def test_rows_of_the_wrong_kind_are_a_sentence(tmp_path: Path, name: str, value: object) -> None:
+    run = swept_run(tmp_path / "run")
+    rows = json.loads((run / "eval/knn.json").read_text())
+    rows[0][name] = value
+    (run / "eval/knn.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=r"knn\.json' cannot be read"):
+        write_report(run)
+
+
+def test_results_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    run = swept_run(tmp_path / "run")
+    rows = json.loads((run / "eval/knn.json").read_text())
+    sweep = json.loads((run / "eval/sweep.json").read_text())
+    for row in rows:
+        del row["n_test"]
+    for network in sweep["networks"]:
+        del network["latency_spread_ms"]
+    (run / "eval/knn.json").write_text(json.dumps(rows))
+    (run / "eval/sweep.json").write_text(json.dumps(sweep))
+    html = re.sub("<script.*</script>", "", write_report(run).read_text(), flags=re.DOTALL)
+    assert "±" not in html
+    assert "≈" not in html

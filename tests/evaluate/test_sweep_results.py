@@ -15,7 +15,6 @@ from poa_plugin.evaluate.sweep_results import (
     NetworkResult,
     Sweep,
     read_sweep,
-    usable_latency,
     write_sweep,
 )
 

@@ -92,11 +92,10 @@ def exact(number: float | None) -> float | None:
 
 
 def latency_text(entry: Entry) -> str:
-    """Return an entry's latency in milliseconds with its spread, `?` after one that is not reliable."""
+    """Return an entry's latency in milliseconds with its spread."""
     if entry.latency_ms is None or not math.isfinite(entry.latency_ms):
         return ""
-    text = milliseconds(entry.latency_ms, entry.latency_spread_ms)
-    return text if entry.latency_is_reliable else f"{text} ?"
+    return milliseconds(entry.latency_ms, entry.latency_spread_ms)
 
 
 def errors(accuracies: Mapping[int, float], n_test: Mapping[int, int]) -> dict[str, float]:

@@ -45,7 +45,7 @@ def build_page(records: Sequence[RunRecord], pictures: Mapping[str, bytes]) -> s
     *names, last = (record.name for record in records)
     title = f"{', '.join(names)} and {last}" if names else last
     lines = table_lines(records)
-    sections = [_facts(records)]
+    sections = [facts] if (facts := _facts(records)) else []
     if all_ks(lines):
         sections.append(_accuracy(records, lines, pictures))
     if lines:
@@ -57,7 +57,7 @@ def build_page(records: Sequence[RunRecord], pictures: Mapping[str, bytes]) -> s
 
 def _facts(records: Sequence[RunRecord]) -> str:
     inner = fact_list(records[0]) if len(records) == 1 else facts_beside(records)
-    return f'<section class="first">{inner}</section>'
+    return f'<section class="first">{inner}</section>' if inner else ""
 
 
 def _accuracy(
@@ -65,7 +65,8 @@ def _accuracy(
 ) -> str:
     heading = "Accuracy of every network"
     chart = _chart("scatter", pictures, "accuracy", "k-NN accuracy against parameters")
-    section = _section(heading, controls(lines) + chart)
+    note = '<p class="note" id="scatter-note" hidden></p>'
+    section = _section(heading, controls(lines) + chart + note)
     if any(line.entry.width and line.entry.depth for line in lines):
         choice = _run_choice("map-run", records)
         section += _section(
@@ -85,6 +86,8 @@ def _training(records: Sequence[RunRecord], pictures: Mapping[str, bytes]) -> li
         bar = f'<div class="controls" hidden>{choice}</div>' if choice else ""
         chart = _chart("losses", pictures, "losses", "loss and its terms over steps")
         sections.append(_section("Losses", bar + chart + loss_notes(records)))
+    elif any(record.skipped_ranges for record in records):
+        sections.append(_section("Losses", loss_notes(records)))
     if any(line.get("subnets") for record in records for line in record.lines):
         choice = _run_choice("draws-run", records)
         bar = f'<div class="controls" hidden>{choice}</div>' if choice else ""

@@ -34,7 +34,7 @@ def fact_list(record: RunRecord) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in facts(record).items()
     )
-    page = f'<dl class="facts">{tiles}</dl>'
+    page = f'<dl class="facts">{tiles}</dl>' if tiles else ""
     if record.conditions:
         page += _fold(MEASURED, _grid(MEASURED, [], _beside([_conditions(record)])))
     return page + _left_out(record)

@@ -9,27 +9,43 @@ from poa_plugin.evaluate.curves import FROM_THE_START
 from poa_plugin.evaluate.record import RunRecord
 
 MOST = 8
-"""Ranges of skipped steps that are named."""
+"""Places of skipped steps that are named for a run."""
 
 
 def loss_notes(records: Sequence[RunRecord]) -> str:
-    """Return notes on every run whose loss gets further terms, or that skipped steps, as HTML."""
+    """Return notes on terms that join the loss, and on steps that were skipped, as HTML."""
     notes = []
-    for record in records:
-        name = f"{record.name}: " if len(records) > 1 else ""
-        notes += [f"{name}{note}" for note in (_joins(record), _skipped(record)) if note]
+    joins = _by_run(records, [_joins(record) for record in records])
+    if joins:
+        compared = any(record.losses and record.losses.from_the_start for record in records)
+        without = f" “{FROM_THE_START}” is the total without them." if compared else ""
+        notes.append(
+            f"Further terms join the total: {joins}. It jumps there because they are added, not because "
+            f"training diverges.{without}"
+        )
+    skipped = _by_run(records, [_skipped(record) for record in records])
+    if skipped:
+        drawn = any(record.losses for record in records)
+        ticks = (
+            " Ticks at the bottom of the plot mark them." if drawn else " No other step was logged."
+        )
+        notes.append(f"Skipped because something was not finite: {skipped}.{ticks}")
     return "".join(f'<p class="note">{escape(note)}</p>' for note in notes)
 
 
+def _by_run(records: Sequence[RunRecord], texts: Sequence[str]) -> str:
+    """Return what there is to say of each run, with its name where there are several."""
+    named = [
+        f"{record.name}: {text}" if len(records) > 1 else text
+        for record, text in zip(records, texts, strict=True)
+        if text
+    ]
+    return "; ".join(named)
+
+
 def _joins(record: RunRecord) -> str:
-    losses = record.losses
-    if losses is None or not losses.joins:
-        return ""
-    joins = [f"{' and '.join(names)} from step {step:,} on" for step, names in losses.joins]
-    text = f"The total gets further terms: {', '.join(joins)}. It jumps there since they are added."
-    if losses.from_the_start:
-        text += f" “{FROM_THE_START}” is the total without them."
-    return text
+    joins = record.losses.joins if record.losses else ()
+    return ", ".join(f"{' and '.join(names)} from step {step:,} on" for step, names in joins)
 
 
 def _skipped(record: RunRecord) -> str:
@@ -37,11 +53,6 @@ def _skipped(record: RunRecord) -> str:
     if not ranges:
         return ""
     total = sum(count for _, _, count in ranges)
-    named = [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b, _ in ranges[:MOST]]
-    more = f" and {len(ranges) - MOST} more places" if len(ranges) > MOST else ""
-    where = "at step" if total == 1 else "at steps"
-    were = "step was" if total == 1 else "steps were"
-    return (
-        f"{total:,} {were} skipped, since something was not finite, {where} {', '.join(named)}{more}; ticks at "
-        f"the bottom of the plot mark them."
-    )
+    places = [f"{a:,}" if a == b else f"{a:,} to {b:,}" for a, b, _ in ranges[:MOST]]
+    more = f" and {len(ranges) - MOST:,} more places" if len(ranges) > MOST else ""
+    return f"{total:,} step{'s' * (total > 1)} ({', '.join(places)}{more})"

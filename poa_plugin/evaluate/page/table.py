@@ -52,6 +52,7 @@ def controls(lines: Sequence[Line]) -> str:
         f"<span>{X_AXES[key]}</span></label>"
         for i, key in enumerate(axes)
     )
+    against = f'<fieldset class="choice"><legend>against</legend>{choices}</fieldset>' * bool(axes)
     ks = all_ks(lines)
     options = "".join(
         f'<option value="{k}"{" selected" * (k == nearest_k(ks))}>{k}</option>' for k in ks
@@ -63,11 +64,8 @@ def controls(lines: Sequence[Line]) -> str:
         f'<label><input type="checkbox" id="{name}"{" checked" * on}> {text}</label>'
         for name, text, on in boxes
     )
-    return (
-        '<div class="controls" hidden><fieldset class="choice"><legend>against</legend>'
-        f"{choices}</fieldset>"
-        f'<label class="k">k <select id="k">{options}</select></label>{checks}</div>'
-    )
+    chosen_k = f'<label class="k">k <select id="k">{options}</select></label>'
+    return f'<div class="controls" hidden>{against}{chosen_k}{checks}</div>'
 
 
 def search_box() -> str:
@@ -92,7 +90,7 @@ def _columns(records: Sequence[RunRecord], lines: Sequence[Line]) -> Iterator[Co
     if any(line.entry.flops for line in lines):
         yield Column("flops", "FLOPs", lambda line: _short(line.entry.flops))
     if any(line.entry.latency_ms is not None for line in lines):
-        yield Column("latency", "latency (ms)", lambda line: _apart(latency_text(line.entry)))
+        yield Column("latency", "latency (ms)", _latency)
     for k in all_ks(lines):
         best = [best_of(record.entries, k) for record in records]
         yield Column(f"top1:{k}", f"top-1 (%)<br>k = {k}", _accuracies(k, best))
@@ -118,6 +116,11 @@ def _accuracies_before(k: int) -> Callable[[Line], str]:
 def _accuracy(accuracies: Mapping[int, float], n_test: Mapping[int, int], k: int) -> str:
     top1 = accuracies.get(k, math.nan)
     return _apart(plus_minus(top1, n_test.get(k, 0))) if math.isfinite(top1) else ""
+
+
+def _latency(line: Line) -> str:
+    text = latency_text(line.entry)
+    return _apart(text) + (" ?" if text and not line.entry.latency_is_reliable else "")
 
 
 def _apart(text: str) -> str:
@@ -151,7 +154,10 @@ def _notes(lines: Sequence[Line]) -> str:
 
 def _tr(number: int, line: Line, columns: Sequence[Column]) -> str:
     name, *cells = (column.cell(line) for column in columns)
-    texts = "".join(f"<td>{cell}</td>" for cell in cells)
+    texts = "".join(
+        f'<td class="text">{cell}</td>' if column.key == "run" else f"<td>{cell}</td>"
+        for column, cell in zip(columns[1:], cells, strict=True)
+    )
     return f'<tr data-row="{number}"><th scope="row">{name}</th>{texts}</tr>'
 
 
