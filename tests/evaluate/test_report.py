@@ -268,7 +268,7 @@ def test_names_of_any_bytes_can_be_shown(tmp_path: Path) -> None:
         (run / "eval/sweep.json").write_text(
             (run / "eval/sweep.json").read_text().replace('"small"', '"\\ud800 $^{"')
         )
-        assert write_report(run).is_file()
+    assert write_report(runs[0]).is_file()
     html = write_report(*runs, to=tmp_path / "page.html").read_text()
     assert "日本🦊" in html
     assert html.count("<option value=") > 4
