@@ -106,7 +106,7 @@ def knn(arguments: argparse.Namespace) -> None:
     from poa_plugin.device import use_threads
     from poa_plugin.evaluate import results_table
     from poa_plugin.evaluate.run import evaluate_knn
-    from poa_plugin.evaluate.sizes import parse_size
+    from poa_plugin.evaluate.sizes import parse_bytes
     from poa_plugin.evaluate.splits import with_data
     from poa_plugin.extract import open_run
 
@@ -120,7 +120,7 @@ def knn(arguments: argparse.Namespace) -> None:
         untrained=arguments.untrained,
         pixels=arguments.pixels,
         reference=open_run(arguments.reference) if arguments.reference else None,
-        memory=parse_size(arguments.memory, "--memory"),
+        memory=parse_bytes(arguments.memory, "--memory"),
         own_data=not arguments.data,
     )
     print(results_table(rows))
@@ -132,7 +132,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     check_folder_target(arguments.run_folder / "eval", "The folder for results")
 
     from poa_plugin.device import use_threads
-    from poa_plugin.evaluate.sizes import parse_size
+    from poa_plugin.evaluate.sizes import parse_bytes
     from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
     from poa_plugin.evaluate.sweep_plots import plot_sweep
     from poa_plugin.evaluate.sweep_table import sweep_table
@@ -144,7 +144,7 @@ def sweep(arguments: argparse.Namespace) -> None:
         branch=arguments.branch,
         ks=arguments.k,
         temperature=arguments.temperature,
-        memory=parse_size(arguments.memory, "--memory"),
+        memory=parse_bytes(arguments.memory, "--memory"),
         latency=not arguments.no_latency,
     )
     swept = sweep_run(with_data(open_run(arguments.run_folder), arguments.data), options)
@@ -161,12 +161,13 @@ def pick(arguments: argparse.Namespace) -> None:
     if arguments.to:
         check_folder_target(arguments.to, "--to")
 
-    from poa_plugin.evaluate.pick import Limits, describe, pick, sweep_of, write_picked
+    from poa_plugin.evaluate.pick import Limits, pick, sweep_of, write_picked
+    from poa_plugin.evaluate.picked import explain
 
     limits = Limits.parse(arguments.max_params, arguments.max_flops, arguments.max_latency_ms)
     sweep = sweep_of(arguments.run_folder)
     network = pick(sweep, limits, arguments.k)
-    print(describe(network))
+    print(explain(sweep, limits, network, arguments.k))
     if arguments.to:
         write_picked(arguments.run_folder, sweep, network, arguments.to)
         print(f"Wrote it to '{arguments.to}'.")

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from poa_plugin.errors import UserError
+from poa_plugin.evaluate.front import evaluated, nearest_k, usable_latency
 from poa_plugin.evaluate.networks import trained_results
 from poa_plugin.evaluate.results import short
 from poa_plugin.evaluate.sizes import parse_milliseconds, parse_size
@@ -46,34 +46,66 @@ class Limits:
 def pick(sweep: Sweep, limits: Limits, k: int | None = None) -> NetworkResult:
     """Return the most accurate network within all limits; of equally accurate ones, the smallest.
 
+    A latency that is not reliable fits no limit of latency.
+
     Args:
         sweep: of one run.
-        limits: at least one.
-        k: neighbours, one of the sweep's; 20 or the nearest to it if None.
+        limits: without any, the most accurate of all networks is returned.
+        k: neighbors, one of the sweep's; 20 or the nearest to it if None.
 
     Raises:
-        UserError: no limit is given, no network fits, or the sweep has no such k or no latencies.
+        UserError: no network fits, or the sweep has no such k or no latencies.
     """
-    if limits == Limits():
-        raise UserError("Give at least one of --max-params, --max-flops and --max-latency-ms.")
-    if not sweep.ks:
+    shown = chosen_k(sweep, k)
+    fitting = fitting_networks(sweep, limits, shown)
+    if not fitting:
+        raise UserError(_none_fits(sweep, limits, shown))
+    return min(fitting, key=lambda own: (-own.top1[shown], own.params, own.flops))
+
+
+def chosen_k(sweep: Sweep, k: int | None = None) -> int:
+    """Return the k to pick by: the one that is given, or `shown_k`.
+
+    Raises:
+        UserError: the sweep has no accuracies, or none at this k.
+    """
+    if not any(evaluated(sweep.networks, known) for known in sweep.ks):
         raise UserError("The sweep holds no accuracies: run 'poa sweep' on the run again.")
-    if k is not None and k not in sweep.ks:
+    if k is not None and not evaluated(sweep.networks, k):
         known = ", ".join(map(str, sweep.ks))
         raise UserError(f"The sweep has no accuracies for k = {k}: it has k = {known}.")
-    shown = shown_k(sweep) if k is None else k
-    networks = [network for network in sweep.networks if shown in network.top1]
-    unmeasured = sum(network.latency_ms is None for network in networks)
-    if limits.latency_ms is not None and unmeasured:
-        raise UserError(
-            f"The latency of {unmeasured} of {len(networks)} networks was not measured: run "
-            f"'poa sweep' without --no-latency, which does not evaluate them again."
-        )
-    fitting = [own for own in networks if max(limits.excesses(own).values()) <= 1]
-    if not fitting:
-        nearest = min(networks, key=lambda own: max(limits.excesses(own).values()))
-        raise UserError(f"No network fits: the nearest is {_misses(nearest, limits)}.")
-    return min(fitting, key=lambda own: (-own.top1[shown], own.params, own.flops))
+    return shown_k(sweep) if k is None else k
+
+
+def fitting_networks(sweep: Sweep, limits: Limits, k: int) -> list[NetworkResult]:
+    """Return the networks with an accuracy at a k that are within all limits.
+
+    Raises:
+        UserError: latency is limited, and was not measured for some networks.
+    """
+    networks = evaluated(sweep.networks, k)
+    if limits.latency_ms is not None:
+        unmeasured = sum(network.latency_ms is None for network in networks)
+        if unmeasured:
+            raise UserError(
+                f"The latency of {unmeasured} of {len(networks)} networks was not measured: run "
+                f"'poa sweep' without --no-latency, which does not evaluate them again."
+            )
+        networks = [network for network in networks if usable_latency(network) is not None]
+    return [own for own in networks if max(limits.excesses(own).values(), default=0) <= 1]
+
+
+def unreliable(sweep: Sweep, limits: Limits) -> str:
+    """Return a sentence on the latencies that were not picked by, empty if there are none or no limit."""
+    measured = [own for own in sweep.networks if own.latency_ms is not None]
+    n_left_out = sum(usable_latency(own) is None for own in measured)
+    if limits.latency_ms is None or not n_left_out:
+        return ""
+    are, was = ("is", "was") if n_left_out == 1 else ("are", "were")
+    return (
+        f"{n_left_out} of {len(measured)} latencies {are} unreliable and {was} not picked by, since their "
+        f"rounds disagree: run 'poa sweep' again on a machine that does nothing else."
+    )
 
 
 def sweep_of(folder: Path) -> Sweep:
@@ -107,28 +139,20 @@ def write_picked(folder: Path, sweep: Sweep, network: NetworkResult, to: Path) -
 
 def shown_k(sweep: Sweep) -> int:
     """Return the k to show where one is shown: 20, or the nearest that was evaluated."""
-    return min(sweep.ks, key=lambda k: abs(k - 20))
+    k = nearest_k(known for known in sweep.ks if evaluated(sweep.networks, known))
+    return sweep.ks[0] if k is None else k
 
 
-def pareto_front(
-    networks: Sequence[NetworkResult], size: Callable[[NetworkResult], float], k: int
-) -> list[NetworkResult]:
-    """Return the networks that no smaller or equally small one reaches in accuracy, smallest first."""
-    front: list[NetworkResult] = []
-    for network in sorted(networks, key=lambda own: (size(own), -own.top1[k])):
-        if not front or network.top1[k] > front[-1].top1[k]:
-            front.append(network)
-    return front
-
-
-def describe(network: NetworkResult) -> str:
-    """Return a line with a network's names, sizes and accuracies."""
-    words = [f"{short(network.params)} parameters", f"{short(network.flops)} FLOPs"]
-    if network.latency_ms is not None:
-        words.append(f"{network.latency_ms:.3g} ms")
-    top1 = ", ".join(f"{value:.1f} (k = {k})" for k, value in sorted(network.top1.items()))
-    names = f" ({', '.join(network.aliases)})" if network.aliases else ""
-    return f"{network.network}{names}: {', '.join(words)}; top-1 {top1}"
+def _none_fits(sweep: Sweep, limits: Limits, k: int) -> str:
+    """Say which network comes nearest to the limits, and which were left out."""
+    networks = evaluated(sweep.networks, k)
+    if limits.latency_ms is not None:
+        networks = [network for network in networks if usable_latency(network) is not None]
+    parts = [unreliable(sweep, limits)]
+    if networks:
+        nearest = min(networks, key=lambda own: max(limits.excesses(own).values()))
+        parts.insert(0, f"No network fits: the nearest is {_misses(nearest, limits)}.")
+    return " ".join(filter(None, parts))
 
 
 def _misses(network: NetworkResult, limits: Limits) -> str:

@@ -1,126 +1,78 @@
-"""Plots of a run, as PNG files."""
+"""Plots of a training, as PNG files: its losses, and how often each network was drawn."""
 
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import IO, Any
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from poa_plugin.evaluate.curves import kind_of, smoothed, summands
-from poa_plugin.evaluate.results import KnnRow
+from poa_plugin.evaluate.colors import RUNS, run_color
+from poa_plugin.evaluate.curves import FROM_THE_START, Curve
+from poa_plugin.evaluate.figures import (
+    MUTED,
+    Target,
+    add_legend,
+    new_figure,
+    save_figure,
+    shown_name,
+    write_cells,
+)
+from poa_plugin.evaluate.record import RunRecord
 
-Target = Path | IO[bytes]
-"""Where a plot goes: a file, or a buffer in memory."""
 
-DPI = 120
-MUTED = "#777777"
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
-"""Okabe and Ito's colours, which colour-blind readers can tell apart."""
+def plot_losses(record: RunRecord, file: Target) -> None:
+    """Draw a run's loss and its terms over steps: faint as measured, strong smoothed.
 
-MARKERS = "os^Dv"
-
-
-def plot_losses(lines: Sequence[dict[str, Any]], file: Target) -> None:
-    """Draw the loss and its terms over steps: faint as measured, strong smoothed."""
-    lines = [line for line in lines if line["loss"] is not None]
-    steps = np.array([line["step"] + 1 for line in lines])
+    Where a term joins, a line marks the step, and the sum of the other terms is drawn, too. Ticks at the
+    bottom are steps that were skipped.
+    """
+    losses = record.losses
+    if losses is None:
+        raise ValueError("the run has no losses")
     figure, (left, right) = new_figure(2)
-    joins: dict[int, dict[str, str]] = defaultdict(dict)
-    terms = summands(lines)
-    kinds = sorted({kind_of(name) for name in terms})
-    for name in sorted(terms):
-        index, values = np.array(list(terms[name])), np.array(list(terms[name].values()))
-        kind = kind_of(name)
-        colour = COLOURS[kinds.index(kind) % len(COLOURS)]
-        style = "--" if name.endswith("_elastic") else "-"
-        _curve(right, steps[index], values, name.replace("_", " "), colour, style)
-        if index[0] > 0:
-            joins[index[0]].setdefault(kind.replace("_", " "), colour)
-    _curve(left, steps, np.array([line["loss"] for line in lines]), "total", "black", "-", joins)
-    for i, kinds_joining in joins.items():
-        _mark_join(left, steps[i], kinds_joining, in_right_half=i > len(steps) / 2)
+    kinds = sorted({curve.kind for curve in losses.terms})
+    for curve in losses.terms:
+        style = "--" if curve.elastic else "-"
+        draw_curve(right, curve, shown_name(curve.name), run_color(kinds.index(curve.kind)), style)
+    draw_curve(left, losses.total, "total", "black")
+    if losses.from_the_start:
+        draw_curve(left, losses.from_the_start, FROM_THE_START, MUTED, "--")
+    for step, names in losses.joins:
+        _mark_join(left, step, names)
+    n_skipped = _mark_skipped(left, record, RUNS[1])
+    if n_skipped:
+        left.plot([], [], "|", color=RUNS[1], label=f"{n_skipped:,} skipped")
+    if losses.from_the_start or n_skipped:
+        left.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1.0, 0.92))
     left.set_title("Loss")
     right.set_title("Its summands")
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
-    right.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+    add_legend(right)
     save_figure(figure, file)
 
 
-def plot_accuracy(rows: Sequence[KnnRow], file: Target) -> None:
-    """Draw k-NN accuracy against parameters (the paper's Figure 1), a line for each width."""
-    k = best_k(rows)
-    shown = [row for row in rows if row.k == k]
+def plot_runs_losses(records: Sequence[RunRecord], file: Target) -> None:
+    """Draw the total loss of several runs over their steps; each has its colour on the page, too."""
     figure, [axes] = new_figure(1)
-    unit, size = ("millions", 1e6) if max(row.params for row in shown) > 1e6 else ("thousands", 1e3)
-    widths = sorted({row.width for row in shown if row.kind in ("trained", "untrained")})
-    colours = width_colours(widths)
-    for width in widths:
-        for kind, style in (("trained", "o-"), ("untrained", "o:")):
-            own = sorted(
-                (row.params / size, row.top1)
-                for row in shown
-                if row.kind == kind and row.width == width
-            )
-            if own:
-                axes.plot(
-                    *np.array(own).T,
-                    style,
-                    color=colours[width],
-                    label=f"width {width}" if kind == "trained" else None,
-                    markerfacecolor=colours[width] if kind == "trained" else "white",
-                    alpha=1.0 if kind == "trained" else 0.6,
-                    markersize=5,
-                    linewidth=1.2,
-                )
-    if any(row.kind == "untrained" for row in shown):
-        axes.plot([], [], "o:", color=MUTED, markerfacecolor="white", label="before training")
-    for row in shown:
-        if row.kind == "reference":
-            label = f"{row.network} (reference)"
-            axes.plot(row.params / size, row.top1, "*", color="#d55e00", markersize=14, label=label)
-        if row.kind == "pixels":
-            axes.axhline(row.top1, linestyle="--", color=MUTED, linewidth=1, label="raw pixels")
-    axes.set_xlabel(f"parameters ({unit})")
-    axes.set_ylabel(f"k-NN top-1 (%), k = {k}")
-    axes.set_title("Every network of one pre-training run")
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    save_figure(figure, file)
-
-
-def plot_runs_accuracy(runs: Mapping[str, Sequence[KnnRow]], file: Target) -> None:
-    """Draw the trained networks of several runs in one picture, a colour and a marker for each run."""
-    k = best_k([row for rows in runs.values() for row in rows])
-    figure, [axes] = new_figure(1)
-    for i, (name, rows) in enumerate(runs.items()):
-        points = [
-            (row.params / 1e6, row.top1) for row in rows if row.k == k and row.kind == "trained"
-        ]
-        x, y = np.array(points).reshape(-1, 2).T
-        axes.plot(x, y, MARKERS[i % len(MARKERS)], color=COLOURS[i % len(COLOURS)], label=name)
-    axes.set_xlabel("parameters (millions)")
-    axes.set_ylabel(f"k-NN top-1 (%), k = {k}")
-    axes.legend(fontsize=8, frameon=False)
-    save_figure(figure, file)
-
-
-def plot_runs_losses(runs: Mapping[str, Sequence[dict[str, Any]]], file: Target) -> None:
-    """Draw the total loss of several runs over their steps."""
-    figure, [axes] = new_figure(1)
-    for i, (name, lines) in enumerate(runs.items()):
-        steps, losses = np.array([(line["step"] + 1, line["loss"]) for line in lines]).T
-        _curve(axes, steps, losses, name, COLOURS[i % len(COLOURS)])
+    for i, record in enumerate(records):
+        n_skipped = _mark_skipped(axes, record, run_color(i), i)
+        name = shown_name(record.name) + f" ({n_skipped:,} skipped)" * bool(n_skipped)
+        losses = record.losses
+        if losses is not None:
+            style = "-" if i < len(RUNS) else "--"
+            draw_curve(axes, losses.total, name, run_color(i), style)
+            for step, _ in losses.joins:
+                axes.axvline(step, color=run_color(i), linestyle=":", linewidth=1)
     axes.set_xlabel("step")
     axes.set_ylabel("loss")
-    axes.legend(fontsize=8, frameon=False)
+    add_legend(axes)
     save_figure(figure, file)
 
 
@@ -141,16 +93,6 @@ def plot_sampling(lines: Sequence[dict[str, Any]], file: Target) -> None:
     save_figure(figure, file)
 
 
-def best_k(rows: Sequence[KnnRow]) -> int:
-    """Return the k to show: 20, or the nearest that was evaluated."""
-    return min({row.k for row in rows}, key=lambda k: abs(k - 20))
-
-
-def width_colours(widths: Sequence[int]) -> dict[int, Any]:
-    """Return a colour for each width, from dark to light."""
-    return dict(zip(widths, colormaps["viridis"](np.linspace(0, 0.92, len(widths))), strict=True))
-
-
 def _sampling_map(axes: Axes, figure: Figure, counts: dict[tuple[int, int], int]) -> None:
     widths, depths = (sorted({key[i] for key in counts}) for i in (0, 1))
     table = np.array([[counts.get((w, d), 0) for w in widths] for d in depths])
@@ -161,49 +103,36 @@ def _sampling_map(axes: Axes, figure: Figure, counts: dict[tuple[int, int], int]
     axes.set_xlabel("width")
     axes.set_ylabel("depth")
     figure.colorbar(image, ax=axes, label="times drawn")
-    for (row, column), value in np.ndenumerate(table):
-        colour = "white" if value < 0.6 * table.max() else "black"
-        axes.text(column, row, str(value), ha="center", va="center", color=colour, fontsize=8)
+    write_cells(axes, image, table, str)
 
 
-def _curve(
-    axes: Axes,
-    x: Any,
-    y: Any,
-    label: str,
-    colour: Any,
-    style: str = "-",
-    breaks: Iterable[int] = (),
-) -> None:
-    """Draw y faint as measured and strong smoothed, with no smoothing across the breaks."""
-    axes.plot(x, y, color=colour, alpha=0.25, linewidth=1)
-    for part, smooth in zip(np.split(x, sorted(breaks)), smoothed(y, breaks), strict=True):
-        axes.plot(part, smooth, style, color=colour, linewidth=1.8, label=label)
+def draw_curve(axes: Axes, curve: Curve, label: str, color: str, style: str = "-") -> None:
+    """Draw a curve faint as measured and strong smoothed, in parts between its breaks.
+
+    A point that has no neighbor to be connected with is drawn as a dot.
+    """
+    axes.plot(curve.steps, curve.measured, color=color, alpha=0.3, linewidth=1)
+    parts = (np.split(column, curve.breaks) for column in (curve.steps, curve.smooth))
+    for x, y in zip(*parts, strict=True):
+        axes.plot(x, y, style, color=color, linewidth=1.8, label=label)
         label = "_"  # one entry in the legend
+        known = np.concatenate([[False], np.isfinite(y), [False]])
+        alone = known[1:-1] & ~known[:-2] & ~known[2:]
+        axes.plot(x[alone], y[alone], "o", color=color, markersize=5)
 
 
-def _mark_join(axes: Axes, step: int, colours: dict[str, str], in_right_half: bool) -> None:
+def _mark_join(axes: Axes, step: int, names: Sequence[str]) -> None:
     """Mark the step from which further kinds of terms are part of the loss."""
-    axes.axvline(step, color=next(iter(colours.values())), linestyle=":")
-    words = f" {' and '.join(colours)} {'joins' if len(colours) == 1 else 'join'} "
-    side = "right" if in_right_half else "left"
+    axes.axvline(step, color=MUTED, linestyle=":")
+    words = f" {shown_name(' and '.join(names))} {'joins' if len(names) == 1 else 'join'} "
+    low, high = axes.get_xlim()
+    side = "right" if step > (low + high) / 2 else "left"
     axes.text(step, 0.98, words, transform=axes.get_xaxis_transform(), va="top", ha=side)
 
 
-def new_figure(
-    columns: int, width: float | None = None, height: float = 4.2
-) -> tuple[Figure, list[Axes]]:
-    """Return a figure of some inches with axes side by side, in the style of all plots."""
-    size = (width or (9.5 if columns > 1 else 7.5), height)
-    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-        one.grid(axis="y", color="#e5e5e5", linewidth=0.8)
-        one.set_axisbelow(True)
-    return figure, list(axes)
-
-
-def save_figure(figure: Figure, file: Target) -> None:
-    """Write a figure as a PNG."""
-    figure.savefig(file, facecolor="white")
+def _mark_skipped(axes: Axes, record: RunRecord, color: str, row: int = 0) -> int:
+    """Mark steps that were skipped by ticks at the bottom, those of several runs in rows; return how many."""
+    low = 0.025 * row
+    for first, last, _ in record.skipped_ranges:
+        axes.axvspan(first - 0.5, last + 0.5, low, low + 0.02, color=color)
+    return sum(count for _, _, count in record.skipped_ranges)

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from poa_plugin.errors import UserError
+from poa_plugin.evaluate.curves import Losses, loss_curves, skipped_ranges
+from poa_plugin.evaluate.front import usable_latency
 from poa_plugin.evaluate.results import KnnRow, read_rows
 from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, read_sweep
+from poa_plugin.evaluate.training_lines import read_metrics, read_skipped
 
 FILES = ("config.yaml", "metrics.jsonl", "eval/knn.json", "eval/sweep.json")
 
@@ -25,8 +28,11 @@ class Entry:
     Attributes:
         network: its name; `label` is the name as it is shown, `aliases` are its further names.
         kind: one of `poa_plugin.evaluate.results.KINDS`.
-        width, depth, params, flops, latency_ms: None where it is not known.
+        width, depth, params, flops: None where it is not known.
+        latency_ms: the median, None where it is not known; `latency_spread_ms` is the distance between the
+            quartiles, and `latency_is_reliable` tells whether the latency can be compared.
         top1, before: accuracy in percent by k; the same network's before training.
+        n_test, n_test_before: images that these were measured on by k, as far as that is known.
     """
 
     network: str
@@ -38,8 +44,25 @@ class Entry:
     params: int | None = None
     flops: int | None = None
     latency_ms: float | None = None
+    latency_spread_ms: float | None = None
+    latency_is_reliable: bool = True
     top1: Mapping[int, float] = field(default_factory=dict)
     before: Mapping[int, float] = field(default_factory=dict)
+    n_test: Mapping[int, int] = field(default_factory=dict)
+    n_test_before: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def usable_latency(self) -> float | None:
+        """The latency in milliseconds if it is known and reliable."""
+        return self.latency_ms if self.latency_is_reliable else None
+
+
+SIZES: dict[str, Callable[[Entry], float | None]] = {
+    "params": lambda entry: entry.params,
+    "flops": lambda entry: entry.flops,
+    "latency": lambda entry: entry.usable_latency,
+}
+"""What accuracy is drawn against, and what is small on the Pareto front."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +73,7 @@ class RunRecord:
         name: the folder's.
         config: the text of `config.yaml`; `settings` are its values by dotted key.
         lines: of `metrics.jsonl`.
+        skipped: the steps that were skipped, in increasing order, as `skipped_steps.jsonl` has them.
         entries: its networks, and what they are compared with.
         conditions: of its sweep.
         n_left_out: rows of `knn.json` that are not among the entries, since the sweep has the network.
@@ -59,9 +83,20 @@ class RunRecord:
     config: str = ""
     settings: Mapping[str, str] = field(default_factory=dict)
     lines: Sequence[dict[str, Any]] = ()
+    skipped: Sequence[int] = ()
     entries: Sequence[Entry] = ()
     conditions: Mapping[str, Any] = field(default_factory=dict)
     n_left_out: int = 0
+
+    @cached_property
+    def losses(self) -> Losses | None:
+        """The curves of its losses; None if there are none."""
+        return loss_curves(self.lines)
+
+    @cached_property
+    def skipped_ranges(self) -> list[tuple[int, int, int]]:
+        """Where steps were skipped; see `curves.skipped_ranges`."""
+        return skipped_ranges(self.lines, self.skipped)
 
 
 def read_record(run: Path) -> RunRecord:
@@ -75,38 +110,27 @@ def read_record(run: Path) -> RunRecord:
             f"'{run}' is not the output folder of a run: there is no {', no '.join(FILES[:-1])} "
             f"and no {FILES[-1]}."
         )
-    lines, rows, sweep = (
-        read_metrics(run / "metrics.jsonl"),
-        read_rows(run / "eval"),
-        read_sweep(run / "eval"),
-    )
+    lines = read_metrics(run / "metrics.jsonl")
+    rows, sweep = read_rows(run / "eval"), read_sweep(run / "eval")
     if not lines and not rows and not (sweep and sweep.networks):
         raise UserError(f"'{run}' has nothing to show yet: no metrics and no evaluation.")
     entries, n_left_out = merge_results(rows, sweep)
     text, settings = _read_config(run / "config.yaml")
-    conditions = sweep.conditions if sweep else {}
-    return RunRecord(run.resolve().name, text, settings, lines, entries, conditions, n_left_out)
+    return RunRecord(
+        name=printable(run.resolve().name),
+        config=text,
+        settings=settings,
+        lines=lines,
+        skipped=read_skipped(run / "skipped_steps.jsonl"),
+        entries=entries,
+        conditions=sweep.conditions if sweep else {},
+        n_left_out=n_left_out,
+    )
 
 
-def read_metrics(file: Path) -> list[dict[str, Any]]:
-    """Read the lines of a `metrics.jsonl`; none if there is no file.
-
-    A last line that is cut off, as a run that was killed leaves it, is left out.
-
-    Raises:
-        UserError: another line is damaged, or has no step, loss or terms.
-    """
-    if not file.is_file():
-        return []
-    texts = file.read_text(encoding="utf-8", errors="replace").splitlines()
-    lines = []
-    for number, text in enumerate(texts, start=1):
-        try:
-            lines.append(_line(text))
-        except ValueError as error:
-            if number < len(texts):
-                raise UserError(f"Line {number} of '{file}' cannot be read: {error}.") from error
-    return lines
+def printable(name: str) -> str:
+    """Return a file's name as text that can be written, whatever its bytes are."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def merge_results(rows: Sequence[KnnRow], sweep: Sweep | None) -> tuple[list[Entry], int]:
@@ -115,10 +139,10 @@ def merge_results(rows: Sequence[KnnRow], sweep: Sweep | None) -> tuple[list[Ent
     A network that the sweep evaluated is shown as the sweep has it. The rows add what a sweep has not:
     accuracy before training, references, pixels, and networks that it did not evaluate.
     """
-    before: dict[str, dict[int, float]] = {}
+    before: dict[str, list[KnnRow]] = {}
     for row in rows:
         if row.kind == "untrained":
-            before.setdefault(row.network, {})[row.k] = row.top1
+            before.setdefault(row.network, []).append(row)
     swept = {own.network: own for own in (sweep.networks if sweep else ())}
     evaluated = {name for name, own in swept.items() if own.top1}
     kept = [row for row in rows if row.kind != "trained" or row.network not in evaluated]
@@ -126,7 +150,7 @@ def merge_results(rows: Sequence[KnnRow], sweep: Sweep | None) -> tuple[list[Ent
     trained = {row.network for row in rows if row.kind == "trained"} | set(swept)
     by_rows = {key[1] for key in groups if key[0] == "trained"}
     entries = [
-        _swept_entry(own, before.get(own.network, {}))
+        swept_entry(own, sweep.n_test if sweep else 0, before.get(own.network, ()))
         for own in swept.values()
         if own.top1 or own.network not in by_rows
     ]
@@ -138,10 +162,9 @@ def merge_results(rows: Sequence[KnnRow], sweep: Sweep | None) -> tuple[list[Ent
         if times[kind, name] > 1:
             branch, step = state
             label += f" ({branch}, step {step})" if branch else f" (step {step})"
-        entry = _entry(label, group, before.get(name, {}) if kind == "trained" else {})
+        entry = _entry(label, group, before.get(name, ()) if kind == "trained" else ())
         if kind == "trained" and name in swept:
-            own = swept[name]
-            entry = replace(entry, aliases=own.aliases, latency_ms=own.latency_ms)
+            entry = replace(entry, aliases=swept[name].aliases, **_latency(swept[name]))
         entries.append(entry)
     return entries, len(rows) - len(kept)
 
@@ -154,7 +177,14 @@ def _groups(rows: Sequence[KnnRow]) -> dict[tuple[str, str, str, int], list[KnnR
     return groups
 
 
-def _swept_entry(own: NetworkResult, before: Mapping[int, float]) -> Entry:
+def swept_entry(own: NetworkResult, n_test: int = 0, before: Sequence[KnnRow] = ()) -> Entry:
+    """Return a network of a sweep as an entry.
+
+    Args:
+        own: the network.
+        n_test: test images of the sweep, 0 if that is not known.
+        before: the network's rows before training.
+    """
     return Entry(
         network=own.network,
         label=own.network,
@@ -164,13 +194,29 @@ def _swept_entry(own: NetworkResult, before: Mapping[int, float]) -> Entry:
         depth=own.depth,
         params=own.params,
         flops=own.flops,
-        latency_ms=own.latency_ms,
+        **_latency(own),
         top1=own.top1,
-        before=before,
+        n_test=dict.fromkeys(own.top1, n_test) if n_test else {},
+        **_before(before),
     )
 
 
-def _entry(label: str, group: Sequence[KnnRow], before: Mapping[int, float]) -> Entry:
+def _latency(own: NetworkResult) -> dict[str, Any]:
+    return {
+        "latency_ms": own.latency_ms,
+        "latency_spread_ms": own.latency_spread_ms,
+        "latency_is_reliable": usable_latency(own) is not None,
+    }
+
+
+def _before(rows: Sequence[KnnRow]) -> dict[str, Any]:
+    return {
+        "before": {row.k: row.top1 for row in rows},
+        "n_test_before": {row.k: row.n_test for row in rows if row.n_test},
+    }
+
+
+def _entry(label: str, group: Sequence[KnnRow], before: Sequence[KnnRow]) -> Entry:
     row = group[0]
     return Entry(
         network=row.network,
@@ -181,16 +227,9 @@ def _entry(label: str, group: Sequence[KnnRow], before: Mapping[int, float]) -> 
         params=row.params or None,
         flops=row.flops or None,
         top1={own.k: own.top1 for own in group},
-        before=before,
+        n_test={own.k: own.n_test for own in group if own.n_test},
+        **_before(before),
     )
-
-
-def _line(text: str) -> dict[str, Any]:
-    line = json.loads(text)
-    missing = {"step", "loss", "terms"} - set(line if isinstance(line, dict) else ())
-    if missing:
-        raise ValueError(f"it has no {' and no '.join(sorted(missing))}")
-    return dict(line)
 
 
 def _read_config(file: Path) -> tuple[str, dict[str, str]]:

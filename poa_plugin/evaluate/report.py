@@ -1,26 +1,22 @@
-"""A page about one run, or several side by side: a file that asks nothing of the network."""
+"""A page about one run, or several side by side: a file that makes no web requests."""
 
 from __future__ import annotations
 
+import errno
 import io
+import os
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from poa_plugin.errors import UserError
+from poa_plugin.evaluate.accuracy_plots import plot_accuracy, plot_runs_accuracy
 from poa_plugin.evaluate.page import build_page
-from poa_plugin.evaluate.plots import (
-    plot_accuracy,
-    plot_losses,
-    plot_runs_accuracy,
-    plot_runs_losses,
-    plot_sampling,
-)
-from poa_plugin.evaluate.record import RunRecord, read_record
-from poa_plugin.evaluate.results import KnnRow
-from poa_plugin.files import write_whole
+from poa_plugin.evaluate.plots import plot_losses, plot_runs_losses, plot_sampling
+from poa_plugin.evaluate.record import RunRecord, printable, read_record
+from poa_plugin.files import flush
 
 PAGES = (".html", ".htm")
 
@@ -39,20 +35,36 @@ def write_report(*runs: Path, to: Path | None = None) -> Path:
     Raises:
         UserError: a folder is not a run's, holds nothing to show, or a file in it is damaged; a run is
             given twice; or several runs are given and no place for their page.
+        OSError: the page cannot be written; what was there stays as it was.
     """
     runs = tuple(Path(run) for run in runs)
     to = _place(runs, to)
     records = _named_apart(runs, [read_record(run) for run in runs])
     pictures = _pictures(records)
-    page = to
+    page, files = to, {}
     if to.is_dir() or to.suffix.lower() not in PAGES:
-        to.mkdir(parents=True, exist_ok=True)
         page = to / "index.html"
-        for name, picture in pictures.items():
-            (to / f"{name}.png").write_bytes(picture)
+        files = {to / f"{name}.png": picture for name, picture in pictures.items()}
+    files[page] = build_page(records, pictures).encode("utf-8")
     page.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(page, build_page(records, pictures))
+    _write_together(files)
     return page
+
+
+def _write_together(files: Mapping[Path, bytes]) -> None:
+    """Write all files, or leave all as they were if one cannot be written."""
+    partial = {file: file.with_name(f".{file.name}.partial") for file in files}
+    try:
+        for file, content in files.items():
+            if file.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+            partial[file].write_bytes(content)
+            flush(partial[file])
+        for file in files:
+            partial[file].replace(file)
+    finally:
+        for unfinished in partial.values():
+            unfinished.unlink(missing_ok=True)
 
 
 def _place(runs: Sequence[Path], to: Path | None) -> Path:
@@ -78,56 +90,31 @@ def _named_apart(runs: Sequence[Path], records: Sequence[RunRecord]) -> list[Run
     """Return the records with so much of their folders' paths in their names that no two are equal."""
     parts = [run.resolve().parts for run in runs]
     depth, names = 1, [record.name for record in records]
-    while len(set(names)) < len(names):
+    while len(set(names)) < len(names) and depth < max(map(len, parts)):
         depth += 1
-        names = ["/".join(own[-depth:]) for own in parts]
+        names = [printable("/".join(own[-depth:])) for own in parts]
+    if len(set(names)) < len(names):  # they differ in bytes that are no text
+        names = [f"{name} ({i})" for i, name in enumerate(names, start=1)]
     return [replace(record, name=name) for record, name in zip(records, names, strict=True)]
 
 
 def _pictures(records: Sequence[RunRecord]) -> dict[str, bytes]:
     """Return the plots for where no script runs, PNG files by name."""
-    rows = {record.name: _knn_rows(record) for record in records}
-    rows = {name: own for name, own in rows.items() if own}
-    lines = {record.name: _finite(record) for record in records}
-    lines = {name: own for name, own in lines.items() if own}
-    draws = [line for record in records for line in record.lines if line.get("subnets")]
     alone = len(records) == 1
     found = {}
-    if rows:
-        [first, *_] = rows.values()
-        found["accuracy"] = _png(plot_accuracy, first) if alone else _png(plot_runs_accuracy, rows)
-    if lines:
-        [own, *_] = lines.values()
-        found["losses"] = _png(plot_losses, own) if alone else _png(plot_runs_losses, lines)
+    if any(entry.top1 for record in records for entry in record.entries):
+        plot = (plot_accuracy, records[0]) if alone else (plot_runs_accuracy, records)
+        found["accuracy"] = _png(*plot)
+    if any(line["loss"] is not None for record in records for line in record.lines):
+        plot = (plot_losses, records[0]) if alone else (plot_runs_losses, records)
+        found["losses"] = _png(*plot)
+    draws = [line for record in records for line in record.lines if line.get("subnets")]
     if draws and alone:
         found["sampling"] = _png(plot_sampling, draws)
     return found
-
-
-def _finite(record: RunRecord) -> list[dict[str, Any]]:
-    return [line for line in record.lines if line["loss"] is not None]
 
 
 def _png(plot: Callable[[Any, io.BytesIO], None], shown: Any) -> bytes:
     buffer = io.BytesIO()
     plot(shown, buffer)
     return buffer.getvalue()
-
-
-def _knn_rows(record: RunRecord) -> list[KnnRow]:
-    """Return the accuracies of a run's entries as rows, those before training among them."""
-    return [
-        KnnRow(
-            network=entry.network,
-            kind=kind,
-            k=k,
-            top1=top1,
-            width=entry.width or 0,
-            depth=entry.depth or 0,
-            params=entry.params or 0,
-            flops=entry.flops or 0,
-        )
-        for entry in record.entries
-        for kind, accuracies in ((entry.kind, entry.top1), ("untrained", entry.before))
-        for k, top1 in accuracies.items()
-    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 
 from poa_plugin.elastic.subnet import SearchSpace
 from poa_plugin.errors import UserError, did_you_mean
+from poa_plugin.evaluate.uncertainty import MARK, alike, legend, plus_minus
 from poa_plugin.files import write_whole
 
 KINDS = ("trained", "untrained", "reference", "pixels")
@@ -72,9 +74,9 @@ def read_rows(folder: Path) -> list[KnnRow]:
         raise UserError(f"The results in '{file}' cannot be read: {error}.") from error
 
 
-def beside_untrained(rows: Sequence[KnnRow]) -> Iterator[tuple[str, KnnRow, float | None]]:
-    """Yield what a table shows: a row's label, the row, and the accuracy before training if known."""
-    before = {(row.network, row.k): row.top1 for row in rows if row.kind == "untrained"}
+def beside_untrained(rows: Sequence[KnnRow]) -> Iterator[tuple[str, KnnRow, KnnRow | None]]:
+    """Yield what a table shows: a row's label, the row, and the one before training if there is one."""
+    before = {(row.network, row.k): row for row in rows if row.kind == "untrained"}
     for row in rows:
         if row.kind == "trained":
             yield row.network, row, before.get((row.network, row.k))
@@ -83,14 +85,31 @@ def beside_untrained(rows: Sequence[KnnRow]) -> Iterator[tuple[str, KnnRow, floa
 
 
 def results_table(rows: Sequence[KnnRow]) -> str:
-    """Return a text table: one line for each network and k, trained beside untrained."""
+    """Return a text table: one line for each network and k, trained beside untrained.
+
+    An accuracy stands with its standard error. MARK stands beside a trained network that is not
+    distinguishable from the best one at the same k.
+    """
+    best = {k: _best(rows, k) for k in {row.k for row in rows}}
+    known = any(row.n_test for row in rows)
+    wide = 10 if known else 6
     lines = [
-        f"{'network':<22} {'params':>8} {'FLOPs':>8} {'k':>4} {'top-1':>6} {'untrained':>9} {'gain':>6}"
+        f"{'network':<22} {'params':>8} {'FLOPs':>8} {'k':>4} {'top-1':>{wide}} "
+        f"{' ' * 2 * known}{'untrained':>{max(wide, 9)}} {'gain':>6}"
     ]
     for name, row, start in beside_untrained(rows):
-        compared = f"{start:9.1f} {row.top1 - start:+6.1f}" if start is not None else ""
+        top1 = f"{plus_minus(row.top1, row.n_test):>{wide}} "
+        mark = f"{MARK if _like(row, best[row.k]) else '':<2}" if known else ""
+        compared = (
+            f"{plus_minus(start.top1, start.n_test):>{max(wide, 9)}} {row.top1 - start.top1:+6.1f}"
+            if start is not None
+            else ""
+        )
         size = f"{short(row.params):>8} {short(row.flops):>8}"
-        lines.append(f"{name:<22} {size} {row.k:>4} {row.top1:6.1f} {compared}".rstrip())
+        lines.append(f"{name:<22} {size} {row.k:>4} {top1}{mark}{compared}".rstrip())
+    if known:
+        n_test = max(row.n_test for row in rows)
+        lines.append(f"{legend('the best network at its k', n_test)}")
     return "\n".join(lines)
 
 
@@ -118,11 +137,36 @@ def short(number: int) -> str:
     return str(number) if number else "-"
 
 
+def is_number(value: Any) -> bool:
+    """Tell whether a value read from a file is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_count(value: Any) -> bool:
+    """Tell whether a value read from a file is a number that something can be counted with."""
+    return is_number(value) and 0 <= value < math.inf
+
+
+def _best(rows: Sequence[KnnRow], k: int) -> KnnRow | None:
+    """Return the trained network of the highest accuracy at a k."""
+    trained = [row for row in rows if row.kind == "trained" and row.k == k]
+    return max(trained, key=lambda row: row.top1, default=None)
+
+
+def _like(row: KnnRow, best: KnnRow | None) -> bool:
+    """Tell whether a row is another network than the best one, and not distinguishable from it."""
+    if best is None or row is best or row.kind != "trained":
+        return False
+    return alike(row.top1, best.top1, min(row.n_test, best.n_test))
+
+
 def _row(record: dict[str, Any]) -> KnnRow:
     row = KnnRow(**record)
+    if not isinstance(row.network, str) or not isinstance(row.branch, str):
+        raise ValueError(f"the network '{row.network}' has a name that is not text")
     if row.kind not in KINDS:
         raise ValueError(f"unknown kind '{row.kind}'; {did_you_mean(str(row.kind), KINDS)}")
-    numbers = (row.k, row.top1, row.width, row.depth, row.params, row.flops)
-    if not all(isinstance(number, int | float) for number in numbers):
+    counts = (row.k, row.width, row.depth, row.params, row.flops, row.step, row.n_test)
+    if not is_number(row.top1) or not all(map(is_count, counts)):
         raise ValueError(f"the row of '{row.network}' holds something that is not a number")
     return row

@@ -1,4 +1,4 @@
-"""Sizes as people write them: 30M, 5G, 500k."""
+"""Sizes as people write them: 30M, 5G, 500k, 1e6."""
 
 from __future__ import annotations
 
@@ -8,32 +8,47 @@ from decimal import Decimal
 
 from poa_plugin.errors import UserError
 
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-NUMBER = r"(\d+(?:\.\d*)?|\.\d+)(?:e([+-]?\d{1,3}))?"
+UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "t": 1_000_000_000_000}
+BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+NUMBER = r"\s*((?:[0-9]+|[0-9]{1,3}(?:_[0-9]{3})+)(?:\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?\s*"
 LARGEST = 10**18
 """No network and no machine has as many parameters or bytes."""
 
 
 def parse_size(text: str, what: str) -> int:
-    """Return the number that a text such as `30M`, `1.5G`, `30 M`, `1e6`, `500k` or `21674880` stands for.
+    """Return the number that a text such as `30M`, `1.5G`, `1e6` or `1_000_000` stands for.
 
     Args:
-        text: a positive number and k, M, G or T, powers of a thousand, in either case.
+        text: a positive number and k, M, G or T, powers of a thousand, in either case, after a space or
+            not; or an exponent in their place.
         what: the option it was given to, for the message.
 
     Raises:
-        UserError: it is no such text, no positive number, or larger than 10 ** 18.
+        UserError: it is no such text, or no number from 1 on.
     """
-    match = re.fullmatch(rf"\s*{NUMBER}\s*([kmgt]?)\s*", text, re.IGNORECASE)
-    number = Decimal(0)
-    if match:
-        number = Decimal(f"{match[1]}e{match[2] or 0}") * UNITS[match[3].lower()]
-    if not 1 <= number <= LARGEST:
-        raise UserError(
-            f"{what} is '{text}': write a positive number such as 21674880, 500k, 30M or 1.5G"
-            f"{', at most 1e18' if number > LARGEST else ''}."
-        )
-    return int(number.to_integral_value())
+    return _parse(
+        text,
+        f"({'|'.join(UNITS)})",
+        f"{what} is '{text}': write a positive number such as 21674880, 500k, 30M, 1.5G or 1e6.",
+    )
+
+
+def parse_bytes(text: str, what: str) -> int:
+    """Return the bytes that a text such as `512M`, `4G`, `4GB`, `4GiB` or `4e9` stands for.
+
+    k, M, G and T are powers of a thousand, with a `B` after them or not; Ki, Mi, Gi and Ti are powers
+    of 1024.
+
+    Raises:
+        UserError: it is no such text, or no number from 1 on.
+    """
+    units = "|".join([*filter(None, UNITS), *BINARY])
+    return _parse(
+        text,
+        f"(?:({units}|)b?)",
+        f"{what} is '{text}': write a positive number of bytes such as 512M, "
+        f"4G, 4GB (1 G is 1000 M), 4GiB (1 Gi is 1024 Mi) or 4e9.",
+    )
 
 
 def parse_milliseconds(text: str, what: str) -> float:
@@ -49,3 +64,15 @@ def parse_milliseconds(text: str, what: str) -> float:
     if not 0 < number < math.inf:
         raise UserError(f"{what} is '{text}': write a positive number of milliseconds such as 12.")
     return number
+
+
+def _parse(text: str, units: str, message: str) -> int:
+    found = re.fullmatch(NUMBER + units + r"\s*", text, re.IGNORECASE)
+    if found is None or (found[2] and found[3]):
+        raise UserError(message)
+    if len(found[2] or "") > 5:
+        raise UserError(message)
+    number = Decimal(found[1] + (found[2] or "")) * (UNITS | BINARY)[found[3].lower()]
+    if not 1 <= number <= LARGEST:
+        raise UserError(f"{message[:-1]}, at most 1e18." if number > LARGEST else message)
+    return int(number.to_integral_value())

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.patheffects import withStroke
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from poa_plugin.evaluate.pick import pareto_front, shown_k
-from poa_plugin.evaluate.plots import MUTED, new_figure, save_figure, width_colours
-from poa_plugin.evaluate.results import short
-from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep
+from poa_plugin.errors import UserError
+from poa_plugin.evaluate.accuracy_plots import AXES, PLACES, draw_accuracy, name_points
+from poa_plugin.evaluate.figures import add_legend, new_figure, save_figure, write_cells
+from poa_plugin.evaluate.front import evaluated
+from poa_plugin.evaluate.pick import shown_k
+from poa_plugin.evaluate.record import swept_entry
+from poa_plugin.evaluate.sweep_results import Sweep
+from poa_plugin.evaluate.uncertainty import standard_error
 
 PARETO, MAP = "sweep_pareto.png", "sweep_map.png"
-CORNERS = ("smallest", "intact")
-"""Aliases that every space has; the others are sizes with names of their own."""
 
 
 def plot_sweep(sweep: Sweep, folder: Path) -> list[Path]:
@@ -32,34 +29,23 @@ def plot_sweep(sweep: Sweep, folder: Path) -> list[Path]:
 def plot_pareto(sweep: Sweep, file: Path) -> None:
     """Draw accuracy against parameters, FLOPs and latency, as in the paper's Figure 1.
 
-    Every network is a point, coloured by its width; latency is left out unless all have one.
+    Every network is a point, coloured by its width. Latency is left out where no network has one; a
+    latency that is not reliable is drawn hollow, and is on no Pareto front.
     """
     k = shown_k(sweep)
-    networks = [own for own in sweep.networks if k in own.top1]
-    panels: list[tuple[str, Callable[[NetworkResult], float]]] = [
-        ("parameters", lambda own: own.params),
-        ("FLOPs (multiply-adds of one image)", lambda own: own.flops),
-    ]
-    if all(own.latency_ms is not None for own in networks):
-        panels.append(("latency of one image (ms)", lambda own: own.latency_ms or 0.0))
+    entries = evaluated([swept_entry(own, sweep.n_test) for own in sweep.networks], k)
+    panels = {key: label for key, label in AXES.items() if any(map(PLACES[key], entries))}
+    if not entries or not panels:
+        raise UserError("The sweep holds no accuracies to draw: run 'poa sweep' on the run again.")
     figure, all_axes = new_figure(len(panels), width=1.5 + 4.1 * len(panels), height=4.4)
-    colours = width_colours(sorted({own.width for own in networks}))
-    for axes, (label, size) in zip(all_axes, panels, strict=True):
-        for width, colour in colours.items():
-            own = [network for network in networks if network.width == width]
-            x, y = np.array([(size(network), network.top1[k]) for network in own]).T
-            dot = 30 if len(networks) < 60 else 16
-            axes.scatter(x, y, s=dot, color=colour, label=f"width {width}", linewidths=0)
-        front = pareto_front(networks, size, k)
-        line = np.array([(size(network), network.top1[k]) for network in front]).T
-        axes.plot(*line, color="#d55e00", linewidth=1.2, zorder=1, label="Pareto front")
-        _logarithmic(axes, [size(network) for network in networks])
-        axes.margins(y=0.12)
-        _name_sizes(axes, networks, size, k)
+    for axes, (key, label) in zip(all_axes, panels.items(), strict=True):
+        draw_accuracy(axes, entries, key, k)
         axes.set_xlabel(label)
     all_axes[0].set_ylabel(f"k-NN top-1 (%), k = {k}")
-    all_axes[-1].legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-    figure.suptitle(f"{len(networks)} networks of one pre-training run")
+    add_legend(all_axes[-1])
+    figure.suptitle(f"{len(entries)} networks of one pre-training run")
+    for axes, key in zip(all_axes, panels, strict=True):
+        name_points(axes, entries, key, k)
     save_figure(figure, file)
 
 
@@ -67,7 +53,7 @@ def plot_map(sweep: Sweep, file: Path) -> None:
     """Draw accuracy over width and depth; where networks share both, the best of them."""
     k = shown_k(sweep)
     best: dict[tuple[int, int], float] = {}
-    networks = [own for own in sweep.networks if k in own.top1]
+    networks = evaluated(sweep.networks, k)
     for own in networks:
         cell = (own.depth, own.width)
         best[cell] = max(best.get(cell, 0.0), own.top1[k])
@@ -81,66 +67,12 @@ def plot_map(sweep: Sweep, file: Path) -> None:
     axes.set_yticks(range(len(depths)), [str(d) for d in depths])
     axes.set_xlabel("width")
     axes.set_ylabel("depth" if len(best) == len(networks) else "depth, all stages together")
-    figure.colorbar(image, ax=axes, label=f"k-NN top-1 (%), k = {k}")
-    middle = np.nanmin(table) + 0.6 * np.ptp(table[np.isfinite(table)])
-    for (row, column), value in np.ndenumerate(table):
-        if np.isfinite(value):
-            colour = "white" if value < middle else "black"
-            text = f"{value:.1f}"
-            axes.text(column, row, text, ha="center", va="center", color=colour, fontsize=8)
+    errors = [standard_error(own.top1[k], sweep.n_test) for own in networks if sweep.n_test]
+    known = f", each ±{max(errors):.1f} or less" if errors else ""
+    figure.colorbar(image, ax=axes, label=f"k-NN top-1 (%), k = {k}{known}")
+    write_cells(axes, image, table, lambda top1: f"{top1:.1f}")
     shared = len(networks) - len(best)
     axes.set_title(
         "Best of the networks of each width and depth" if shared else "Accuracy by width and depth"
     )
     save_figure(figure, file)
-
-
-def own_names(network: NetworkResult) -> list[str]:
-    """Return the names that the sizes of a family have beside `w384_d12`, such as `small`."""
-    return [name for name in network.aliases if name not in CORNERS]
-
-
-def _name_sizes(
-    axes: Axes, networks: Sequence[NetworkResult], size: Callable[[NetworkResult], float], k: int
-) -> None:
-    """Mark the networks whose sizes have names."""
-    for own in networks:
-        names = own_names(own)
-        if not names:
-            continue
-        x, y = size(own), own.top1[k]
-        axes.scatter(x, y, s=90, marker="*", color="#d55e00", edgecolors="white", zorder=4)
-        low, high = axes.get_xlim()
-        at_the_right = x > low * (high / low) ** 0.75
-        axes.annotate(  # below the point, where smaller networks are seldom as accurate
-            ", ".join(names),
-            (x, y),
-            xytext=(6, -30) if at_the_right else (24, -13),
-            textcoords="offset points",
-            ha="right" if at_the_right else "left",
-            va="center",
-            fontsize=9,
-            fontweight="bold",
-            arrowprops={"arrowstyle": "-", "color": MUTED, "linewidth": 0.8, "shrinkB": 4},
-            path_effects=[withStroke(linewidth=3, foreground="white")],
-            zorder=5,
-        )
-
-
-def _logarithmic(axes: Axes, values: Sequence[float]) -> None:
-    """Scale the x axis by factors, with ticks that read 20k, 50k, 100k."""
-    low, high = min(values), max(values)
-    margin = (high / low) ** 0.06 if high > low else 1.5
-    axes.set_xscale("log")
-    axes.set_xlim(low / margin, high * margin)
-    steps = (1, 2, 5) if high / low < 100 else (1, 3)
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=steps))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.xaxis.set_major_formatter(FuncFormatter(_tick))
-    axes.grid(axis="x", color="#eeeeee", linewidth=0.6)
-    axes.tick_params(colors=MUTED, labelcolor="black")
-
-
-def _tick(value: float, _: Any) -> str:
-    return short(round(value)) if value >= 1000 else f"{value:g}"

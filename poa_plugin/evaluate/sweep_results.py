@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from poa_plugin.errors import UserError
+from poa_plugin.evaluate.results import is_count, is_number
+from poa_plugin.evaluate.uncertainty import standard_error
 from poa_plugin.files import write_whole
 
 JSON, CSV = "sweep.json", "sweep.csv"
@@ -57,6 +59,12 @@ class Sweep:
         """The k for which there are accuracies, in increasing order."""
         return sorted({k for network in self.networks for k in network.top1})
 
+    @property
+    def n_test(self) -> int:
+        """Images that the accuracies were measured on; 0 where the sweep does not say."""
+        number = self.conditions.get("n_test")
+        return number if isinstance(number, int) and number > 0 else 0
+
 
 def write_sweep(folder: Path, sweep: Sweep) -> None:
     """Write `sweep.json` and `sweep.csv` into a folder, each whole or not at all."""
@@ -68,13 +76,20 @@ def write_sweep(folder: Path, sweep: Sweep) -> None:
     write_whole(folder / JSON, json.dumps(record, indent=1) + "\n")
     table = io.StringIO(newline="")
     writer = csv.writer(table)
-    columns = ["name", "also_called", "width", "depth", "params", "flops", "latency_ms"]
-    writer.writerow([*columns, *[f"top1_k{k}" for k in sweep.ks]])
+    columns = ["name", "also_called", "width", "depth", "params", "flops"]
+    columns += ["latency_ms", "latency_spread_ms"]
+    errors = [f"standard_error_k{k}" for k in sweep.ks] if sweep.n_test else []
+    writer.writerow([*columns, *[f"top1_k{k}" for k in sweep.ks], *errors])
     for own in sweep.networks:
-        latency = "" if own.latency_ms is None else f"{own.latency_ms:.4g}"
-        sizes = [own.width, own.depth, own.params, own.flops, latency]
+        times = [
+            "" if time is None else f"{time:.4g}"
+            for time in (own.latency_ms, own.latency_spread_ms)
+        ]
+        sizes = [own.width, own.depth, own.params, own.flops, *times]
         accuracies = [own.top1.get(k, "") for k in sweep.ks]
-        writer.writerow([own.network, " ".join(own.aliases), *sizes, *accuracies])
+        writer.writerow(
+            [own.network, " ".join(own.aliases), *sizes, *accuracies, *_errors(own, sweep)]
+        )
     write_whole(folder / CSV, table.getvalue())
 
 
@@ -95,10 +110,23 @@ def read_sweep(folder: Path) -> Sweep | None:
         raise UserError(f"The sweep in '{file}' cannot be read: {error!r}.") from error
 
 
+def _errors(network: NetworkResult, sweep: Sweep) -> list[str]:
+    """Return the standard errors of a network's accuracies, none if the number of images is not known."""
+    if not sweep.n_test:
+        return []
+    return [
+        f"{standard_error(network.top1[k], sweep.n_test):.4g}" if k in network.top1 else ""
+        for k in sweep.ks
+    ]
+
+
 def _network(record: dict[str, Any]) -> NetworkResult:
     top1 = {int(k): float(value) for k, value in record["top1"].items()}
     own = NetworkResult(**{**record, "aliases": tuple(record["aliases"]), "top1": top1})
-    numbers = (own.width, own.depth, own.params, own.flops, own.latency_ms or 0)
-    if not all(isinstance(number, int | float) for number in numbers):
+    if not all(isinstance(name, str) for name in (own.network, *own.aliases)):
+        raise ValueError(f"the record of '{own.network}' has a name that is not text")
+    sizes = (own.width, own.depth, own.params, own.flops)
+    times = (own.latency_ms or 0, own.latency_spread_ms or 0)
+    if not all(is_count(size) for size in sizes) or not all(map(is_number, times)):
         raise ValueError(f"the record of '{own.network}' holds something that is not a number")
     return own

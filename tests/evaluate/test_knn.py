@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -210,6 +211,29 @@ def test_the_table_sets_trained_beside_untrained() -> None:
     [head, line] = table.splitlines()
     assert head.split()[:3] == ["network", "params", "FLOPs"]
     assert line.split() == ["w48_d2", "1.23M", "45.6M", "20", "60.0", "40.0", "+20.0"]
+
+
+def test_the_table_shows_uncertainty() -> None:
+    rows = [
+        replace(row(name, kind, top1), n_test=600)
+        for name, kind, top1 in (
+            ("w48_d2", "trained", 60.0),
+            ("w48_d2", "untrained", 40.0),
+            ("w64_d2", "trained", 70.0),
+            ("w80_d2", "trained", 72.0),
+        )
+    ]
+    _, first, second, third, note = results_table([*rows, row("raw", "pixels", 70.0)]).splitlines()[
+        :5
+    ]
+    assert first.split()[4:] == ["60.0", "±2.0", "40.0", "±2.0", "+20.0"]
+    assert second.split()[4:] == ["70.0", "±1.9", "≈"]
+    assert third.split()[4:] == ["72.0", "±1.8"]
+    assert note.split()[0] == "pixels:"
+    said = results_table(rows).splitlines()[-1]
+    assert said.startswith(
+        "± is one standard error on 600 test images; ≈ is not distinguishable from"
+    )
 
 
 @pytest.mark.parametrize(

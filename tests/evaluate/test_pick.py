@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.pick import Limits, describe, pareto_front, pick, shown_k
-from poa_plugin.evaluate.sizes import parse_milliseconds, parse_size
+from poa_plugin.evaluate.pick import Limits, pick, shown_k
+from poa_plugin.evaluate.picked import describe, explain
+from poa_plugin.evaluate.sizes import parse_bytes, parse_milliseconds, parse_size
 from poa_plugin.evaluate.sweep_plots import plot_map, plot_pareto, plot_sweep
 from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep
 from poa_plugin.evaluate.sweep_table import sweep_table
@@ -39,6 +40,7 @@ SWEEP = Sweep({}, [SMALL, SLOW, TWIN, LARGE])
         (Limits(latency_ms=8.5), None, LARGE),
         (Limits(params=400, flops=9000, latency_ms=2), None, TWIN),
         (Limits(params=900), 5, SMALL),
+        (Limits(), None, LARGE),
     ],
 )
 def test_the_most_accurate_that_fits(limits: Limits, k: int | None, wanted: NetworkResult) -> None:
@@ -54,8 +56,6 @@ def test_what_is_wrong_is_said() -> None:
         pick(SWEEP, Limits(params=50, latency_ms=0.8))
     with pytest.raises(UserError, match=r"the nearest is twin, .* 4k FLOPs where 3k are allowed"):
         pick(SWEEP, Limits(flops=3000))
-    with pytest.raises(UserError, match="at least one of --max-params, --max-flops and --max-lat"):
-        pick(SWEEP, Limits())
     with pytest.raises(UserError, match="no accuracies for k = 7: it has k = 5, 20"):
         pick(SWEEP, Limits(params=900), k=7)
     unmeasured = Sweep({}, [SMALL, replace(LARGE, latency_ms=None)])
@@ -75,16 +75,54 @@ def test_what_is_wrong_is_said() -> None:
         ("1.5g", 1_500_000_000),
         (" 2 T ", 2 * 10**12),
         (".5k", 500),
+        ("30 M", 30_000_000),
+        ("1e6", 1_000_000),
+        ("1.5E+9", 1_500_000_000),
+        ("1_000_000", 1_000_000),
     ],
 )
 def test_sizes(text: str, wanted: int) -> None:
     assert parse_size(text, "--max-params") == wanted
 
 
-@pytest.mark.parametrize("text", ["", "M", "30MB", "-3M", "0", "0.2", "3,5M", "nan", "inf"])
+WRONG = [
+    "",
+    "M",
+    "30MB",
+    "-3M",
+    "0",
+    "0.2",
+    "1e6M",
+    "3,5M",
+    "1_0",
+    "nan",
+    "inf",
+    "1e999",
+    "9" * 400,
+    "٣",
+]
+
+
+@pytest.mark.parametrize("text", WRONG)
 def test_wrong_sizes(text: str) -> None:
     with pytest.raises(UserError, match=f"--max-flops is '{text}': write a positive number such"):
         parse_size(text, "--max-flops")
+
+
+def test_bytes() -> None:
+    known = {
+        "512M": 512_000_000,
+        "4 GB": 4 * 10**9,
+        "4GiB": 2**32,
+        "4gi": 2**32,
+        "1.5e9": 1_500_000_000,
+    }
+    assert {text: parse_bytes(text, "--memory") for text in [*known, "9"]} == known | {"9": 9}
+    for text in ("", "much", "4GBi", "-1", "0", "nan", "inf", "4e9G", "B"):
+        with pytest.raises(
+            UserError, match=f"--memory is '{text}': write a positive number of bytes"
+        ):
+            parse_bytes(text, "--memory")
 
 
 def test_milliseconds() -> None:
@@ -97,19 +135,67 @@ def test_milliseconds() -> None:
     assert Limits.parse("1k", None, "3") == Limits(params=1000, latency_ms=3.0)
 
 
-def test_the_pareto_front_against_every_pair() -> None:
-    grid = itertools.product((1, 2, 3), (3, 1, 2), range(4))
-    networks = [network(f"n{i}", p, f, 1.0, 60.0 + i % 7) for i, (p, f, _) in enumerate(grid)]
-    front = pareto_front(networks, lambda own: own.params, 20)
-    for own in networks:
-        beaten = any(
-            (other.params <= own.params and other.top1[20] > own.top1[20])
-            or (other.params < own.params and other.top1[20] >= own.top1[20])
-            for other in networks
-        )
-        points = [(other.params, other.top1[20]) for other in front]
-        assert beaten == ((own.params, own.top1[20]) not in points)
-    assert [own.params for own in front] == sorted({own.params for own in front})
+EVEN = Sweep({"n_test": 600}, [replace(own, top1={20: own.top1[20]}) for own in SWEEP.networks])
+
+
+def test_what_cannot_be_told_from_the_picked_one_is_said() -> None:
+    assert explain(EVEN, Limits(params=500), SLOW, 20).startswith("slow: 200 parameters")
+    near = replace(SMALL, network="near", params=120, top1={20: 77.0})
+    nearer = replace(SMALL, network="nearer", params=850, top1={20: 79.0})
+    sweep = replace(EVEN, networks=[*EVEN.networks, near, nearer])
+    said = explain(sweep, Limits(), pick(sweep, Limits()))
+    assert said == (
+        "large: 900 parameters, 90k FLOPs, 8 ms; top-1 80.0 ±1.6 (k = 20). It is the most accurate at "
+        "k = 20 of the 6 networks. ± is one standard error on 600 test images. 2 smaller ones are not "
+        "distinguishable from it (the difference is below 2 standard errors); the smallest of them is near "
+        "with 120 parameters (77.0 ±1.7)."
+    )
+    limits = Limits(params=900, flops=100_000, latency_ms=8)
+    said = explain(replace(sweep, networks=[*EVEN.networks, nearer]), limits, LARGE)
+    assert "the 4 networks with at most 900 parameters, 100k FLOPs and 8 ms." in said
+    assert "nearer with 850 parameters (79.0 ±1.7) is not distinguishable from it: the diff" in said
+    said = explain(EVEN, Limits(), LARGE)
+    assert said.endswith("No smaller one is as accurate within that uncertainty.")
+    assert "It is the only one of 4 networks with at most 100 parameters." in explain(
+        EVEN, Limits(params=100), SMALL
+    )
+
+
+def test_an_unknown_number_of_test_images_claims_nothing() -> None:
+    said = explain(SWEEP, Limits(), LARGE)
+    assert "±" not in said
+    assert "distinguishable" not in said
+
+
+def test_an_unreliable_latency_is_not_picked_by() -> None:
+    shaky = replace(LARGE, latency_ms=1.0, latency_spread_ms=30.0)
+    steady = [replace(own, latency_spread_ms=0.02) for own in (SMALL, TWIN)]
+    sweep = Sweep({"n_test": 600}, [*steady, shaky])
+    limits = Limits(latency_ms=5)
+    assert pick(sweep, limits).network == "twin"
+    said = explain(sweep, limits, steady[1])
+    assert "2 ±0.01 ms" in said
+    assert "The latencies of 1 of 3 networks is unreliable" not in said
+    assert "1 of 3 latencies is unreliable and was not picked by" in said
+    assert pick(sweep, Limits(params=900)) is shaky
+    said = explain(sweep, Limits(params=900), shaky)
+    assert "1 ±15 ms ?" in said.replace(" ? ms", " ms ?")
+    assert "not picked by" not in said
+    with pytest.raises(
+        UserError, match=r"No network fits: the nearest is small, .* 1 of 3 latencies"
+    ):
+        pick(sweep, Limits(latency_ms=0.5))
+    with pytest.raises(UserError, match="1 of 1 latencies is unreliable"):
+        pick(Sweep({}, [shaky]), limits)
+    table = sweep_table(sweep)
+    assert "? the rounds disagree, for 1 of 3 networks" in table
+
+
+def test_accuracies_that_are_no_numbers_are_not_picked() -> None:
+    lost = replace(LARGE, top1={20: float("nan")})
+    assert pick(Sweep({}, [lost, SMALL, SLOW]), Limits()) == SLOW
+    with pytest.raises(UserError, match="holds no accuracies"):
+        pick(Sweep({}, [lost]), Limits())
 
 
 def test_k_that_is_shown() -> None:
@@ -127,6 +213,25 @@ def test_the_table_shows_the_front_and_the_names() -> None:
     assert lines[-1].split() == ["named", "950", "10", "-", "80.0", "10.0", "base,", "intact"]
     assert last.startswith("4 of 5 networks")
     assert describe(named).startswith("named (base, intact): 950 parameters, 10 FLOPs; top-1 80.0")
+
+
+def test_the_table_shows_uncertainty() -> None:
+    near = replace(SMALL, network="near", params=120, top1={20: 77.0}, latency_spread_ms=0.1)
+    _, *lines, front, marks, which, ms = sweep_table(
+        replace(EVEN, networks=[*EVEN.networks, near])
+    ).splitlines()
+    assert [line.split()[:2] for line in lines] == [["*", "small"], ["*≈", "near"], ["*", "large"]]
+    assert "77.0 ±1.7" in lines[1]
+    assert "1 ±0.05" in lines[1]
+    assert "* no network with as few parameters" in front
+    assert marks.startswith(
+        "± is one standard error on 600 test images; ≈ is not distinguishable from large"
+    )
+    assert which.startswith(
+        "1 network is not distinguishable from large at k = 20, 1 of them marked *; the sm"
+    )
+    assert "near with 120 parameters" in which
+    assert ms.startswith("ms: the median")
 
 
 def grid(latency: bool = True, stages: bool = False) -> Sweep:

@@ -42,6 +42,24 @@ def test_knn_and_sweep_of_one_network_at_one_step(tmp_path: Path) -> None:
     assert recorded_results(tmp_path, "w32_d2", "teacher", 5) == []
 
 
+def test_uncertainty_is_recorded_where_the_number_of_images_is_known(tmp_path: Path) -> None:
+    networks = [
+        NetworkResult(f"w32_d{i}", (), 32, i, i, 1, top1={20: top1})
+        for i, top1 in ((2, 70.0), (3, 72.0), (4, 60.0))
+    ]
+    conditions = {"branch": "teacher", "step": 4, "n_test": 600}
+    write_sweep(tmp_path, Sweep(conditions, networks))
+    near, best, far = (recorded_results(tmp_path, own.network, "teacher", 4)[0] for own in networks)
+    assert near["n_test"] == 600
+    assert near["standard_error"] == pytest.approx(1.871, abs=1e-3)
+    assert (near["best"], near["best_top1"]) == ("w32_d3", 72.0)
+    assert [own["distinguishable_from_best"] for own in (near, best, far)] == [False, False, True]
+    row = KnnRow("w32_d2", "trained", 20, 71.0, branch="teacher", step=4, n_test=600)
+    write_rows(tmp_path, [row])
+    [near] = recorded_results(tmp_path, "w32_d2", "teacher", 4)
+    assert (near["by"], near["best"], near["top1"]) == ("poa eval knn", "w32_d2", 71.0)
+
+
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text("{")
     with pytest.raises(UserError, match=r"sweep\.json' cannot be read"):

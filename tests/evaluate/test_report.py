@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from matplotlib.figure import Figure
 from PIL import Image
 
 from poa_plugin.cli import main
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import KnnRow, write_report
-from poa_plugin.evaluate.curves import running_mean
-from poa_plugin.evaluate.page.data import page_data
-from poa_plugin.evaluate.plots import _curve
-from poa_plugin.evaluate.record import RunRecord, merge_results, read_record
+from poa_plugin.evaluate.record import merge_results, read_record
 from poa_plugin.evaluate.results import write_rows
 from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, write_sweep
 from tests.evaluate.example_runs import swept_run
@@ -112,16 +109,6 @@ def test_damaged_and_short_metrics(tmp_path: Path) -> None:
         (tmp_path / "metrics.jsonl").write_text(f"{line}\n{damaged}\n{line}\n")
         with pytest.raises(UserError, match=f"Line 2 of .*{said}"):
             write_report(tmp_path)
-
-
-def test_the_loss_is_not_smoothed_across_a_term_that_joins() -> None:
-    axes = Figure().subplots()
-    steps, loss = np.arange(100), np.repeat([1.0, 5.0], 50)
-    _curve(axes, steps, loss, "total", "black", breaks=[50])
-    assert np.concatenate([line.get_ydata() for line in axes.lines[1:]]).tolist() == loss.tolist()
-    assert len(axes.get_legend_handles_labels()[1]) == 1
-    assert running_mean(np.arange(9.0), 2).tolist() == [1, 1.5, 2, 3, 4, 5, 6, 6.5, 7]
-    assert running_mean(np.array([4.0]), 3).tolist() == [4]
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
@@ -243,12 +230,107 @@ def test_a_configuration_that_is_damaged(tmp_path: Path) -> None:
         write_report(run)
 
 
-def test_long_curves_are_shown_by_means() -> None:
-    lines = [
-        {"step": step, "loss": step / 2, "terms": {"koleo_intact": 1.0}} for step in range(4000)
-    ]
-    total, koleo = page_data([RunRecord("run", lines=lines)])["runs"][0]["losses"]
-    assert len(total["steps"]) == len(koleo["measured"]) == 400
-    assert total["steps"][:2] == [5.5, 15.5]
-    assert total["measured"][:2] == [2.25, 7.25]
-    assert set(koleo["smooth"]) == {1.0}
+def test_a_page_is_written_whole_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = swept_run(tmp_path / "run")
+    folder = write_report(run).parent
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    assert set(before) == {"index.html", "accuracy.png", "losses.png", "sampling.png"}
+    (run / "metrics.jsonl").write_text('{"step": 0, "loss": 1.5, "terms": {"koleo": 1.5}}\n')
+    write = Path.write_bytes
+
+    def full(self: Path, data: bytes) -> int:
+        if "index" in self.name:
+            write(self, data[:9])
+            raise OSError(errno.ENOSPC, "full", str(self))
+        return write(self, data)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="full"):
+        write_report(run)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+    monkeypatch.undo()
+    (folder / "losses.png").unlink()
+    (folder / "losses.png").mkdir()
+    with pytest.raises(IsADirectoryError):
+        write_report(run)
+    assert (folder / "index.html").read_bytes() == before["index.html"]
+    assert not [file for file in folder.iterdir() if file.name.endswith(".partial")]
+
+
+def test_names_of_any_bytes_can_be_shown(tmp_path: Path) -> None:
+    names = ["_$x^{\\frac", "日本🦊", os.fsdecode(b"a\xff"), os.fsdecode(b"a\xfe")]
+    runs = [swept_run(tmp_path / name) for name in names]
+    for run in runs:
+        text = (run / "metrics.jsonl").read_text()
+        (run / "metrics.jsonl").write_text(text.replace("koleo", "_$k^{"))
+        (run / "eval/sweep.json").write_text(
+            (run / "eval/sweep.json").read_text().replace('"small"', '"\\ud800 $^{"')
+        )
+    assert write_report(runs[0]).is_file()
+    html = write_report(*runs, to=tmp_path / "page.html").read_text()
+    assert "日本🦊" in html
+    assert html.count("<option value=") > 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("width", "8"),
+        ("params", None),
+        ("flops", -1),
+        ("params", True),
+        ("depth", math.nan),
+        ("latency_ms", "fast"),
+        ("latency_spread_ms", [1]),
+        ("aliases", 3),
+        ("aliases", [3]),
+        ("network", 7),
+        ("top1", {"20": "high"}),
+        ("top1", {"k": 1.0}),
+        ("unknown", 1),
+    ],
+)
+def test_a_sweep_of_the_wrong_kind_is_a_sentence(tmp_path: Path, name: str, value: object) -> None:
+    run = swept_run(tmp_path / "run")
+    record = json.loads((run / "eval/sweep.json").read_text())
+    record["networks"][2][name] = value
+    (run / "eval/sweep.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"sweep\.json' cannot be read"):
+        write_report(run)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("network", 3),
+        ("k", "20"),
+        ("n_test", -1),
+        ("params", math.inf),
+        ("kind", []),
+        ("branch", 1),
+    ],
+)
+def test_rows_of_the_wrong_kind_are_a_sentence(tmp_path: Path, name: str, value: object) -> None:
+    run = swept_run(tmp_path / "run")
+    rows = json.loads((run / "eval/knn.json").read_text())
+    rows[0][name] = value
+    (run / "eval/knn.json").write_text(json.dumps(rows))
+    with pytest.raises(UserError, match=r"knn\.json' cannot be read"):
+        write_report(run)
+
+
+def test_results_of_an_earlier_version_are_read(tmp_path: Path) -> None:
+    run = swept_run(tmp_path / "run")
+    rows = json.loads((run / "eval/knn.json").read_text())
+    sweep = json.loads((run / "eval/sweep.json").read_text())
+    for row in rows:
+        del row["n_test"]
+    for network in sweep["networks"]:
+        del network["latency_spread_ms"]
+    (run / "eval/knn.json").write_text(json.dumps(rows))
+    (run / "eval/sweep.json").write_text(json.dumps(sweep))
+    html = re.sub("<script.*</script>", "", write_report(run).read_text(), flags=re.DOTALL)
+    assert "±" not in html
+    assert "≈" not in html

@@ -211,7 +211,19 @@ def test_the_card_tells_what_is_recorded(
             "evaluation_resize_size": 50,
             "evaluation_crop_size": 48,
         },
-        "results": [{"k": 20, "top1": 71.25, "by": "poa eval knn"}],
+        "results": [
+            {"k": 20, "top1": 71.25, "by": "poa eval knn"},
+            {
+                "k": 200,
+                "top1": 70.0,
+                "by": "poa sweep",
+                "n_test": 1600,
+                "standard_error": 1.146,
+                "best": "w96_d6",
+                "best_top1": 71.0,
+                "distinguishable_from_best": False,
+            },
+        ],
     }
     (folder / "config.json").write_text(json.dumps(config))
     argv = ["export", str(folder), "--format", "timm", "--to", str(tmp_path / "to")]
@@ -229,6 +241,9 @@ def test_the_card_tells_what_is_recorded(
         "| data set | `image_folder` |",
         "| named | `a b` |",
         "| 20 | 71.2 | poa eval knn |",
+        "| 200 | 70.0 ±1.1 | poa sweep |",
+        "± is one standard error on 1,600 test images.",
+        "* k = 200: it is not distinguishable from `w96_d6`, the most accurate network of the run (71.0).",
         "## Licence\n\napache-2.0\n",
     ):
         assert line in card

@@ -40,15 +40,26 @@ function draw(parent, tag, attributes = {}, text = null) {
 }
 
 // A count with three digits and a letter, such as 21.7M.
-function short(number) {
+function short(number, digits = 3) {
   for (const [size, letter] of [[1e9, "G"], [1e6, "M"], [1e3, "k"]]) {
-    if (Math.abs(number) >= size) return Number((number / size).toPrecision(3)) + letter;
+    if (Math.abs(number) >= size) return Number((number / size).toPrecision(digits)) + letter;
   }
-  return String(Number(number.toPrecision(3)));
+  return String(Number(number.toPrecision(digits)));
 }
 
-function percent(number) {
-  return number.toFixed(1);
+// Numbers as `short` has them, with as many digits as it takes to tell them apart.
+function shortApart(numbers) {
+  for (let digits = 3; ; digits++) {
+    const texts = numbers.map((number) => short(number, digits));
+    if (digits === 9 || new Set(texts).size === texts.length) return texts;
+  }
+}
+
+// An accuracy with its standard error where it is known, such as 70.1 ±1.8.
+function percent(number, error = null) {
+  if (error === null) return number.toFixed(1);
+  const digits = error >= 0.05 ? 1 : 2;
+  return `${number.toFixed(digits)} ±${error.toFixed(digits)}`;
 }
 
 // The value of a row under a key of the table's columns: "params", "top1:20", "before:20", ...
@@ -61,6 +72,20 @@ function value(row, key) {
 
 function accuracy(row) {
   return row.top1[state.k] ?? null;
+}
+
+// What can be compared: a latency that is not reliable counts as not measured.
+function sizeOf(row, name) {
+  return name === "latency" && !row.reliable ? null : row[name] ?? null;
+}
+
+// The best network of a run at the k that is shown, and the rows that are not distinguishable from it.
+function bestOf(run) {
+  return data.runs[run].best[state.k] ?? null;
+}
+
+function isLikeBest(i) {
+  return bestOf(data.rows[i].run)?.like.includes(i) ?? false;
 }
 
 function gain(row) {
@@ -80,9 +105,9 @@ function colourOf(row) {
   return several ? `var(--r${own % 7})` : `var(--w${own})`;
 }
 
-function viridis(share) {
-  const last = data.viridis.length - 1;
-  return data.viridis[Math.round(Math.min(1, Math.max(0, share)) * last)];
+// The index of a color of the scale, and of the color of a text on it, for a share from 0 to 1.
+function onScale(share) {
+  return Math.round(Math.min(1, Math.max(0, share)) * (data.colors.length - 1));
 }
 
 // Call `run` with the box's width, at once and whenever it changes.

@@ -60,9 +60,14 @@ function ends(numbers, log, room = 0.05) {
   return [low - margin, high + margin];
 }
 
+// Remove a box's drawing, and nothing of its legend.
+function removeDrawing(box) {
+  box.querySelector(":scope > svg")?.remove();
+}
+
 // Axes in a box: an svg, and x and y as functions from values to pixels.
 function axes(box, { xs, ys, log = false, xName, yName, label, height }) {
-  box.querySelector("svg")?.remove();
+  removeDrawing(box);
   const width = Math.max(260, box.clientWidth);
   const inner = { left: 56, right: width - 12, top: 14, bottom: height - 44 };
   const svg = draw(box, "svg", { viewBox: `0 0 ${width} ${height}`, width, height });
@@ -72,14 +77,18 @@ function axes(box, { xs, ys, log = false, xName, yName, label, height }) {
   const x = scale(...ends(xs, log), inner.left, inner.right, log);
   const y = scale(...ends(ys, false), inner.bottom, inner.top, false);
   const grid = draw(svg, "g", { class: "grid", "aria-hidden": "true" });
-  for (const tick of y.ticks(Math.round(height / 50))) {
-    draw(grid, "line", { x1: inner.left, x2: inner.right, y1: y(tick), y2: y(tick) });
-    draw(grid, "text", { x: inner.left - 7, y: y(tick) + 4, class: "end" }, short(tick));
-  }
-  for (const tick of x.ticks(Math.round(width / (log ? 100 : 80)))) {
-    draw(grid, "line", { x1: x(tick), x2: x(tick), y1: inner.bottom, y2: inner.bottom + 5, class: "tick" });
-    draw(grid, "text", { x: x(tick), y: inner.bottom + 19, class: "middle" }, short(tick));
-  }
+  const levels = y.ticks(Math.round(height / 50));
+  shortApart(levels).forEach((text, i) => {
+    const at = y(levels[i]);
+    draw(grid, "line", { x1: inner.left, x2: inner.right, y1: at, y2: at });
+    draw(grid, "text", { x: inner.left - 7, y: at + 4, class: "end" }, text);
+  });
+  const ticks = x.ticks(Math.round(width / (log ? 100 : 80)));
+  shortApart(ticks).forEach((text, i) => {
+    const at = x(ticks[i]);
+    draw(grid, "line", { x1: at, x2: at, y1: inner.bottom, y2: inner.bottom + 5, class: "tick" });
+    draw(grid, "text", { x: at, y: inner.bottom + 19, class: "middle" }, text);
+  });
   draw(grid, "text", { x: (inner.left + inner.right) / 2, y: height - 6, class: "middle name" }, xName);
   const turned = `translate(12 ${(inner.top + inner.bottom) / 2}) rotate(-90)`;
   draw(grid, "text", { transform: turned, class: "middle name" }, yName);

@@ -6,19 +6,16 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-from matplotlib import colormaps
-from matplotlib.colors import to_hex
-
-from poa_plugin.evaluate.curves import kind_of, smoothed, summands
+from poa_plugin.evaluate.best import best_of
+from poa_plugin.evaluate.colors import text_on, viridis
+from poa_plugin.evaluate.curves import FROM_THE_START, Curve, Losses
+from poa_plugin.evaluate.front import nearest_k
 from poa_plugin.evaluate.record import Entry, RunRecord
-
-MAX_POINTS = 400
-"""Of a curve; a longer one is shown by the means of so many parts."""
+from poa_plugin.evaluate.uncertainty import MARK, milliseconds, standard_error
 
 
 @dataclass(frozen=True)
@@ -44,11 +41,6 @@ def ks_before(lines: Sequence[Line]) -> list[int]:
     return sorted({k for line in lines for k in line.entry.before})
 
 
-def shown_k(ks: Sequence[int]) -> int | None:
-    """Return the k that a page starts with: 20, or the nearest that was evaluated."""
-    return min(ks, key=lambda k: abs(k - 20), default=None)
-
-
 def widths_of(lines: Sequence[Line]) -> list[int]:
     """Return the widths of the runs' own networks, in increasing order."""
     own = [line.entry for line in lines if line.entry.kind in ("trained", "untrained")]
@@ -56,17 +48,31 @@ def widths_of(lines: Sequence[Line]) -> list[int]:
 
 
 def page_data(records: Sequence[RunRecord]) -> dict[str, Any]:
-    """Return everything that the script draws: rows as the table has them, losses, draws, colours."""
+    """Return everything that the script draws: rows as the table has them, losses, draws, colors."""
     lines = table_lines(records)
+    losses = [record.losses for record in records]
+    compared = any(each and each.from_the_start for each in losses)
+    colors = viridis(33)
     return {
         "runs": [
-            {"name": record.name, "losses": _losses(record), "draws": _draws(record)}
-            for record in records
+            {
+                "name": record.name,
+                "losses": _losses(own, compared),
+                "skipped": [
+                    {"first": first, "last": last, "count": count}
+                    for first, last, count in record.skipped_ranges
+                ],
+                "draws": _draws(record),
+                "best": _best(record, lines),
+            }
+            for record, own in zip(records, losses, strict=True)
         ],
         "rows": [_row(line) for line in lines],
         "widths": widths_of(lines),
-        "k": shown_k(all_ks(lines)),
-        "viridis": [to_hex(colour) for colour in colormaps["viridis"](np.linspace(0, 1, 33))],
+        "k": nearest_k(all_ks(lines)),
+        "colors": colors,
+        "texts": [text_on(color) for color in colors],
+        "mark": MARK,
     }
 
 
@@ -75,15 +81,30 @@ def as_json(data: Any) -> str:
     return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
-def width_colours(n_widths: int, dark: bool) -> list[str]:
-    """Return a colour for each width: viridis without the end that the background swallows."""
-    ends = (0.25, 0.97) if dark else (0.0, 0.85)
-    return [to_hex(colour) for colour in colormaps["viridis"](np.linspace(*ends, n_widths))]
-
-
 def finite(number: float | None) -> float | None:
     """Return a number with six digits, and None in the place of what cannot be drawn."""
     return float(f"{number:.6g}") if number is not None and math.isfinite(number) else None
+
+
+def exact(number: float | None) -> float | None:
+    """Return a number as it is, so that a Pareto front is the same here and in the script, or None."""
+    return number if number is not None and math.isfinite(number) else None
+
+
+def latency_text(entry: Entry) -> str:
+    """Return an entry's latency in milliseconds with its spread."""
+    if entry.latency_ms is None or not math.isfinite(entry.latency_ms):
+        return ""
+    return milliseconds(entry.latency_ms, entry.latency_spread_ms)
+
+
+def errors(accuracies: Mapping[int, float], n_test: Mapping[int, int]) -> dict[str, float]:
+    """Return the standard error of each accuracy whose number of test images is known."""
+    return {
+        str(k): round(standard_error(top1, n_test[k]), 4)
+        for k, top1 in accuracies.items()
+        if k in n_test and math.isfinite(top1)
+    }
 
 
 def _row(line: Line) -> dict[str, Any]:
@@ -98,46 +119,61 @@ def _row(line: Line) -> dict[str, Any]:
         "depth": entry.depth,
         "params": entry.params,
         "flops": entry.flops,
-        "latency": finite(entry.latency_ms),
-        "top1": {str(k): finite(value) for k, value in entry.top1.items()},
-        "before": {str(k): finite(value) for k, value in entry.before.items()},
+        "latency": exact(entry.latency_ms),
+        "latencyText": latency_text(entry),
+        "reliable": entry.latency_is_reliable,
+        "top1": {str(k): exact(value) for k, value in entry.top1.items()},
+        "before": {str(k): exact(value) for k, value in entry.before.items()},
+        "errors": errors(entry.top1, entry.n_test),
+        "errorsBefore": errors(entry.before, entry.n_test_before),
     }
 
 
-def _losses(record: RunRecord) -> list[dict[str, Any]]:
-    """Return the curves of a run: the total loss, then its summands."""
-    lines = [line for line in record.lines if line["loss"] is not None]
-    if not lines:
+def _best(record: RunRecord, lines: Sequence[Line]) -> dict[str, Any]:
+    """Return, by k, the row of a run's best network, and which rows are not distinguishable from it."""
+    numbers = {id(line.entry): i for i, line in enumerate(lines)}
+    found = {}
+    for k in sorted({k for entry in record.entries for k in entry.top1}):
+        best = best_of(record.entries, k)
+        if best is not None:
+            like = [numbers[id(entry)] for entry in record.entries if best.is_like(entry)]
+            row = numbers[id(best.entry)]
+            lowest = exact(best.lowest)
+            found[str(k)] = {"row": row, "lowest": lowest, "nTest": best.n_test, "like": like}
+    return found
+
+
+def _losses(losses: Losses | None, compared: bool) -> list[dict[str, Any]]:
+    """Return the curves of a run as the script draws them: the total, its terms, those from the start.
+
+    Args:
+        losses: of the run.
+        compared: whether a run of the page has terms that join, so that all have the last curve.
+    """
+    if losses is None:
         return []
-    steps = np.array([line["step"] + 1 for line in lines])
-    terms = summands(lines)
-    kinds = sorted({kind_of(name) for name in terms})
-    joins: dict[int, set[str]] = {}
-    for name, values in terms.items():
-        if min(values) > 0:
-            joins.setdefault(min(values), set()).add(kind_of(name).replace("_", " "))
-    total = np.array([line["loss"] for line in lines], dtype=float)
-    curves = [_curve("total loss", steps, total, sorted(joins))]
-    curves[0]["joins"] = [{"step": int(steps[i]), "names": sorted(joins[i])} for i in sorted(joins)]
-    for name in sorted(terms):
-        index = np.array(list(terms[name]))
-        measured = np.array(list(terms[name].values()), dtype=float)
-        curve = _curve(name.replace("_", " "), steps[index], measured)
-        curve |= {"colour": kinds.index(kind_of(name)), "dashed": name.endswith("_elastic")}
-        curves.append(curve)
+    kinds = sorted({curve.kind for curve in losses.terms})
+    total = _curve(losses.total)
+    total["joins"] = [{"step": step, "names": list(names)} for step, names in losses.joins]
+    curves = [total]
+    for own in losses.terms:
+        color = {"color": kinds.index(own.kind), "dashed": own.elastic}
+        curves.append(_curve(own) | {"term": True} | color)
+    if compared:
+        start = losses.from_the_start or (None if losses.joins else losses.total)
+        if start is not None:
+            curves.append(_curve(start) | {"name": FROM_THE_START})
     return curves
 
 
-def _curve(name: str, steps: Any, values: Any, breaks: Sequence[int] = ()) -> dict[str, Any]:
-    columns = {
-        "steps": steps,
-        "measured": values,
-        "smooth": np.concatenate(smoothed(values, breaks)),
+def _curve(curve: Curve) -> dict[str, Any]:
+    return {
+        "name": curve.name,
+        "steps": [int(step) for step in curve.steps],
+        "measured": [finite(float(number)) for number in curve.measured],
+        "smooth": [finite(float(number)) for number in curve.smooth],
+        "breaks": list(curve.breaks),
     }
-    for key, column in columns.items():
-        parts = np.array_split(column, MAX_POINTS) if len(column) > MAX_POINTS else column
-        columns[key] = [finite(float(np.mean(part))) for part in parts]
-    return {"name": name, **columns}
 
 
 def _draws(record: RunRecord) -> list[dict[str, Any]]:

@@ -8,16 +8,17 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 
+from poa_plugin.evaluate.colors import RUNS, RUNS_ON_DARK, width_colors
 from poa_plugin.evaluate.page.data import (
     Line,
     all_ks,
     as_json,
     page_data,
     table_lines,
-    width_colours,
     widths_of,
 )
 from poa_plugin.evaluate.page.facts import configuration, differences, fact_list, facts_beside
+from poa_plugin.evaluate.page.loss_notes import loss_notes
 from poa_plugin.evaluate.page.table import controls, network_table, search_box
 from poa_plugin.evaluate.record import RunRecord
 
@@ -44,19 +45,19 @@ def build_page(records: Sequence[RunRecord], pictures: Mapping[str, bytes]) -> s
     *names, last = (record.name for record in records)
     title = f"{', '.join(names)} and {last}" if names else last
     lines = table_lines(records)
-    sections = [_facts(records)]
+    sections = [facts] if (facts := _facts(records)) else []
     if all_ks(lines):
         sections.append(_accuracy(records, lines, pictures))
     if lines:
         sections.append(_section("All networks", search_box() + network_table(records, lines)))
     sections += _training(records, pictures)
     sections += _configurations(records)
-    return _document(title, sections, as_json(page_data(records)), _colours(lines))
+    return _document(title, sections, as_json(page_data(records)), _colors(lines))
 
 
 def _facts(records: Sequence[RunRecord]) -> str:
     inner = fact_list(records[0]) if len(records) == 1 else facts_beside(records)
-    return f'<section class="first">{inner}</section>'
+    return f'<section class="first">{inner}</section>' if inner else ""
 
 
 def _accuracy(
@@ -64,7 +65,8 @@ def _accuracy(
 ) -> str:
     heading = "Accuracy of every network"
     chart = _chart("scatter", pictures, "accuracy", "k-NN accuracy against parameters")
-    section = _section(heading, controls(lines) + chart)
+    note = '<p class="note" id="scatter-note" hidden></p>'
+    section = _section(heading, controls(lines) + chart + note)
     if any(line.entry.width and line.entry.depth for line in lines):
         choice = _run_choice("map-run", records)
         section += _section(
@@ -83,7 +85,9 @@ def _training(records: Sequence[RunRecord], pictures: Mapping[str, bytes]) -> li
         choice = '<label>shown <select id="term"></select></label>' if len(records) > 1 else ""
         bar = f'<div class="controls" hidden>{choice}</div>' if choice else ""
         chart = _chart("losses", pictures, "losses", "loss and its terms over steps")
-        sections.append(_section("Losses", bar + chart))
+        sections.append(_section("Losses", bar + chart + loss_notes(records)))
+    elif any(record.skipped_ranges for record in records):
+        sections.append(_section("Losses", loss_notes(records)))
     if any(line.get("subnets") for record in records for line in record.lines):
         choice = _run_choice("draws-run", records)
         bar = f'<div class="controls" hidden>{choice}</div>' if choice else ""
@@ -122,24 +126,30 @@ def _chart(name: str, pictures: Mapping[str, bytes], picture: str, text: str) ->
     return f'<div class="chart" id="{name}"></div>{still}'
 
 
-def _colours(lines: Sequence[Line]) -> str:
+def _colors(lines: Sequence[Line]) -> str:
+    """Return the colors of runs and widths as CSS variables; paper is light, whatever the screen is."""
     n_widths = len(widths_of(lines))
     light, dark = (
-        ";".join(f"--w{i}:{c}" for i, c in enumerate(width_colours(n_widths, is_dark)))
+        ";".join(
+            [
+                *(f"--r{i}:{color}" for i, color in enumerate(RUNS_ON_DARK if is_dark else RUNS)),
+                *(f"--w{i}:{color}" for i, color in enumerate(width_colors(n_widths, is_dark))),
+            ]
+        )
         for is_dark in (False, True)
     )
-    return f":root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}"
+    return f":root{{{light}}}@media screen and (prefers-color-scheme:dark){{:root{{{dark}}}}}"
 
 
-def _document(title: str, sections: Sequence[str], data: str, colours: str) -> str:
+def _document(title: str, sections: Sequence[str], data: str, colors: str) -> str:
     folder = files("poa_plugin.evaluate.page")
-    style = (folder / "page.css").read_text(encoding="utf-8") + colours
+    style = (folder / "page.css").read_text(encoding="utf-8") + colors
     parts = "\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS)
     script = f'"use strict";\n(() => {{\n{parts}\n}})();\n'
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     name, body = escape(title), "\n".join(sections)
-    return (
+    page = (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
@@ -149,3 +159,6 @@ def _document(title: str, sections: Sequence[str], data: str, colours: str) -> s
         f'<script type="application/json" id="data">{data}</script>\n'
         f"<script>{script}</script></body></html>\n"
     )
+    return page.encode("utf-8", "replace").decode(
+        "utf-8"
+    )  # half a surrogate pair cannot be written

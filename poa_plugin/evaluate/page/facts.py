@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from poa_plugin.evaluate.page.data import shown_k
-from poa_plugin.evaluate.record import Entry, RunRecord
+from poa_plugin.evaluate.best import best_of
+from poa_plugin.evaluate.front import nearest_k
+from poa_plugin.evaluate.record import RunRecord
+from poa_plugin.evaluate.uncertainty import plus_minus
 
 MISSING = "–"
 MEASURED = "How the networks were measured"
@@ -33,7 +34,7 @@ def fact_list(record: RunRecord) -> str:
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in facts(record).items()
     )
-    page = f'<dl class="facts">{tiles}</dl>'
+    page = f'<dl class="facts">{tiles}</dl>' if tiles else ""
     if record.conditions:
         page += _fold(MEASURED, _grid(MEASURED, [], _beside([_conditions(record)])))
     return page + _left_out(record)
@@ -64,16 +65,6 @@ def configuration(record: RunRecord, title: str = "Configuration") -> str:
     return _fold(title, f"<pre>{escape(record.config)}</pre>") if record.config else ""
 
 
-def best(entries: Sequence[Entry]) -> tuple[Entry, int] | None:
-    """Return the trained network of the highest accuracy at the k that is shown, and the k."""
-    trained = [entry for entry in entries if entry.kind == "trained"]
-    k = shown_k(sorted({k for entry in trained for k in entry.top1}))
-    if k is None:
-        return None
-    known = [entry for entry in trained if math.isfinite(entry.top1.get(k, math.nan))]
-    return (max(known, key=lambda entry: entry.top1[k]), k) if known else None
-
-
 def _trained(record: RunRecord) -> dict[str, str]:
     if not record.lines:
         return {}
@@ -86,16 +77,23 @@ def _trained(record: RunRecord) -> dict[str, str]:
     losses = [line["loss"] for line in record.lines if line["loss"] is not None]
     if losses:
         found["loss, first and last"] = f"{losses[0]:.2f} → {losses[-1]:.2f}"
+    ranges = record.skipped_ranges
+    if ranges or "skipped_steps" in last:
+        found["skipped steps"] = f"{sum(count for _, _, count in ranges):,}"
     return found
 
 
 def _evaluated(record: RunRecord) -> dict[str, str]:
     n_networks = sum(entry.kind == "trained" for entry in record.entries)
     found = {"networks": str(n_networks)} if n_networks else {}
-    top = best(record.entries)
-    if top:
-        entry, k = top
-        found |= {f"best top-1, k = {k}": f"{entry.top1[k]:.1f}%", "best network": entry.network}
+    trained = [entry for entry in record.entries if entry.kind == "trained"]
+    best = best_of(trained, nearest_k({k for entry in trained for k in entry.top1}))
+    if best:
+        top1 = plus_minus(best.top1, best.n_test)
+        found |= {f"best top-1, k = {best.k}": f"{top1}%", "best network": best.entry.network}
+        like = [entry for entry in trained if best.is_like(entry)]
+        if like:
+            found["not distinguishable from it"] = f"{len(like)} network{'s' * (len(like) > 1)}"
     return found
 
 

@@ -41,18 +41,20 @@ function matches(row) {
   const name = [row.label, ...row.aliases, several ? data.runs[row.run].name : ""].join(" ").toLowerCase();
   if (!state.filter.words.every((word) => name.includes(word))) return false;
   return state.filter.limits.every(({ field, test, limit }) => {
-    const number = field === "top1" ? accuracy(row) : row[field];
-    return number !== null && number !== undefined && test(number, limit);
+    const number = field === "top1" ? accuracy(row) : sizeOf(row, field);
+    return number !== null && test(number, limit);
   });
 }
 
 // The rows that no row of the same run beats: as accurate or more at no more of what the x axis shows.
+// Of rows that are equal in both, the first is on the front. Python's plots have the same rule (front.py).
 function paretoFront(rows) {
   const front = new Set();
-  const drawn = rows.filter((i) => data.rows[i].kind === "trained" && data.rows[i][state.x] && accuracy(data.rows[i]) !== null);
+  const cost = (i) => sizeOf(data.rows[i], state.x);
+  const drawn = rows.filter((i) => data.rows[i].kind === "trained" && cost(i) > 0 && accuracy(data.rows[i]) !== null);
   for (const run of data.runs.keys()) {
     const own = drawn.filter((i) => data.rows[i].run === run);
-    own.sort((a, b) => data.rows[a][state.x] - data.rows[b][state.x] || accuracy(data.rows[b]) - accuracy(data.rows[a]));
+    own.sort((a, b) => cost(a) - cost(b) || accuracy(data.rows[b]) - accuracy(data.rows[a]) || a - b);
     let best = -Infinity;
     for (const i of own) {
       if (accuracy(data.rows[i]) > best) {

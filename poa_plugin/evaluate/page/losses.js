@@ -4,7 +4,7 @@ function seriesOf(term) {
   const series = [];
   data.runs.forEach((run, i) => {
     const curve = run.losses.find((each) => each.name === term);
-    if (curve && !state.off.has(i)) series.push({ ...curve, name: run.name, stroke: `var(--r${i % 7})` });
+    if (curve && !state.off.has(i)) series.push({ ...curve, name: run.name, run: i, dashed: i > 6, stroke: `var(--r${i % 7})` });
   });
   return series;
 }
@@ -18,11 +18,15 @@ function drawLosses() {
     legend(box);
     return;
   }
-  const [total, ...terms] = data.runs[0].losses;
+  const [total, ...rest] = data.runs[0].losses;
+  const terms = rest.filter((curve) => curve.term);
   const [left, right] = panels(box, terms.length ? 2 : 1);
-  drawCurves(left, total.name, [{ ...total, stroke: "var(--ink)" }]);
+  const start = rest.filter((curve) => !curve.term).map((curve) => ({ ...curve, stroke: "var(--muted)", dashed: true }));
+  const totals = [{ ...total, stroke: "var(--ink)", run: 0 }, ...start];
+  drawCurves(left, total.name, totals);
+  if (start.length) keys(left, totals);
   if (!right) return;
-  const series = terms.map((term) => ({ ...term, stroke: `var(--r${term.colour % 7})` }));
+  const series = terms.map((term) => ({ ...term, stroke: `var(--r${term.color % 7})` }));
   drawCurves(right, "its summands", series);
   keys(right, series);
 }
@@ -53,12 +57,12 @@ function drawCurves(panel, name, series) {
   hideTooltip(panel);
   const known = series.filter((each) => each.steps.length);
   if (!known.length) {
-    panel.querySelector("svg")?.remove();
+    removeDrawing(panel);
     return;
   }
   const all = (key) => known.flatMap((each) => each[key]).filter((number) => number !== null);
   const plot = axes(panel, {
-    xs: all("steps"),
+    xs: [...all("steps"), ...known.flatMap(skippedOf).flatMap(({ first, last }) => [first, last])],
     ys: all("measured"),
     xName: "step",
     yName: name,
@@ -68,28 +72,68 @@ function drawCurves(panel, name, series) {
   for (const faint of [true, false]) {
     for (const each of known) {
       const style = `curve ${faint ? "faint" : ""} ${each.dashed && !faint ? "dashed" : ""}`;
-      const path = draw(plot.svg, "path", { class: style, d: pathOf(plot, each.steps, faint ? each.measured : each.smooth) });
+      const numbers = faint ? each.measured : each.smooth;
+      const path = draw(plot.svg, "path", { class: style, d: pathOf(plot, each.steps, numbers, faint ? [] : each.breaks) });
       path.style.stroke = each.stroke;
+      if (!faint) drawDots(plot, each);
     }
   }
-  for (const { step, names } of known.length === 1 ? (known[0].joins ?? []) : []) markJoin(plot, step, names);
+  for (const each of known) {
+    for (const { step, names } of each.joins ?? []) markJoin(plot, step, several ? [] : names, each.stroke);
+  }
+  known.forEach((each, i) => markSkipped(plot, skippedOf(each), several ? each.stroke : "var(--mark)", i));
   readCurves(panel, plot, known);
 }
 
+// Numbers without a neighbor to be connected with.
+function drawDots(plot, { steps, smooth, breaks, stroke }) {
+  const starts = new Set(breaks);
+  const known = (i) => (smooth[i] ?? null) !== null;
+  smooth.forEach((number, i) => {
+    const before = known(i - 1) && !starts.has(i);
+    const after = known(i + 1) && !starts.has(i + 1);
+    if (number === null || before || after) return;
+    const dot = draw(plot.svg, "circle", { class: "dot", r: 3.5, cx: plot.x(steps[i]), cy: plot.y(number) });
+    dot.style.fill = stroke;
+  });
+}
+
+function skippedOf(series) {
+  return series.run === undefined ? [] : data.runs[series.run].skipped;
+}
+
+// Ticks at the bottom, those of several runs in rows.
+function markSkipped(plot, ranges, stroke, row) {
+  const { inner } = plot;
+  const height = 7;
+  const top = inner.bottom - (row + 1) * (height + 2);
+  for (const { first, last, count } of ranges) {
+    const [left, right] = [plot.x(first), plot.x(last)];
+    const tick = draw(plot.svg, "rect", { class: "skipped", x: left - 1, y: top, width: right - left + 2, height });
+    tick.style.fill = stroke;
+    const where = first === last ? `step ${first}` : `steps ${first} to ${last}`;
+    draw(tick, "title", {}, `${where}: ${count} skipped`);
+  }
+}
+
 // The step from which further summands are part of the loss.
-function markJoin(plot, step, names) {
+function markJoin(plot, step, names, stroke) {
   const { inner } = plot;
   const x = plot.x(step);
-  draw(plot.svg, "line", { class: "join", x1: x, x2: x, y1: inner.top, y2: inner.bottom });
+  const line = draw(plot.svg, "line", { class: "join", x1: x, x2: x, y1: inner.top, y2: inner.bottom });
+  if (several) line.style.stroke = stroke;
+  if (!names.length) return;
   const late = x > (inner.left + inner.right) / 2;
   const words = `${names.join(" and ")} ${names.length > 1 ? "join" : "joins"}`;
   draw(plot.svg, "text", { x: x + (late ? -6 : 6), y: inner.top + 10, class: late ? "end" : "" }, words);
 }
 
-function pathOf(plot, steps, numbers) {
+function pathOf(plot, steps, numbers, breaks) {
+  const starts = new Set(breaks);
   let pen = "M";
   let path = "";
   numbers.forEach((number, i) => {
+    if (starts.has(i)) pen = "M";
     if (number === null) {
       pen = "M";
       return;

@@ -1,7 +1,7 @@
 // Width x depth: a cell for each pair, coloured by what is measured there.
 
 const measures = {
-  accuracy: { name: "top-1 (%)", of: accuracy },
+  accuracy: { name: "top-1 (%)", of: accuracy, error: (row) => row.errors[state.k] ?? null },
   gain: { name: "gain over untrained (points)", of: gain },
 };
 
@@ -30,8 +30,9 @@ function drawMap(box, cells, unit, all = cells) {
   table.append(body);
   const ramp = make("div", { className: "ramp" });
   const bar = make("i");
-  bar.style.background = `linear-gradient(90deg, ${data.viridis.join(",")})`;
-  ramp.append(make("span", {}, short(low)), bar, make("span", {}, `${short(high)} ${unit}`), said);
+  bar.style.background = `linear-gradient(90deg, ${data.colors.join(",")})`;
+  const [least, most] = low < high ? shortApart([low, high]) : [short(low), short(high)];
+  ramp.append(make("span", {}, least), bar, make("span", {}, `${most} ${unit}`), said);
   box.replaceChildren(table, ramp);
 }
 
@@ -41,8 +42,8 @@ function mapCell(cell, low, high, said) {
   const text = cell.row === undefined ? String(cell.number) : percent(cell.number);
   const td = make("td", { title: cell.title }, text);
   td.addEventListener("pointerenter", () => (said.textContent = cell.title));
-  td.style.background = viridis(share);
-  td.style.color = share < 0.6 ? "#fff" : "#111";
+  td.style.background = data.colors[onScale(share)];
+  td.style.color = data.texts[onScale(share)];
   if (cell.row !== undefined) {
     td.dataset.row = cell.row;
     td.addEventListener("pointerenter", () => point(cell.row));
@@ -70,8 +71,10 @@ function drawAccuracyMap({ rows }) {
   }
   const cells = [...best.values()];
   for (const cell of cells) {
-    const name = data.rows[cell.row].label;
-    cell.title = `${name}: ${percent(cell.number)}${cell.count > 1 ? `, the best of ${cell.count} of this width and depth` : ""}`;
+    const row = data.rows[cell.row];
+    const text = measure.error ? percent(cell.number, measure.error(row)) : percent(cell.number);
+    const like = measure.error && isLikeBest(cell.row) ? ` ${data.mark}` : "";
+    cell.title = `${row.label}: ${text}${like}${cell.count > 1 ? `, the best of ${cell.count} of this width and depth` : ""}`;
   }
   const placed = data.rows.filter((row) => row.kind === "trained" && row.width && row.depth);
   box.closest("section").hidden = placed.length < 2;

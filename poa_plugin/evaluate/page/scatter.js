@@ -12,12 +12,14 @@ function drawScatter({ rows, front }) {
   scatter.order = [];
   hideTooltip(box);
   box.classList.toggle("empty", !placed.length);
+  writeNote();
   if (!placed.length) {
-    box.querySelector("svg")?.remove();
+    removeDrawing(box);
     legend(box);
     return;
   }
   const ys = [...placed, ...flat].map((i) => accuracy(data.rows[i]));
+  for (const i of front) ys.push(...errorBar(data.rows[i]));
   const plot = axes(box, {
     xs: placed.map((i) => data.rows[i][state.x]),
     ys: ys.concat(before.map((i) => data.rows[i].before[state.k])),
@@ -27,14 +29,56 @@ function drawScatter({ rows, front }) {
     label: "Accuracy of every network; arrow keys go from point to point",
     height: Math.round(Math.min(520, Math.max(320, box.clientWidth * 0.56))),
   });
-  drawLevels(plot, flat);
+  drawBands(plot);
+  const taken = drawLevels(plot, flat);
   drawFronts(plot, placed.filter((i) => front.has(i)));
   drawBefore(plot, before);
   drawPoints(plot, placed, front);
-  drawNames(plot, placed);
+  drawNames(plot, placed, taken);
   scatter.ring = draw(plot.svg, "circle", { class: "ring", r: 9, visibility: "hidden" });
   follow(plot);
   legend(box);
+}
+
+// The ends of a row's accuracy with its standard error; nothing where that is not known.
+function errorBar(row) {
+  const error = row.errors[state.k] ?? null;
+  return error === null ? [] : [Math.max(0, accuracy(row) - error), Math.min(100, accuracy(row) + error)];
+}
+
+// Accuracies that are not distinguishable from the best one of each run that is shown.
+function drawBands(plot) {
+  const { inner } = plot;
+  const within = (y) => Math.min(inner.bottom, Math.max(inner.top, y));
+  shownBest().forEach(([run, best]) => {
+    const [top, bottom] = [plot.y(accuracy(data.rows[best.row])), plot.y(best.lowest)].map(within);
+    const band = draw(plot.svg, "rect", { class: "band", x: inner.left, y: top, width: inner.right - inner.left, height: bottom - top });
+    if (several) band.style.fill = `var(--r${run % 7})`;
+  });
+}
+
+const mostBands = 3; // more of them on top of each other say nothing
+
+// The number and the best network of each run that is not switched off, if its uncertainty is known.
+function shownBest() {
+  const runs = [...data.runs.keys()].filter((run) => !several || !state.off.has(run));
+  if (runs.length > mostBands) return [];
+  return runs.map((run) => [run, bestOf(run)]).filter(([, best]) => best !== null && best.lowest !== null);
+}
+
+// What the band and the bars are.
+function writeNote() {
+  const note = byId("scatter-note");
+  const known = shownBest();
+  note.hidden = !data.rows.some((row) => row.kind === "trained" && row.errors[state.k]);
+  const named = known.map(([, { row, like }]) => {
+    const { label, run } = data.rows[row];
+    const name = several ? `${label} of ${data.runs[run].name}` : label;
+    const text = percent(accuracy(data.rows[row]), data.rows[row].errors[state.k]);
+    return `${name} (${text}): ${like.length || "no"} ${like.length === 1 ? "other" : "others"}`;
+  });
+  const shaded = named.length ? `Shaded: not distinguishable from the best, ${named.join("; ")}. ` : "";
+  note.textContent = `${shaded}Bars on the Pareto front: one standard error either side.`;
 }
 
 // What has an accuracy and no place on the x axis: a line across.
@@ -57,6 +101,7 @@ function drawLevels(plot, rows) {
       text.remove();
     }
   }
+  return used;
 }
 
 function drawFronts(plot, rows) {
@@ -70,7 +115,16 @@ function drawFronts(plot, rows) {
     });
     const path = draw(plot.svg, "path", { class: "front", d: `${steps.join("")}H${plot.inner.right}` });
     if (several) path.style.stroke = `var(--r${run % 7})`;
+    for (const i of own) drawErrorBar(plot, data.rows[i], path.style.stroke);
   }
+}
+
+function drawErrorBar(plot, row, stroke) {
+  const [low, high] = errorBar(row);
+  if (low === undefined) return;
+  const x = plot.x(row[state.x]);
+  const bar = draw(plot.svg, "line", { class: "bar", x1: x, x2: x, y1: plot.y(low), y2: plot.y(high) });
+  bar.style.stroke = stroke;
 }
 
 // The same networks before training: hollow.
@@ -90,13 +144,16 @@ function drawPoints(plot, rows, front) {
     const [x, y] = [plot.x(row[state.x]), plot.y(accuracy(row))];
     const shape = row.kind === "reference" ? "star" : several ? marks[row.run % marks.length] : "circle";
     const own = front.has(i) ? size + 1.2 : size;
-    const mark = outline(plot.svg, shape, x, y, own, { class: `point ${row.kind}`, "data-row": i, "data-x": x, "data-y": y });
+    const unsure = sizeOf(row, state.x) === null;
+    const hollow = unsure || row.kind === "untrained";
+    const mark = outline(plot.svg, shape, x, y, own, { class: `point ${row.kind}${hollow ? " hollow" : ""}`, "data-row": i, "data-x": x, "data-y": y });
     if (front.has(i)) mark.classList.add("best");
-    mark.style.fill = row.kind === "untrained" ? "var(--panel)" : colourOf(row);
-    mark.style.stroke = row.kind === "untrained" ? colourOf(row) : "";
+    if (unsure) mark.classList.add("unsure");
+    mark.style.fill = hollow ? "var(--panel)" : colourOf(row);
+    mark.style.stroke = hollow ? colourOf(row) : "";
     mark.setAttribute("tabindex", "-1");
     mark.setAttribute("role", "img");
-    mark.setAttribute("aria-label", numbersOf(row, front.has(i)).map((pair) => pair.join(" ")).join(", "));
+    mark.setAttribute("aria-label", numbersOf(i, front.has(i)).map((pair) => pair.join(" ")).join(", "));
     mark.addEventListener("focus", () => point(i));
     mark.addEventListener("blur", () => point(null));
     scatter.points.set(i, { mark, x, y, best: front.has(i) });
@@ -105,14 +162,14 @@ function drawPoints(plot, rows, front) {
 }
 
 // The names of the named sizes and of references, where they hide the fewest points.
-function drawNames(plot, rows) {
-  const taken = [];
+function drawNames(plot, rows, taken) {
   for (const i of [...rows].sort((a, b) => accuracy(data.rows[b]) - accuracy(data.rows[a]))) {
     const row = data.rows[i];
     const name = nameInPlot(row);
     if (!name) continue;
     const text = draw(plot.svg, "text", { class: "label" }, name);
-    const width = text.getComputedTextLength();
+    const sign = several ? 12 : 0; // the mark of its run, before the name
+    const width = text.getComputedTextLength() + sign;
     const free = placesAround(scatter.points.get(i), width).filter((place) => isFree(plot, place, taken));
     if (!free.length) {
       text.remove();
@@ -121,8 +178,9 @@ function drawNames(plot, rows) {
     const cost = (place) => hidden(place) * 3 + place.away / 8;
     const place = free.reduce((a, b) => (cost(b) < cost(a) ? b : a));
     taken.push(place);
-    text.setAttribute("x", place.left + 2);
+    text.setAttribute("x", place.left + 2 + sign);
     text.setAttribute("y", place.bottom - 3);
+    if (sign) signOf(plot, row, place);
     if (place.away > 16) {
       const { x, y } = scatter.points.get(i);
       const end = place.bottom < y ? place.bottom : place.top;
@@ -130,6 +188,11 @@ function drawNames(plot, rows) {
       plot.svg.insertBefore(line, plot.svg.querySelector(".point"));
     }
   }
+}
+
+function signOf(plot, row, { left, bottom }) {
+  const mark = outline(plot.svg, marks[row.run % marks.length], left + 6, bottom - 7, 4, { class: "sign" });
+  mark.style.fill = colourOf(row);
 }
 
 function nameInPlot(row) {
@@ -142,7 +205,7 @@ function nameInPlot(row) {
 function placesAround({ x, y }, width) {
   const places = [];
   for (const away of [10, 26, 44, 64]) {
-    for (const [dx, dy] of [[-0.5, -1], [-0.8, -1], [-0.2, -1], [-0.5, 1], [-0.2, 1], [-0.8, 1]]) {
+    for (const [dx, dy] of [[-0.5, -1], [-0.8, -1], [-0.2, -1], [0, -1], [-1, -1], [-0.5, 1], [-0.2, 1], [-0.8, 1], [0, 1], [-1, 1]]) {
       const bottom = dy < 0 ? y - away + 3 : y + away + 14;
       const left = x + dx * width - 2;
       places.push({ left, right: left + width + 4, top: bottom - 15, bottom, away: away + (dy > 0 ? 4 : 0) });
@@ -163,26 +226,29 @@ function hidden({ left, right, top, bottom }) {
 }
 
 // All that is known of a row, as pairs of name and text.
-function numbersOf(row, isBest = false) {
+function numbersOf(i, isBest = false) {
+  const row = data.rows[i];
   const pairs = [["", row.label]];
   if (row.aliases.length) pairs.push(["also called", row.aliases.join(", ")]);
   if (several) pairs.push(["run", data.runs[row.run].name]);
   for (const [k, top1] of Object.entries(row.top1)) {
     if (top1 === null) continue;
-    pairs.push([`top-1, k = ${k}`, `${percent(top1)}%`]);
+    pairs.push([`top-1, k = ${k}`, `${percent(top1, row.errors[k])}%`]);
     const before = row.before[k] ?? null;
-    if (before !== null) pairs.push(["before training", `${percent(before)}%`]);
+    if (before !== null) pairs.push(["before training", `${percent(before, row.errorsBefore[k])}%`]);
   }
   if (row.width) pairs.push(["width × depth", `${row.width} × ${row.depth}`]);
   if (row.params) pairs.push(["parameters", short(row.params)]);
   if (row.flops) pairs.push(["FLOPs", short(row.flops)]);
-  if (row.latency) pairs.push(["latency", `${short(row.latency)} ms`]);
+  if (row.latency) pairs.push(["latency", `${row.latencyText} ms${row.reliable ? "" : " (unreliable)"}`]);
+  if (bestOf(row.run)?.row === i) pairs.push(["", "the best of its run"]);
+  if (isLikeBest(i)) pairs.push(["", `not distinguishable from the best, ${data.rows[bestOf(row.run).row].label}`]);
   if (isBest) pairs.push(["", "on the Pareto front"]);
   return pairs;
 }
 
-function describe(row, isBest) {
-  const [[, name], ...rest] = numbersOf(row, isBest);
+function describe(i, isBest) {
+  const [[, name], ...rest] = numbersOf(i, isBest);
   return [make("strong", {}, name), facts(rest)];
 }
 
@@ -196,7 +262,7 @@ function point(i) {
   if (!own) return hideTooltip(scatter.box);
   scatter.ring.setAttribute("cx", own.x);
   scatter.ring.setAttribute("cy", own.y);
-  return tooltip(scatter.box, own.x, own.y, ...describe(data.rows[i], own.best));
+  return tooltip(scatter.box, own.x, own.y, ...describe(i, own.best));
 }
 
 function nearest(plot, event, reach) {

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from poa_plugin.evaluate.page.data import Line, all_ks, ks_before, shown_k
+from poa_plugin.evaluate.best import Best, best_of
+from poa_plugin.evaluate.front import nearest_k
+from poa_plugin.evaluate.page.data import Line, all_ks, ks_before, latency_text
 from poa_plugin.evaluate.record import RunRecord
 from poa_plugin.evaluate.results import short
+from poa_plugin.evaluate.uncertainty import CLEAR, MARK, plus_minus
 
 X_AXES = {"params": "parameters", "flops": "FLOPs", "latency": "latency"}
 
@@ -31,7 +34,7 @@ def network_table(records: Sequence[RunRecord], lines: Sequence[Line]) -> str:
         for column in columns
     )
     body = "\n".join(_tr(i, line, columns) for i, line in enumerate(lines))
-    return (
+    return _notes(lines) + (
         '<div class="scroll tall" id="networks" tabindex="0" role="region" aria-label="All networks">'
         f"<table><thead><tr>{head}</tr></thead><tbody>\n{body}\n</tbody></table></div>"
     )
@@ -49,9 +52,10 @@ def controls(lines: Sequence[Line]) -> str:
         f"<span>{X_AXES[key]}</span></label>"
         for i, key in enumerate(axes)
     )
+    against = f'<fieldset class="choice"><legend>against</legend>{choices}</fieldset>' * bool(axes)
     ks = all_ks(lines)
     options = "".join(
-        f'<option value="{k}"{" selected" * (k == shown_k(ks))}>{k}</option>' for k in ks
+        f'<option value="{k}"{" selected" * (k == nearest_k(ks))}>{k}</option>' for k in ks
     )
     boxes = [("log", "logarithmic", True), ("front", "Pareto front only", False)]
     if any(line.entry.before or line.entry.kind in ("untrained", "pixels") for line in lines):
@@ -60,11 +64,8 @@ def controls(lines: Sequence[Line]) -> str:
         f'<label><input type="checkbox" id="{name}"{" checked" * on}> {text}</label>'
         for name, text, on in boxes
     )
-    return (
-        '<div class="controls" hidden><fieldset class="choice"><legend>against</legend>'
-        f"{choices}</fieldset>"
-        f'<label class="k">k <select id="k">{options}</select></label>{checks}</div>'
-    )
+    chosen_k = f'<label class="k">k <select id="k">{options}</select></label>'
+    return f'<div class="controls" hidden>{against}{chosen_k}{checks}</div>'
 
 
 def search_box() -> str:
@@ -89,20 +90,74 @@ def _columns(records: Sequence[RunRecord], lines: Sequence[Line]) -> Iterator[Co
     if any(line.entry.flops for line in lines):
         yield Column("flops", "FLOPs", lambda line: _short(line.entry.flops))
     if any(line.entry.latency_ms is not None for line in lines):
-        yield Column("latency", "latency (ms)", lambda line: _milliseconds(line.entry.latency_ms))
+        yield Column("latency", "latency (ms)", _latency)
     for k in all_ks(lines):
-        yield Column(f"top1:{k}", f"top-1 (%)<br>k = {k}", _percents("top1", k))
+        best = [best_of(record.entries, k) for record in records]
+        yield Column(f"top1:{k}", f"top-1 (%)<br>k = {k}", _accuracies(k, best))
     for k in ks_before(lines):
-        yield Column(f"before:{k}", f"untrained<br>k = {k}", _percents("before", k))
+        yield Column(f"before:{k}", f"untrained<br>k = {k}", _accuracies_before(k))
 
 
-def _percents(name: str, k: int) -> Callable[[Line], str]:
-    return lambda line: _percent(getattr(line.entry, name).get(k))
+def _accuracies(k: int, best: Sequence[Best | None]) -> Callable[[Line], str]:
+    """Return the cells of accuracies at a k, given the best network of each run."""
+
+    def cell(line: Line) -> str:
+        own = best[line.run]
+        like = own is not None and own.is_like(line.entry)
+        return _accuracy(line.entry.top1, line.entry.n_test, k) + f" {MARK}" * like
+
+    return cell
+
+
+def _accuracies_before(k: int) -> Callable[[Line], str]:
+    return lambda line: _accuracy(line.entry.before, line.entry.n_test_before, k)
+
+
+def _accuracy(accuracies: Mapping[int, float], n_test: Mapping[int, int], k: int) -> str:
+    top1 = accuracies.get(k, math.nan)
+    return _apart(plus_minus(top1, n_test.get(k, 0))) if math.isfinite(top1) else ""
+
+
+def _latency(line: Line) -> str:
+    text = latency_text(line.entry)
+    return _apart(text) + (" ?" if text and not line.entry.latency_is_reliable else "")
+
+
+def _apart(text: str) -> str:
+    """Set what stands after `±` apart from the number before it."""
+    number, sign, error = text.partition(" ±")
+    return f'{number} <span class="error">±{error}</span>' if sign else text
+
+
+def _notes(lines: Sequence[Line]) -> str:
+    """Return what the signs beside the numbers say, as far as they occur."""
+    notes = []
+    counts = sorted({n for line in lines for n in line.entry.n_test.values()})
+    if counts:
+        images = " or ".join(f"{count:,}" for count in counts)
+        notes.append(f"± beside an accuracy is one standard error on {images} test images.")
+        notes.append(
+            f"{MARK} is not distinguishable from the best network of its run: the difference is below "
+            f"{CLEAR:g} standard errors."
+        )
+    timed = [line.entry for line in lines if line.entry.latency_ms is not None]
+    if any(entry.latency_spread_ms is not None for entry in timed):
+        notes.append("Half of the rounds of a latency lie within its ±.")
+    n_unreliable = sum(not entry.latency_is_reliable for entry in timed)
+    if n_unreliable:
+        are = "latency is" if n_unreliable == 1 else "latencies are"
+        notes.append(
+            f"{n_unreliable} {are} unreliable (?): drawn hollow, and left out of Pareto front and filter."
+        )
+    return f'<p class="note signs">{" ".join(notes)}</p>' if notes else ""
 
 
 def _tr(number: int, line: Line, columns: Sequence[Column]) -> str:
     name, *cells = (column.cell(line) for column in columns)
-    texts = "".join(f"<td>{cell}</td>" for cell in cells)
+    texts = "".join(
+        f'<td class="text">{cell}</td>' if column.key == "run" else f"<td>{cell}</td>"
+        for column, cell in zip(columns[1:], cells, strict=True)
+    )
     return f'<tr data-row="{number}"><th scope="row">{name}</th>{texts}</tr>'
 
 
@@ -113,11 +168,3 @@ def _name_cell(line: Line) -> str:
 
 def _short(number: int | None) -> str:
     return short(number) if number else ""
-
-
-def _percent(number: float | None) -> str:
-    return "" if number is None or not math.isfinite(number) else f"{number:.1f}"
-
-
-def _milliseconds(number: float | None) -> str:
-    return "" if number is None or not math.isfinite(number) else f"{number:.3g}"

@@ -117,7 +117,7 @@ def _numbers(facts: Mapping[str, Any]) -> str:
     results = facts.get("results")
     if not results:
         return EVALUATE_FIRST
-    rows = [f"| {row['k']} | {row['top1']:.1f} | {row['by']} |" for row in results]
+    rows = [f"| {row['k']} | {_top1(row)} | {row['by']} |" for row in results]
     data = facts["data"]
     resize, crop = data["evaluation_resize_size"], data["evaluation_crop_size"]
     lines = [
@@ -128,7 +128,32 @@ def _numbers(facts: Mapping[str, Any]) -> str:
         "|---|---|---|",
         *rows,
     ]
+    counts = sorted({row["n_test"] for row in results if "n_test" in row})
+    if counts:
+        images = " and ".join(f"{count:,}" for count in counts)
+        lines += ["", f"± is one standard error on {images} test images.", *_beside_best(facts)]
     return "\n".join(lines)
+
+
+def _beside_best(facts: Mapping[str, Any]) -> list[str]:
+    """Return lines on the most accurate network of the run at each k, where that is another one."""
+    lines = []
+    for row in facts["results"]:
+        best = row.get("best", facts["network"])
+        if best == facts["network"]:
+            continue
+        apart = "is" if row["distinguishable_from_best"] else "is not"
+        lines.append(
+            f"* k = {row['k']}: it {apart} distinguishable from {_code(best)}, the most accurate network of "
+            f"the run ({row['best_top1']:.1f})."
+        )
+    return [""] * bool(lines) + lines
+
+
+def _top1(row: Mapping[str, Any]) -> str:
+    """Return an accuracy with its standard error if it is recorded, such as `70.1 ±1.8`."""
+    error = f" ±{row['standard_error']:.2g}" if "standard_error" in row else ""
+    return f"{row['top1']:.1f}{error}"
 
 
 def _preprocessing(network: Extracted) -> str:
