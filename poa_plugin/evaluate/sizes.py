@@ -12,6 +12,10 @@ BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 NUMBER = r"\s*((?:[0-9]+|[0-9]{1,3}(?:_[0-9]{3})+)(?:\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?\s*"
 
 
+LARGEST = 10**18
+"""No network and no machine has as many parameters or bytes."""
+
+
 def parse_size(text: str, what: str) -> int:
     """Return the number that a text such as `30M`, `1.5G`, `1e6` or `1_000_000` stands for.
 
@@ -21,7 +25,7 @@ def parse_size(text: str, what: str) -> int:
         what: the option it was given to, for the message.
 
     Raises:
-        UserError: it is no such text, or no number from 1 on.
+        UserError: it is no such text, or no number from 1 to LARGEST.
     """
     return _parse(
         text,
@@ -37,7 +41,7 @@ def parse_bytes(text: str, what: str) -> int:
     of 1024.
 
     Raises:
-        UserError: it is no such text, or no number from 1 on.
+        UserError: it is no such text, or no number from 1 to LARGEST.
     """
     units = "|".join([*filter(None, UNITS), *BINARY])
     return _parse(
@@ -68,6 +72,6 @@ def _parse(text: str, units: str, message: str) -> int:
     if found is None or (found[2] and found[3]):
         raise UserError(message)
     number = float(found[1] + (found[2] or "")) * (UNITS | BINARY)[found[3].lower()]
-    if not 1 <= number < math.inf:
-        raise UserError(message)
+    if not 1 <= number <= LARGEST:
+        raise UserError(message + " It is at most 1e18." * (number > LARGEST))
     return round(number)
