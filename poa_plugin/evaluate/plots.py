@@ -42,8 +42,8 @@ def plot_losses(record: RunRecord, file: Target) -> None:
     draw_curve(left, losses.total, "total", "black")
     if losses.from_the_start:
         draw_curve(left, losses.from_the_start, FROM_THE_START, MUTED, "--")
-    for step, names in losses.joins:
-        _mark_join(left, step, names)
+    for i, (step, names) in enumerate(losses.joins):
+        _mark_join(left, step, names, i)
     n_skipped = _mark_skipped(left, record, RUNS[1])
     if n_skipped:
         left.plot([], [], "|", color=RUNS[1], label=f"{n_skipped:,} skipped")
@@ -121,13 +121,20 @@ def draw_curve(axes: Axes, curve: Curve, label: str, color: str, style: str = "-
         axes.plot(x[alone], y[alone], "o", color=color, markersize=5)
 
 
-def _mark_join(axes: Axes, step: int, names: Sequence[str]) -> None:
-    """Mark the step from which further kinds of terms are part of the loss."""
+def _mark_join(axes: Axes, step: int, names: Sequence[str], row: int) -> None:
+    """Mark the step from which further kinds of terms are part of the loss; names of several in rows."""
     axes.axvline(step, color=MUTED, linestyle=":")
     words = f" {shown_name(' and '.join(names))} {'joins' if len(names) == 1 else 'join'} "
     low, high = axes.get_xlim()
     side = "right" if step > (low + high) / 2 else "left"
-    axes.text(step, 0.98, words, transform=axes.get_xaxis_transform(), va="top", ha=side)
+    axes.text(
+        step,
+        0.98 - 0.06 * (row % 6),
+        words,
+        transform=axes.get_xaxis_transform(),
+        va="top",
+        ha=side,
+    )
 
 
 def _mark_skipped(axes: Axes, record: RunRecord, color: str, row: int = 0) -> int:

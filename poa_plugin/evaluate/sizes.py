@@ -11,6 +11,8 @@ from poa_plugin.errors import UserError
 UNITS = {"": 1, "k": 1_000, "m": 1_000_000, "g": 1_000_000_000, "t": 1_000_000_000_000}
 BINARY = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 NUMBER = r"\s*((?:[0-9]+|[0-9]{1,3}(?:_[0-9]{3})+)(?:\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?\s*"
+
+
 LARGEST = 10**18
 """No network and no machine has as many parameters or bytes."""
 
@@ -24,7 +26,7 @@ def parse_size(text: str, what: str) -> int:
         what: the option it was given to, for the message.
 
     Raises:
-        UserError: it is no such text, or no number from 1 on.
+        UserError: it is no such text, or no number from 1 to LARGEST.
     """
     return _parse(
         text,
@@ -40,7 +42,7 @@ def parse_bytes(text: str, what: str) -> int:
     of 1024.
 
     Raises:
-        UserError: it is no such text, or no number from 1 on.
+        UserError: it is no such text, or no number from 1 to LARGEST.
     """
     units = "|".join([*filter(None, UNITS), *BINARY])
     return _parse(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from poa_plugin.evaluate.colors import text_on, viridis
 from poa_plugin.evaluate.front import pareto_front
 from poa_plugin.evaluate.page import build_page
 from poa_plugin.evaluate.record import SIZES, Entry, RunRecord, read_record
-from poa_plugin.evaluate.results import KnnRow, write_rows
+from poa_plugin.evaluate.results import KnnRow, read_rows, write_rows
 from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, write_sweep
 from tests.evaluate.browser import Browser
 from tests.evaluate.example_runs import swept_run
@@ -87,6 +88,12 @@ def test_a_filter_that_leaves_nothing_leaves_the_legend_its_colors(
 def test_names_of_several_runs_do_not_overlap(browser: Browser, tmp_path: Path, width: int) -> None:
     browser.size(width, 800, mobile=width < 600)
     runs = [swept_run(tmp_path / f"run{i}", better=i / 4) for i in range(4)]
+    for i, run in enumerate(runs):  # lines across where the small networks have their names
+        rows = [
+            replace(row, top1=57.5 + i / 2) if row.kind == "pixels" else row
+            for row in read_rows(run / "eval")
+        ]
+        write_rows(run / "eval", rows)
     browser.open(page_about(*runs))
     if not browser.run("document.getElementById('baselines').checked"):
         click(browser, "#baselines")
@@ -131,6 +138,16 @@ def test_a_term_that_joins_is_explained(browser: Browser, tmp_path: Path) -> Non
     assert dashed == 2, "the curve, and its key"
     said = text_of(browser, "#losses ~ .note")
     assert "masked patch from step 11 on. It jumps there because they are added, not" in said
+    (tmp_path / "late").mkdir()
+    terms = {"koleo": 0, "dino_elastic": 20, "masked_patch_elastic": 21, "same_view": 22}
+    lines = [{name: 1.0 for name, start in terms.items() if step >= start} for step in range(30)]
+    lines = [{"step": i, "loss": sum(own.values()), "terms": own} for i, own in enumerate(lines)]
+    (tmp_path / "late/metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    browser.open(page_about(tmp_path / "late"))
+    rows = browser.run(
+        "[...document.querySelectorAll('#losses .join + text')].map(t => +t.getAttribute('y'))"
+    )
+    assert min(np.diff(rows)) > 12, "names of terms that join one after the other do not overlap"
     browser.open(page_about(run, swept_run(tmp_path / "b")))
     options = browser.run("[...document.querySelector('#term').options].map(o => o.value)")
     assert "terms from the start" in options

@@ -26,6 +26,7 @@ SCRIPTS = (
     "base.js",
     "chart.js",
     "filter.js",
+    "uncertainty.js",
     "scatter.js",
     "map.js",
     "table.js",

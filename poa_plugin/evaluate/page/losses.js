@@ -79,7 +79,7 @@ function drawCurves(panel, name, series) {
     }
   }
   for (const each of known) {
-    for (const { step, names } of each.joins ?? []) markJoin(plot, step, several ? [] : names, each.stroke);
+    (each.joins ?? []).forEach(({ step, names }, i) => markJoin(plot, step, several ? [] : names, each.stroke, i));
   }
   known.forEach((each, i) => markSkipped(plot, skippedOf(each), several ? each.stroke : "var(--mark)", i));
   readCurves(panel, plot, known);
@@ -116,8 +116,8 @@ function markSkipped(plot, ranges, stroke, row) {
   }
 }
 
-// The step from which further summands are part of the loss.
-function markJoin(plot, step, names, stroke) {
+// The step from which further summands are part of the loss; names of several steps in rows.
+function markJoin(plot, step, names, stroke, row) {
   const { inner } = plot;
   const x = plot.x(step);
   const line = draw(plot.svg, "line", { class: "join", x1: x, x2: x, y1: inner.top, y2: inner.bottom });
@@ -125,7 +125,7 @@ function markJoin(plot, step, names, stroke) {
   if (!names.length) return;
   const late = x > (inner.left + inner.right) / 2;
   const words = `${names.join(" and ")} ${names.length > 1 ? "join" : "joins"}`;
-  draw(plot.svg, "text", { x: x + (late ? -6 : 6), y: inner.top + 10, class: late ? "end" : "" }, words);
+  draw(plot.svg, "text", { x: x + (late ? -6 : 6), y: inner.top + 10 + 15 * (row % 6), class: late ? "end" : "" }, words);
 }
 
 function pathOf(plot, steps, numbers, breaks) {
