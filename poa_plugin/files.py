@@ -85,11 +85,11 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"'{shown(where)}' cannot be read: {read_reason(error)}.") from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file such that a kill at any moment leaves the old one or the new one."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file such that a kill at any moment leaves the old one or the new one; text as UTF-8."""
     partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", newline="")
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         flush(partial)
         partial.replace(path)
     except OSError:

@@ -49,7 +49,7 @@ def write_report(*runs: Path, to: Path | None = None) -> Path:
         to.mkdir(parents=True, exist_ok=True)
         page = to / "index.html"
         for name, picture in pictures.items():
-            (to / f"{name}.png").write_bytes(picture)
+            write_whole(to / f"{name}.png", picture)
     page.parent.mkdir(parents=True, exist_ok=True)
     write_whole(page, build_page(records, pictures))
     return page
