@@ -106,6 +106,24 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        UserError: it cannot be read, or is no JSON.
+    """
+    try:
+        with reading(path):
+            return json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        reason = (
+            "it is nested too deeply"
+            if isinstance(error, RecursionError)
+            else f"it is no JSON ({error})"
+        )
+        raise UserError(f"'{path}' is damaged: {reason}.") from error
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the records of a JSON Lines file without the one that a kill cut off; none if there is no file."""
     records = []
