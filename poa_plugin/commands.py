@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from poa_plugin.errors import UserError
 from poa_plugin.sources import RUN_FILES, check_extracted, check_run, recipe_file
-from poa_plugin.targets import check_file_target, check_folder_target
+from poa_plugin.targets import check_file_target, check_folder_target, removed_on_failure
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -52,7 +53,8 @@ def extract(arguments: argparse.Namespace) -> None:
         wanted = {arguments.to / subnet.name: subnet for subnet in space}
     else:
         wanted = {arguments.to: space[arguments.network]}
-    folders = run.write(wanted, arguments.branch, arguments.with_heads)
+    with removed_on_failure(arguments.to):
+        folders = run.write(wanted, arguments.branch, arguments.with_heads)
     print(f"Wrote {len(folders)} network{'s' * (len(folders) > 1)} to '{arguments.to}'.")
 
 
@@ -85,14 +87,15 @@ def import_(arguments: argparse.Namespace) -> None:
     paths = [word for word in arguments.config if "=" not in word]
     if len(paths) > 1:
         raise UserError(f"--config takes one recipe, not {len(paths)}: {', '.join(paths)}.")
-    imported = import_checkpoint(
-        arguments.file,
-        arguments.to,
-        config=paths[0] if paths else None,
-        words=[word for word in arguments.config if "=" in word],
-        format_name=arguments.format,
-        drop=arguments.drop,
-    )
+    with removed_on_failure(arguments.to):
+        imported = import_checkpoint(
+            arguments.file,
+            arguments.to,
+            config=paths[0] if paths else None,
+            words=[word for word in arguments.config if "=" in word],
+            format_name=arguments.format,
+            drop=arguments.drop,
+        )
     print("\n".join(imported.lines))
     print(f"Wrote '{imported.run}', which stands at step {imported.step}.")
 
@@ -169,7 +172,8 @@ def pick(arguments: argparse.Namespace) -> None:
     network = pick(sweep, limits, arguments.k)
     print(explain(sweep, limits, network, arguments.k))
     if arguments.to:
-        write_picked(arguments.run_folder, sweep, network, arguments.to)
+        with removed_on_failure(arguments.to):
+            write_picked(arguments.run_folder, sweep, network, arguments.to)
         print(f"Wrote it to '{arguments.to}'.")
 
 
@@ -189,11 +193,14 @@ def report(arguments: argparse.Namespace) -> None:
     """Write a page about runs."""
     for folder in arguments.run_folders:
         check_run(folder, RUN_FILES)
-    _check_page_target(arguments.to or arguments.run_folders[0] / "report")
+    to = arguments.to or arguments.run_folders[0] / "report"
+    _check_page_target(to)
 
     from poa_plugin.evaluate import write_report
 
-    print(write_report(*arguments.run_folders, to=arguments.to))
+    with removed_on_failure(to):
+        page = write_report(*arguments.run_folders, to=arguments.to)
+    print(page)
 
 
 def demo(arguments: argparse.Namespace) -> int:
@@ -222,7 +229,7 @@ def _words(arguments: argparse.Namespace) -> list[str]:
 
 def _check_page_target(to: Path) -> None:
     """Raise if a report could not be written; what is neither a page nor a folder it refuses itself."""
-    if to.suffix.lower() in (".html", ".htm") and not to.is_dir():
+    if to.suffix.lower() in (".html", ".htm") and not os.path.isdir(to):  # noqa: PTH112
         check_file_target(to, "--to")
-    elif not to.is_file():
+    elif not os.path.isfile(to):  # noqa: PTH113 (false for names that are too long)
         check_folder_target(to, "--to")

@@ -29,7 +29,7 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     None stands for an error in this package, which is to stay visible as one (see `report_bug`).
     """
     if isinstance(error, UserError):
-        return str(error), USER_ERROR
+        return re.sub(r"\s*\n\s*", " ", str(error)), USER_ERROR
     if isinstance(error, KeyboardInterrupt):
         return "interrupted", INTERRUPTED
     if _is_out_of_memory(error):

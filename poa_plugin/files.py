@@ -85,11 +85,11 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"'{shown(where)}' cannot be read: {read_reason(error)}.") from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write a text file such that a kill at any moment leaves the old one or the new one."""
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write a file such that a kill at any moment leaves the old one or the new one; text as UTF-8."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(text, encoding="utf-8", newline="")
+        partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
         flush(partial)
         partial.replace(path)
     except OSError:
@@ -104,6 +104,24 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_json(path: Path) -> Any:
+    """Return what a JSON file holds.
+
+    Raises:
+        UserError: it cannot be read, or is no JSON.
+    """
+    try:
+        with reading(path):
+            return json.loads(path.read_bytes())
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        reason = (
+            "it is nested too deeply"
+            if isinstance(error, RecursionError)
+            else f"it is no JSON ({error})"
+        )
+        raise UserError(f"'{path}' is damaged: {reason}.") from error
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -30,7 +30,7 @@ def recipe_file(text: str, command: str) -> Path:
             f"a YAML file or a run's folder before them."
         )
     if not _exists(path):
-        raise UserError(f"There is no configuration file '{path}'{nearest_path(path)}.")
+        raise UserError(f"There is no configuration file '{path}'{_absence(path)}.")
     _check_readable(path)
     return path
 
@@ -110,11 +110,16 @@ def nearest_path(path: Path) -> str:
 def _is_not(folder: Path, phrase: str) -> UserError:
     if _exists(folder):
         reason = describe(folder)
-    elif folder.is_symlink():
-        reason = f"it is a link to '{folder.readlink()}', which is not there"
     else:
-        reason = f"there is no such folder{nearest_path(folder)}"
+        reason = f"there is no such folder{_absence(folder)}"
     return UserError(f"'{folder}' {phrase} {reason}.")
+
+
+def _absence(path: Path) -> str:
+    """Return what there is to say about a path that is not there, to be put behind it, or nothing."""
+    if path.is_symlink():
+        return f" (it is a link to '{path.readlink()}', which is not there)"
+    return nearest_path(path)
 
 
 def _describe_file(path: Path) -> str:

@@ -7,7 +7,10 @@ disks answer differently for each user and file system, and only an attempt asks
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from poa_plugin.errors import UserError
@@ -43,6 +46,24 @@ def check_file_target(file: Path, what: str) -> None:
     if _is_there(file, what) and not file.is_file():
         raise _in_the_way(file, what, "file")
     _check_writable(_nearest_folder(file, what), file, what)
+
+
+@contextmanager
+def removed_on_failure(target: Path) -> Iterator[None]:
+    """Remove a new target, and the folders made for it, where an exception ends its writing half-way.
+
+    A target that was there before is left alone: others may have written into it meanwhile.
+    """
+    made = [path for path in (target, *target.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        if target in made:
+            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+        for folder in made[1:]:
+            with suppress(OSError):  # not made after all, or somebody else has written there
+                folder.rmdir()
+        raise
 
 
 def _check_name(path: Path, what: str) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -188,3 +189,48 @@ def demo_words(tmp_path: Path) -> list[str]:
         "optim.epochs=100",
         "optim.warmup_epochs=1",
     ]
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short run on two kinds of pictures, with pictures to test on; not to be changed."""
+    from PIL import Image
+
+    from poa_plugin.cli import main
+
+    root = tmp_path_factory.mktemp("finished")
+    for split, size in (("train", 8), ("val", 4)):
+        for kind in range(2):
+            folder = root / "images" / split / f"kind{kind}"
+            folder.mkdir(parents=True)
+            for i in range(size):
+                Image.effect_noise((50, 50), 5 + 60 * kind + i).save(folder / f"{i}.png")
+    words = [
+        "data.dataset=image_folder",
+        f"data.path={root / 'images'}",
+        f"output_dir={root / 'run'}",
+        "train.batch_size_per_shard=4",
+        "train.OFFICIAL_EPOCH_LENGTH=2",
+        "train.threads=1",
+        "optim.epochs=2",
+        "optim.warmup_epochs=1",
+    ]
+    config = Path(__file__).resolve().parents[1] / "configs/ssl/demo_vit.yaml"
+    assert main(["train", str(config), *words]) == 0
+    return root / "run"
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Callable[[int], Path]]:
+    """Return a function that mounts a small disk of some bytes, held in memory."""
+    folder = tmp_path / "disk"
+
+    def mount(size: int) -> Path:
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("a disk in memory cannot be mounted here")
+        return folder
+
+    yield mount
+    subprocess.run(["umount", "--lazy", str(folder)], capture_output=True, check=False)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import timm
-from PIL import Image
 
 import poa_plugin as poa
 from poa_plugin.cli import main
@@ -16,6 +16,7 @@ from poa_plugin.config.load import save_config
 from poa_plugin.config.schema import Config
 from poa_plugin.evaluate.results import read_rows
 from poa_plugin.train.loop import train
+from tests.command_checks import fails
 
 ROOT = Path(__file__).resolve().parents[1]
 VIT, DEMO = (str(ROOT / "configs/ssl" / name) for name in ("vit.yaml", "demo_vit.yaml"))
@@ -30,38 +31,11 @@ TERMS = [
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run on two kinds of pictures, with pictures to test on."""
-    root = tmp_path_factory.mktemp("cli")
-    for split, size in (("train", 8), ("val", 4)):
-        for kind in range(2):
-            folder = root / "images" / split / f"kind{kind}"
-            folder.mkdir(parents=True)
-            for i in range(size):
-                Image.effect_noise((50, 50), 5 + 60 * kind + i).save(folder / f"{i}.png")
-    words = [
-        "data.dataset=image_folder",
-        f"data.path={root / 'images'}",
-        f"output_dir={root / 'run'}",
-        "train.batch_size_per_shard=4",
-        "train.OFFICIAL_EPOCH_LENGTH=2",
-        "train.threads=1",
-        "optim.epochs=2",
-        "optim.warmup_epochs=1",
-    ]
-    assert main(["train", DEMO, *words]) == 0
-    return root / "run"
-
-
-def fails(capsys: pytest.CaptureFixture[str], *argv: str) -> str:
-    """Run a command that is wrong; return its one sentence."""
-    capsys.readouterr()
-    assert main(list(argv)) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("poa: ")
-    assert captured.err.count("\n") == 1
-    assert captured.err.endswith(".\n")
-    return captured.err
+def run(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the finished run, which the tests here write into."""
+    copy = tmp_path_factory.mktemp("cli") / "run"
+    shutil.copytree(finished_run, copy)
+    return copy
 
 
 def test_networks(capsys: pytest.CaptureFixture[str]) -> None:

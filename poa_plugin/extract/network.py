@@ -14,11 +14,12 @@ from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.backbones.formats import TimmDescription
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
+from poa_plugin.extract.description import CONFIG, read_description
 from poa_plugin.registry import BACKBONES
 from poa_plugin.ssl import MultiHead
 from poa_plugin.weights import check_weights, load_tensors, load_weights, save_tensors
 
-WEIGHTS, CONFIG, HEADS = "model.safetensors", "config.json", "heads.safetensors"
+WEIGHTS, HEADS = "model.safetensors", "heads.safetensors"
 ADJUSTED, REFUSED = "build_it_with_poa_plugin_to_timm", "timm_has_no_such_network"
 """What stands in the place of an architecture where `local-dir:` would build another network: timm ends in
 an error that shows it."""
@@ -106,12 +107,25 @@ def load(folder: str | Path) -> nn.Module:
 
     folder = Path(folder)
     description = read_description(folder)
-    with torch.device("meta"):
-        network = BACKBONES.get(description["backbone"]).build_plain(description["options"])
+    network = _build(folder, description)
     tensors = load_tensors(folder / WEIGHTS)
     check_weights(network, tensors, folder)
     network.load_state_dict(tensors, strict=True, assign=True)
     return cast(nn.Module, network.eval())
+
+
+def _build(folder: Path, description: dict[str, Any]) -> nn.Module:
+    """Return the network that a description gives, its weights on the meta device."""
+    backbone = BACKBONES.get(description["backbone"])
+    try:
+        with torch.device("meta"):
+            return cast(nn.Module, backbone.build_plain(description["options"]))
+    except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise UserError(
+            f"'{folder / CONFIG}' is damaged: its options give no network of the backbone "
+            f"'{description['backbone']}' ({reason})."
+        ) from error
 
 
 def load_heads(folder: str | Path) -> tuple[MultiHead, Tensor]:
@@ -138,20 +152,3 @@ def _for_timm(description: TimmDescription) -> dict[str, Any]:
     if description.needs_adjusting:
         return {**description.config, "architecture": ADJUSTED}
     return dict(description.config)
-
-
-def read_description(folder: Path) -> dict[str, Any]:
-    """Return the section `poa` of an extracted network's `config.json`.
-
-    Raises:
-        UserError: the folder is no extracted network.
-    """
-    try:
-        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["poa"]
-    except FileNotFoundError as error:
-        raise UserError(f"'{folder}' is no extracted network: there is no {CONFIG}.") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"'{folder / CONFIG}' was not written by 'poa extract': it has no 'poa' section."
-        ) from error
-    return cast(dict[str, Any], description)

@@ -77,6 +77,7 @@ def export(
         raise UserError(f"The image size must be positive, not {image_size}.")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise UserError(f"'{target}' is there already: choose a folder that is not, or is empty.")
+    network.network.eval()  # reads the weights, so that damaged ones are said to be before anything is written
     partial = target.with_name(f".{target.name}.partial")
     try:
         with disk_errors(target, "Nothing was written."):

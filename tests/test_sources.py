@@ -1,0 +1,245 @@
+"""Sources that are something else, or damaged: every command that reads says what it was given."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from poa_plugin.cli import main
+from poa_plugin.errors import UserError
+from poa_plugin.extract import open_run
+from poa_plugin.sources import check_extracted, check_run, describe, nearest_path, recipe_file
+from tests.command_checks import as_another_user, fails, open_folder
+from tests.evaluate.example_runs import swept_run
+
+RUN_COMMANDS = {
+    "extract": ["extract", "{}", "--network", "all", "--to", "{to}"],
+    "knn": ["eval", "knn", "{}", "--k", "3"],
+    "sweep": ["sweep", "{}", "--k", "3"],
+    "pick": ["pick", "{}", "--max-params", "1G"],
+    "report": ["report", "{}"],
+}
+RECIPE_COMMANDS = {
+    "train": ["train", "{}"],
+    "networks": ["networks", "{}"],
+    "demo": ["demo", "{}", "--to", "{to}"],
+}
+EXPORT = {"export": ["export", "{}", "--format", "timm", "--to", "{to}"]}
+DAMAGED = {
+    "binary": b"\xff\xfe\x00\x01",
+    "empty": b"",
+    "list": b"[]",
+    "numbers": b"[1, 2]",
+    "null": b"null",
+    "text": b'"text"',
+    "object": b"{}",
+    "nested": b"[" * 100_000,
+}
+"""Contents that no JSON file of ours has."""
+
+
+@pytest.fixture(scope="module")
+def folders(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run, what was extracted from it, and other things."""
+    root = tmp_path_factory.mktemp("folders")
+    shutil.copytree(finished_run, root / "run")
+    run = open_run(root / "run")
+    run.write({root / "networks/w32_d1": run.space["smallest"]})
+    swept_run(root / "swept")
+    (root / "empty").mkdir()
+    (root / "pictures").mkdir()
+    (root / "pictures/1.png").write_bytes(b"no picture")
+    (root / "dangling").symlink_to(root / "nowhere")
+    (root / "loop").symlink_to(root / "loop")
+    (root / "file").write_text("text")
+    return root
+
+
+Command = Callable[[Path], list[str]]
+
+
+def words_of(command: list[str], source: Path) -> list[str]:
+    return [word.format(source, to=source.parent / "new") for word in command]
+
+
+NO_RUNS = {
+    "empty": "an empty folder",
+    "pictures": "another folder",
+    "file": "it is a file",
+    "nowhere": "there is no such folder",
+    "dangling": "a link to",
+    "loop": "a link to",
+    "rnu": "(did you mean",
+    "run/ckpt": "the run's folder is",
+    "run/ckpt/4": "the run's folder is",
+    "swept/eval": "the run's folder is",
+    "networks": "give one of them",
+    "networks/w32_d1": "a network that 'poa extract'",
+    "networks/w32_d1/model.safetensors": "a file of weights",
+    "file/below": "there is no such folder",
+    "n" * 300: "name is too long",
+    ".": "it holds runs",
+}
+
+
+@pytest.mark.parametrize("name", NO_RUNS)
+@pytest.mark.parametrize("command", RUN_COMMANDS)
+def test_what_is_no_run(
+    command: str, name: str, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = fails(capsys, *words_of(RUN_COMMANDS[command], folders / name))
+    assert NO_RUNS[name] in said
+    assert not (folders / "new").exists()
+
+
+NO_RECIPES = {**NO_RUNS, "file": "onfiguration", "rnu": "(did you mean", "nowhere": "There is no"}
+del NO_RECIPES["networks/w32_d1/model.safetensors"], NO_RECIPES["dangling"]
+del NO_RECIPES["file/below"]
+
+
+@pytest.mark.parametrize("name", NO_RECIPES)
+@pytest.mark.parametrize("command", RECIPE_COMMANDS)
+def test_what_is_no_recipe(
+    command: str, name: str, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = fails(capsys, *words_of(RECIPE_COMMANDS[command], folders / name))
+    assert NO_RECIPES[name] in said
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("run", "the output folder of a run"),
+        ("run/ckpt/4", "the run's folder is"),
+        ("run/ckpt", "the run's folder is"),
+        ("networks", "give one of them"),
+        ("empty", "an empty folder"),
+        ("file", "it is a file"),
+        ("nowhere", "there is no such folder"),
+        ("loop", "a link to"),
+    ],
+)
+def test_what_is_no_extracted_network(
+    name: str, said: str, folders: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert said in fails(capsys, *words_of(EXPORT["export"], folders / name))
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+@pytest.mark.parametrize(
+    ("file", "command"),
+    [
+        ("config.yaml", "extract"),
+        ("config.yaml", "report"),
+        ("eval/knn.json", "report"),
+        ("eval/sweep.json", "pick"),
+        ("metrics.jsonl", "pick"),
+    ],
+)
+def test_a_damaged_file_of_a_run(
+    file: str,
+    command: str,
+    damage: str,
+    folders: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A command that reads the file ends in a sentence, or does without it."""
+    run = tmp_path / "run"
+    shutil.copytree(folders / "swept", run)
+    shutil.copytree(folders / "run/ckpt", run / "ckpt")
+    shutil.copy(folders / "run/config.yaml", run)
+    (run / file).write_bytes(DAMAGED[damage])
+    capsys.readouterr()
+    status = main(words_of(RUN_COMMANDS[command], run))
+    said = capsys.readouterr().err
+    assert status in (0, 2), said
+    assert said.count("\n") == (status == 2)
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize("damage", [*DAMAGED, "no keys", "wrong types"])
+def test_a_damaged_description(
+    damage: str, folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = tmp_path / "network"
+    shutil.copytree(folders / "networks/w32_d1", network)
+    description = json.loads((network / "config.json").read_text())
+    if damage == "wrong types":
+        description["poa"] = {key: ["?"] for key in description["poa"]}
+    contents = {"no keys": b'{"poa": {}}', "wrong types": json.dumps(description).encode()}
+    (network / "config.json").write_bytes({**DAMAGED, **contents}[damage])
+    assert "config.json" in fails(capsys, *words_of(EXPORT["export"], network))
+
+
+def test_damaged_weights(folders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    network = tmp_path / "network"
+    shutil.copytree(folders / "networks/w32_d1", network)
+    weights = network / "model.safetensors"
+    whole = weights.read_bytes()
+    for content in (b"", b"\xff" * 8, whole[: len(whole) // 2], whole[:100]):
+        weights.write_bytes(content)
+        assert "model.safetensors" in fails(capsys, *words_of(EXPORT["export"], network))
+    weights.unlink()
+    assert "model.safetensors" in fails(capsys, *words_of(EXPORT["export"], network))
+
+
+def test_a_checkpoint_that_a_training_removes(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A training under way removes the newest checkpoint between the listing and the reading."""
+    from poa_plugin.train import checkpoint
+
+    run = tmp_path / "run"
+    shutil.copytree(folders / "run", run)
+    shutil.copytree(run / "ckpt/4", run / "ckpt/3")
+    (run / "ckpt/3/state.json").write_text("{}")  # is damaged, and so not what is to be read
+    honest, (old, new) = checkpoint.damage, (run / "ckpt/3", run / "ckpt/4")
+    new.rename(tmp_path / "new")
+
+    def damage(folder: Path) -> str | None:
+        if old.exists():
+            shutil.rmtree(old)
+            (tmp_path / "new").rename(new)
+        return honest(folder)
+
+    monkeypatch.setattr(checkpoint, "damage", damage)
+    opened = open_run(run)
+    assert opened.checkpoint == new
+    shutil.rmtree(new)
+    with pytest.raises(UserError, match="is not there any more"):
+        opened.backbone()
+
+
+def test_folders_of_others() -> None:
+    with open_folder() as folder:
+        (folder / "run").mkdir()
+        (folder / "run/config.yaml").touch(mode=0o600)
+        (folder / "closed/run").mkdir(parents=True)
+        (folder / "closed").chmod(0o700)
+        with as_another_user():
+            for check in (check_run, lambda path: recipe_file(str(path), "poa train")):
+                for name in ("run", "closed", "closed/run"):
+                    with pytest.raises(UserError, match="you may not read it"):
+                        check(folder / name)
+            with pytest.raises(UserError, match="you may not read it"):
+                check_extracted(folder / "closed")
+
+
+def test_a_run_by_its_folder(folders: Path, tmp_path: Path) -> None:
+    assert recipe_file(str(folders / "run"), "poa train") == folders / "run/config.yaml"
+    assert "it is the output folder of a run" in describe(folders / "run")
+
+
+def test_the_nearest_path(tmp_path: Path) -> None:
+    (tmp_path / "configs/ssl").mkdir(parents=True)
+    (tmp_path / "configs/ssl/vit.yaml").touch()
+    near = f" (did you mean '{tmp_path / 'configs/ssl/vit.yaml'}'?)"
+    assert nearest_path(tmp_path / "confgs/ssl/vit.yaml") == near
+    assert nearest_path(tmp_path / "configs/ssl/vti.yaml") == near
+    assert nearest_path(tmp_path / "unlike/anything") == ""
+    assert nearest_path(tmp_path / "configs/ssl/vit.yaml/x") == ""

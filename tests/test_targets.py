@@ -1,0 +1,178 @@
+"""Targets that cannot be written to: every command that writes says so before it works."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from poa_plugin.errors import UserError
+from poa_plugin.extract import open_run
+from poa_plugin.targets import check_file_target, check_folder_target
+from tests.command_checks import as_another_user, fails, open_folder, tree
+from tests.evaluate.example_runs import swept_run
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO = str(ROOT / "configs/ssl/demo_vit.yaml")
+
+
+@pytest.fixture(scope="module")
+def sources(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What commands read, none of it wrong: a run, a sweep, a network, a file of weights."""
+    root = tmp_path_factory.mktemp("sources")
+    run = open_run(finished_run)
+    network = root / "network"
+    run.write({network: run.space["smallest"]})
+    return {
+        "run": str(finished_run),
+        "swept": str(swept_run(root / "swept")),
+        "network": str(network),
+        "weights": str(network / "model.safetensors"),
+        "images": str(finished_run.parent / "images"),
+    }
+
+
+COMMANDS: dict[str, Callable[[dict[str, str], str], list[str]]] = {
+    "train": lambda has, to: [
+        "train",
+        DEMO,
+        "data.dataset=image_folder",
+        f"data.path={has['images']}",
+        f"output_dir={to}",
+    ],
+    "extract": lambda has, to: ["extract", has["run"], "--network", "w48_d2", "--to", to],
+    "extract all": lambda has, to: ["extract", has["run"], "--network", "all", "--to", to],
+    "export": lambda has, to: ["export", has["network"], "--format", "timm", "--to", to],
+    "import": lambda has, to: ["import", has["weights"], "--to", to],
+    "pick": lambda has, to: ["pick", has["swept"], "--max-params", "1G", "--to", to],
+    "report": lambda has, to: ["report", has["swept"], "--to", to],
+    "report page": lambda has, to: ["report", has["swept"], "--to", f"{to}/page.html"],
+    "demo": lambda has, to: ["demo", DEMO, "--to", to],
+}
+"""Every command that takes a target, by name."""
+
+Command = Callable[[str], list[str]]
+
+
+@pytest.fixture(params=list(COMMANDS))
+def command(request: pytest.FixtureRequest, sources: dict[str, str]) -> Command:
+    """Return a function that gives a command's words for a target."""
+    return lambda to: COMMANDS[request.param](sources, to)
+
+
+def test_names_that_no_file_can_have(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "longer than" in fails(capsys, *command(str(tmp_path / ("n" * 300))))
+    assert "longer than" in fails(capsys, *command(str(tmp_path / ("n" * 254))))
+    assert "longer than" in fails(capsys, *command(str(tmp_path) + "/name" * 1000))
+    assert not tree(tmp_path)
+
+
+def test_something_else_is_in_the_way(
+    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    before = tree(tmp_path)
+    assert "file" in fails(capsys, *command(str(tmp_path / "file")))
+    assert "under" in fails(capsys, *command(str(tmp_path / "file/below/it")))
+    assert "nowhere" in fails(capsys, *command(str(tmp_path / "dangling")))
+    fails(capsys, *command(str(tmp_path / "dangling/below")))
+    fails(capsys, *command(str(tmp_path / "loop")))
+    fails(capsys, *command(str(tmp_path / "loop/below")))
+    assert tree(tmp_path) == before
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_target_of_others() -> None:
+    """Not by commands: another user cannot read what pytest's fixtures wrote."""
+    with open_folder() as folder:
+        (folder / "theirs").mkdir()
+        for name in ("theirs", "theirs/below", "beside"):
+            for check in (check_folder_target, check_file_target):
+                target = folder / name / "page" if check is check_file_target else folder / name
+                with as_another_user(), pytest.raises(UserError, match="may not write there"):
+                    check(target, "--to")
+        assert tree(folder) == ["theirs"]
+
+
+def test_a_read_only_disk(
+    command: Command, disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = disk(1 << 20)
+    (folder / "there").mkdir()
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+    for name in ("there", "new", "new/below"):
+        assert "read-only" in fails(capsys, *command(str(folder / name)))
+
+
+def test_a_full_disk(
+    command: Command, disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = disk(16 << 10)
+    (folder / "there").mkdir()
+    with (folder / "filler").open("wb", buffering=0) as filler, suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+    for name in ("there", "new", "new/below"):
+        assert "the disk is full" in fails(capsys, *command(str(folder / name)))
+    assert tree(folder) == ["filler", "there"]
+
+
+@pytest.mark.parametrize("name", ["extract", "extract all", "export", "import", "report"])
+def test_a_disk_that_fills_up_half_way(
+    name: str,
+    sources: dict[str, str],
+    disk: Callable[[int], Path],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder = disk(40 << 10)
+    assert "the disk is full" in fails(capsys, *COMMANDS[name](sources, str(folder / "new")))
+    assert not tree(folder)
+
+
+@pytest.mark.parametrize(
+    "words", [("eval", "knn", "{}", "--k", "3"), ("sweep", "{}", "--k", "3"), ("report", "{}")]
+)
+def test_results_that_would_be_lost(
+    words: Sequence[str],
+    sources: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Evaluations write into the run: a file in the way is found before the features are."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for entry in Path(sources["run"]).iterdir():
+        (run / entry.name).symlink_to(entry)
+    for name in ("eval", "report"):
+        (run / name).unlink(missing_ok=True)
+        (run / name).write_text("mine")
+    assert "a file" in fails(capsys, *(word.format(run) for word in words))
+    assert (run / "eval").read_text() == (run / "report").read_text() == "mine"
+
+
+def test_what_can_be_written_is_let_through(tmp_path: Path) -> None:
+    (tmp_path / "file.html").write_text("old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    before = tree(tmp_path)
+    for name in ("folder", "link", "new", "new/below/it", "ünï", "n" * 200):
+        check_folder_target(tmp_path / name, "--to")
+    check_file_target(tmp_path / "file.html", "--to")
+    check_file_target(tmp_path / "new/page.html", "--to")
+    assert tree(tmp_path) == before
+
+
+def test_names_in_python(tmp_path: Path) -> None:
+    for name in ("nul\0", "\ud800"):
+        with pytest.raises(UserError, match="no file can have such a name"):
+            check_folder_target(tmp_path / name, "--to")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="it is a folder, and a file is needed"):
+        check_file_target(tmp_path / "folder", "--to")
