@@ -39,7 +39,7 @@ def evaluate_knn(
 ) -> list[KnnRow]:
     """Evaluate a run's networks and add the rows to `RUN/eval/knn.json` and `.csv`.
 
-    Rows are written as soon as networks are finished. Warnings about networks that were never trained go to
+    Rows are written while others are still evaluated. Warnings about networks that were never trained go to
     stderr.
 
     Args:
@@ -73,27 +73,22 @@ def evaluate_knn(
     check_votes(n_train, n_test, ks, temperature)
     results = KnnResults(folder, image_conditions(run.config, splits, temperature), own_data)
     classify = _Classifier(run, splits, ks, temperature, memory)
-    found: list[KnnRow] = []
-
-    def note(rows: Sequence[KnnRow]) -> None:
-        results.add(rows)
-        found.extend(rows)
-
-    for rows in classify.networks(backbone, subnets, "trained", branch, run.step):
-        note(rows)
-    if untrained:
-        before = run.untrained_backbone()
-        for rows in classify.networks(before, subnets, "untrained", branch, 0):
-            note(rows)
-    if reference is not None:
-        other = reference.backbone(branch)
-        intact = [other.space.intact]
-        for rows in classify.networks(other, intact, "reference", branch, reference.step):
-            note([replace(row, network=reference.folder.name) for row in rows])
-    if pixels:
-        top1 = classify(*(raw_pixels(split) for split in splits))
-        note([KnnRow("raw", "pixels", k, value, n_test=n_test) for k, value in top1.items()])
-    return merge_rows([], found)
+    with results:
+        for rows in classify.networks(backbone, subnets, "trained", branch, run.step):
+            results.add(rows)
+        if untrained:
+            before = run.untrained_backbone()
+            for rows in classify.networks(before, subnets, "untrained", branch, 0):
+                results.add(rows)
+        if reference is not None:
+            other = reference.backbone(branch)
+            intact = [other.space.intact]
+            for rows in classify.networks(other, intact, "reference", branch, reference.step):
+                results.add([replace(row, network=reference.folder.name) for row in rows])
+        if pixels:
+            top1 = classify(*(raw_pixels(split) for split in splits))
+            results.add([KnnRow("raw", "pixels", k, x, n_test=n_test) for k, x in top1.items()])
+    return merge_rows([], results.added)
 
 
 class _Classifier:
@@ -144,6 +139,7 @@ class _Classifier:
         """Yield the rows of each of a backbone's networks."""
         for group in self._groups(backbone, subnets):
             for subnet, train, test in self._features(backbone, group):
+                cost = backbone.space.cost(subnet, self.evaluation.crop_size)
                 row = KnnRow(
                     network=subnet.name,
                     kind=kind,
@@ -151,8 +147,8 @@ class _Classifier:
                     top1=0.0,
                     width=subnet.width,
                     depth=subnet.total_depth,
-                    params=backbone.space.cost(subnet).params,
-                    flops=backbone.space.cost(subnet, self.evaluation.crop_size).flops,
+                    params=cost.params,
+                    flops=cost.flops,
                     branch=branch,
                     step=step,
                     n_test=self.n_test,
@@ -167,7 +163,8 @@ class _Classifier:
         total = 0
         for subnet in subnets:
             features = backbone.feature_width(subnet) * self.n_images
-            needs = 4 * (features + backbone.space.cost(subnet).params)
+            params = backbone.space.cost(subnet, self.evaluation.crop_size).params
+            needs = 4 * (features + params)
             full = len(group) == MOST_IN_A_GROUP or total + needs > self.memory // 2
             if group and full:
                 yield group

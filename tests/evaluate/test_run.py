@@ -49,17 +49,16 @@ def test_memory_bounds_the_networks_of_one_pass(run: Run, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(evaluate_run, "features_of", noted)
     monkeypatch.setattr(EvaluationImages, "_crops", counted)
-    rows = evaluate_knn(run, ks=[1])
-    assert (groups, decoded) == ([12, 12], [1, 1])
-    largest = 4 * (run.space.cost(run.space.intact).params + 48 * 20)
-    for memory, most, decodes_once in ((1, 1, False), (5 * largest, 11, True)):
+    names = ["w24_d2", "w24_d3", "w32_d2", "w32_d3"]
+    rows = evaluate_knn(run, names, ks=[1])
+    assert (groups, decoded) == ([4, 4], [1, 1])
+    two = 2 * 4 * 2 * (run.space.cost(run.space["w32_d3"]).params + 32 * 20)
+    for memory, sizes, decodes_once in ((1, [1] * 8, False), (two, [3, 3, 1, 1], True)):
         groups.clear()
         decoded.clear()
-        assert evaluate_knn(run, ks=[1], memory=memory) == rows
-        assert max(groups) <= most
-        assert sum(groups) == 24
+        assert evaluate_knn(run, names, ks=[1], memory=memory) == rows
+        assert groups == sizes
         assert (sum(decoded) == 2) is decodes_once
-    assert min(groups) > 1
 
 
 def test_rows_are_written_as_they_are_finished(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from poa_plugin.extract import Run, extract, open_run
 from poa_plugin.registry import DATASETS
 from poa_plugin.train.loop import train
 from tests.conftest import SMALL, Blobs
+from tests.evaluate.small_runs import trained_run
 
 QUICK = SweepOptions(widths=(24, 32), ks=(1, 3), latency=False)
 ON_DISK = replace(QUICK, memory=32_000)
@@ -266,6 +267,27 @@ def test_what_is_wrong_is_said(run: Run) -> None:
         sweep_run(with_data(run, ["evaluation.crop_size=24"]), QUICK)
     with pytest.raises(UserError, match="20 x 20 pixels do not divide into patches of 8"):
         sweep_run(with_data(run, ["evaluation.resize_size=20", "evaluation.crop_size=20"]), QUICK)
+
+
+@pytest.mark.parametrize(
+    ("family", "crop", "batch", "widths"),
+    [("vit", 24, 3, [24, 48]), ("swin", 32, 256, [8, 16]), ("resnet", 32, 2, [8, 12])],
+)
+def test_the_memory_that_is_asked_for_suffices(
+    tmp_path: Path, family: str, crop: int, batch: int, widths: list[int]
+) -> None:
+    """Before anything is evaluated the need of the widest is known; a byte less does not suffice."""
+    words = [f"evaluation.batch_size={batch}"]
+    run = open_run(trained_run(tmp_path, *words, family=family, crop=crop))
+    options = replace(QUICK, widths=widths, memory=1, ks=(1,))
+    with pytest.raises(UserError, match="give at least ") as raised:
+        sweep_run(run, options)
+    enough = int(str(raised.value).removesuffix(".").split()[-1])
+    with pytest.raises(UserError, match=f"give at least {enough}"):
+        sweep_run(run, replace(options, memory=enough - 1))
+    assert not list(run.folder.rglob("networks/*.json"))
+    found = sweep_run(run, replace(options, memory=enough))
+    assert {own.width for own in found.networks} == set(widths)
 
 
 def test_a_full_disk_is_a_sentence(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
