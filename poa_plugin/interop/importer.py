@@ -71,7 +71,7 @@ def import_checkpoint(
     """
     run, recipe = Path(run), Path(config) if config else None
     check_target(run)
-    if recipe is not None and not os.path.exists(recipe):
+    if recipe is not None and not os.path.exists(recipe):  # noqa: PTH110
         raise UserError(f"There is no configuration file '{recipe}'.")
     file = check_source(Path(file))
     recipe = recipe or find_config(file)

@@ -16,7 +16,7 @@ def find_checkpoint(path: Path) -> Path:
     Raises:
         UserError: nothing in the folder says which checkpoint is the newest, or its ranks disagree.
     """
-    if not os.path.isdir(path):  # Path.is_dir raises where a name is too long
+    if not os.path.isdir(path):  # noqa: PTH112 (Path raises where a name is too long)
         return path
     if (path / "ckpt").is_dir():
         raise UserError(
