@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,13 @@ from torch import Tensor
 from poa_plugin.config.load import save_config
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
+from poa_plugin.interop.agreement import compare_schedules
 from poa_plugin.interop.contents import Checkpoint, read_checkpoint
 from poa_plugin.interop.fit import fit_config
 from poa_plugin.interop.layout import BRANCHES, Entry
 from poa_plugin.interop.moments import named_moments
+from poa_plugin.interop.source import check_source, find_config
+from poa_plugin.interop.target import check_space, check_target, written_whole
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.train import checkpoint as own
@@ -51,28 +55,31 @@ def import_checkpoint(
     Every key is used, or named: in an error, or in a line of the result if `drop` asked for it.
 
     Args:
-        file: see `read_checkpoint`.
-        run: the run's folder, made if it is not there.
-        config: a recipe to lay under what the weights prove; the schema's defaults if None.
+        file: see `read_checkpoint`; or a published run's folder, of which the newest checkpoint is taken.
+        run: the run's folder, which must not be there or be empty.
+        config: a recipe to lay under what the weights prove, or a published run's `config.yaml`. Without one it
+            is the published `config.yaml` beside the file, or else the recipe of the file's family.
         words: `key=value` words laid over the recipe.
         format_name: see `read_checkpoint`.
         drop: see `read_checkpoint`; `optimizer` leaves out the moments.
 
     Raises:
-        UserError: the run's folder holds a checkpoint already, the file cannot be read, the
+        UserError: the run's folder holds something or cannot be written, the file cannot be read, the
             configuration contradicts it, or keys are missing, unknown, misshapen or not finite:
             all are named.
             Nothing has been written then.
     """
-    run = Path(run)
-    if (newest := own.latest(run / "ckpt")) is not None:
-        raise UserError(f"'{run}' holds a checkpoint already, '{newest}': choose another folder.")
-    if run.exists() and not run.is_dir():
-        raise UserError(f"'{run}' is a file: a run is a folder.")
+    run, recipe = Path(run), Path(config) if config else None
+    check_target(run)
+    if recipe is not None and not os.path.exists(recipe):  # noqa: PTH110
+        raise UserError(f"There is no configuration file '{recipe}'.")
+    file = check_source(Path(file))
+    recipe = recipe or find_config(file)
     checkpoint = read_checkpoint(file, format_name, [name for name in drop if name != "optimizer"])
+    settings, lines = fit_config(checkpoint, recipe, words)
+    optimizer = checkpoint.optimizer
     if "optimizer" in drop:
         checkpoint.optimizer = None
-    settings, lines = fit_config(checkpoint, Path(config) if config else None, words)
     settings.output_dir = str(run)
     lines = [*checkpoint.lines, *lines]
     model = build_model(settings)
@@ -81,6 +88,7 @@ def import_checkpoint(
     _check(_expected(model, found), found, checkpoint)
     lines += _fill(model, found)
     step = _step(found, checkpoint)
+    lines += compare_schedules(optimizer, step - 1, settings) if step else []
     lines.append(_start(step, checkpoint))
     _write(
         run,
@@ -265,7 +273,12 @@ def _write(
         optimizer.state[parameter].update(moments.get(name, {}))
     with torch.no_grad():
         model.step.fill_(step)
-    run.mkdir(parents=True, exist_ok=True)
-    save_config(config, run / "config.yaml")
+    tensors = [
+        *model.state_dict().values(),
+        *(x for moment in moments.values() for x in moment.values()),
+    ]
+    check_space(run, sum(tensor.nbytes for tensor in tensors))
     state = {"step": step, "scaler": None, "imported": True, "format": checkpoint.format.name}
-    own.save(run / "ckpt", model, optimizer, state, config.train.keep_checkpoints)
+    with written_whole(run) as folder:
+        save_config(config, folder / "config.yaml")
+        own.save(folder / "ckpt", model, optimizer, state, config.train.keep_checkpoints)

@@ -22,7 +22,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from poa_plugin.errors import UserError
 from poa_plugin.interop.read import check_file, read_file
 
-_RANK = re.compile(r"(?P<name>.+)\.rank_(?P<rank>\d+)\.pth")
+RANK = re.compile(r"(?P<name>.+)\.rank_(?P<rank>\d+)\.pth")
 _FLAT = "_flat_param"
 _ALIGNMENT = 8
 """FSDP can start every parameter at a multiple of 16 bytes, 8 numbers of half precision."""
@@ -53,7 +53,9 @@ class _Sharded(Tensor):
     state: tuple[Any, ...] = ()
 
     @classmethod
-    def __torch_dispatch__(cls, function: Any, types: Any, *_: Any, **__: Any) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, function: Any, types: Any, *_: Any, **__: Any
+    ) -> Any:
         raise NotImplementedError
 
     def __setstate__(self, state: Any) -> None:
@@ -61,7 +63,7 @@ class _Sharded(Tensor):
 
 
 class Unit(NamedTuple):
-    """How an FSDP unit is divided: its number of elements, padding included, and each rank's (offset, length)."""
+    """How an FSDP unit is divided: its elements, padding included, and each rank's (offset, length)."""
 
     size: int
     parts: dict[int, tuple[int, int]]
@@ -86,14 +88,18 @@ def rank_files(file: Path) -> list[Path]:
     Raises:
         UserError: there is no such file, or the file of a lower rank than the highest is missing.
     """
-    match = _RANK.fullmatch(file.name)
+    check_file(file)
+    match = RANK.fullmatch(file.name)
     if match is None:
         return [file]
-    check_file(file)
+    try:
+        beside = list(file.parent.iterdir())
+    except OSError as error:
+        raise UserError(f"'{file.parent}' cannot be read: {error.strerror}.") from error
     found = {
         int(other["rank"]): sibling
-        for sibling in file.parent.iterdir()
-        if (other := _RANK.fullmatch(sibling.name)) and other["name"] == match["name"]
+        for sibling in beside
+        if (other := RANK.fullmatch(sibling.name)) and other["name"] == match["name"]
     }
     _refuse_missing(file, set(found), max(found) + 1)
     return [found[rank] for rank in sorted(found)]
@@ -127,7 +133,7 @@ def join(files: Sequence[Path]) -> tuple[dict[str, Any], bool]:
         UserError: a rank's file is missing or too many, the files are of different iterations or runs, or
             elements are missing.
     """
-    if _RANK.fullmatch(files[0].name) is None:
+    if RANK.fullmatch(files[0].name) is None:
         return read_file(files[0]), False
     first = read_rank(files[0])
     if len(files) == 1 and not is_sharded(first):
@@ -211,7 +217,7 @@ def _refuse_missing(file: Path, found: set[int], count: int) -> None:
 
 
 def _tail(file: Path) -> str:
-    match = _RANK.fullmatch(file.name)
+    match = RANK.fullmatch(file.name)
     return f".rank_{match['rank']}.pth" if match else file.suffix
 
 
@@ -235,7 +241,7 @@ def _joined(ranks: Sequence[_Rank]) -> dict[str, Any]:
     for name in ranks[0].tensors.keys() - divided:
         if not _same(name, ranks):
             raise UserError(
-                f"'{name}' is whole in the file of every rank beside '{ranks[0].file}', but not the same in all."
+                f"'{name}' is whole in the file of every rank beside '{ranks[0].file}', but not the same."
             )
     return {
         name: torch.cat([rank.tensors[name] for rank in ranks]) if name in divided else value

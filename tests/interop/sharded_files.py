@@ -1,4 +1,4 @@
-"""Training checkpoints with a file for each rank, written by torch's FSDP as the published code has it write them."""
+"""Training checkpoints with a file for each rank, written by torch's FSDP as the published code uses it."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.fsdp import FullyShardedDataParallel as FSDP
-from torch.distributed.fsdp import MixedPrecision, ShardingStrategy, StateDictType
+from torch.distributed.fsdp import (
+    FullyShardedDataParallel,
+    MixedPrecision,
+    ShardingStrategy,
+    StateDictType,
+)
 
 from poa_plugin.config.load import default_config
 from poa_plugin.ssl import POA
@@ -21,6 +25,11 @@ from tests.conftest import FAMILIES, randomise
 from tests.interop.published_files import groups, module_order, published_key
 
 ITERATION = 7
+PUBLISHED = {
+    "vit": [],
+    "swin": ["student.swin.patch_norm=full"],
+    "resnet": ["student.resnet.decay_shortcut_norm=true"],
+}
 RECIPE = ["optim.epochs=2", "optim.warmup_epochs=1", "train.OFFICIAL_EPOCH_LENGTH=6"]
 
 
@@ -45,8 +54,7 @@ class Tree(nn.Module):
 def branches(family: str) -> tuple[Any, dict[str, dict[str, Tensor]], dict[str, tuple]]:
     """The configuration, weights by published names for each branch, and the settings of the groups."""
     words = [*FAMILIES[family], *RECIPE, f"student.arch={family}"]
-    if family == "swin":
-        words.append("student.swin.patch_norm=full")
+    words += PUBLISHED[family]
     config = default_config(words)
     model = POA(config)
     for seed, branch in enumerate((model.student, model.teacher)):
@@ -55,12 +63,15 @@ def branches(family: str) -> tuple[Any, dict[str, dict[str, Tensor]], dict[str, 
     optim = config.optim
     ours = parameter_settings(model.student, optim.layerwise_decay, optim.patch_embed_lr_mult)
     settings = {published_key(name, family): setting for name, setting in ours.items()}
-    names = {branch: module_order(getattr(model, branch).state_dict(), family) for branch in ("student", "teacher")}  # fmt: skip
+    names = {
+        branch: module_order(getattr(model, branch).state_dict(), family)
+        for branch in ("student", "teacher")
+    }
     return config, names, settings
 
 
-def moments(name: str, parameter: Tensor) -> dict[str, Tensor]:
-    """What the optimizer holds for a parameter: functions of its elements, so that parts are parts of the whole."""
+def moments(parameter: Tensor) -> dict[str, Tensor]:
+    """What the optimizer holds for a parameter: functions of its elements, so that parts make a whole."""
     return {
         "step": torch.tensor(float(ITERATION + 1)),
         "exp_avg": 2 * parameter.detach(),
@@ -71,7 +82,10 @@ def moments(name: str, parameter: Tensor) -> dict[str, Tensor]:
 def write_ranks(folder: Path, world: int, families: Sequence[str]) -> None:
     """Write a run of every family into `folder/<family>` with as many processes as there are ranks."""
     folder.mkdir(parents=True, exist_ok=True)
-    torch.multiprocessing.spawn(_rank, (world, str(folder), list(families)), nprocs=world)
+    arguments = (world, str(folder), list(families))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of a fork in a process with threads
+        torch.multiprocessing.start_processes(_rank, arguments, world, start_method="fork")
 
 
 def _rank(rank: int, world: int, folder: str, families: Sequence[str]) -> None:
@@ -116,10 +130,10 @@ def _write(rank: int, run: Path, family: str) -> None:
             }
         )
     optimizer = torch.optim.AdamW(own_groups, betas=(0.9, 0.999))
-    for name, parameter in named.items():
+    for parameter in named.values():
         if parameter.numel():
-            optimizer.state[parameter] = moments(name, parameter)
-    with FSDP.state_dict_type(model, StateDictType.LOCAL_STATE_DICT):
+            optimizer.state[parameter] = moments(parameter)
+    with FullyShardedDataParallel.state_dict_type(model, StateDictType.LOCAL_STATE_DICT):
         state = model.state_dict()
     run.mkdir(exist_ok=True)
     contents = {"model": state, "optimizer": optimizer.state_dict(), "iteration": ITERATION}
@@ -128,9 +142,9 @@ def _write(rank: int, run: Path, family: str) -> None:
     (run / f"last_checkpoint.rank_{rank}").write_text(name)
 
 
-def _wrapped(module: nn.Module) -> FSDP:
+def _wrapped(module: nn.Module) -> FullyShardedDataParallel:
     half = torch.float16
-    return FSDP(
+    return FullyShardedDataParallel(
         module,
         sharding_strategy=ShardingStrategy.SHARD_GRAD_OP,
         mixed_precision=MixedPrecision(half, half, torch.float32),

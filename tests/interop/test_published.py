@@ -329,7 +329,9 @@ def test_training_goes_on_bit_for_bit(
     config = default_config([*words, f"output_dir={tmp_path / 'stayed'}"])
     assert train(config).finished
     torch.save(as_published(tmp_path / "stayed/ckpt/2", config), tmp_path / "moved.pth")
-    imported = import_checkpoint(tmp_path / "moved.pth", tmp_path / "moved", words=words)
+    imported = import_checkpoint(
+        tmp_path / "moved.pth", tmp_path / "moved", config=tmp_path / "stayed/config.yaml"
+    )
     assert imported.step == 2
     capsys.readouterr()
     assert train(poa.load_config(tmp_path / "moved/config.yaml")).finished

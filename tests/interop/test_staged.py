@@ -167,7 +167,8 @@ def test_the_papers_networks_get_the_papers_ranges(tmp_path: Path, family: str) 
     config, _ = fit_config(
         read_checkpoint(save(tmp_path, module_order(empty, family))), None, ["optim.epochs=1"]
     )
-    published = default_config([f"student.arch={family}", *PUBLISHED[family]])
+    words = [f"student.arch={family}", "crops.blur=published"]
+    published = default_config([*words, *PUBLISHED[family]])
     assert config.student == published.student
     assert config.crops == published.crops
 

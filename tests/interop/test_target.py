@@ -1,0 +1,131 @@
+"""Where a run is put and what it is read from: checked before the long work, written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from poa_plugin.errors import UserError
+from poa_plugin.extract import open_run
+from poa_plugin.interop import import_checkpoint, importer, target
+from poa_plugin.train import checkpoint
+from tests.interop.sharded_files import branches
+from tests.test_cli import fails
+
+WORDS = ["train.device=cpu", "student.vit.head_dim=8"]
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    _, tensors, _ = branches("vit")
+    path = tmp_path_factory.mktemp("weights") / "file.pth"
+    torch.save({"teacher": tensors["teacher"]}, path)
+    return path
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fail if the checkpoint is read: a fault is found before."""
+
+    def read(*_: Any) -> None:
+        raise AssertionError("the file was read")
+
+    monkeypatch.setattr(importer, "read_checkpoint", read)
+
+
+def refused(file: Path, run: Path) -> str:
+    with pytest.raises(UserError) as error:
+        import_checkpoint(file, run, words=WORDS)
+    return str(error.value)
+
+
+def test_targets(file: Path, tmp_path: Path, unread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "note").write_text("")
+    assert "is a file: a run is a folder" in refused(file, tmp_path / "note")
+    assert "is a file" in refused(file, tmp_path / "note/below/run")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("")
+    assert "is not empty, it holds 'mine.txt'" in refused(file, tmp_path / "full")
+    assert "name a new one" in refused(file, Path())
+    assert "File name too long" in refused(file, tmp_path / ("x" * 300))
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert f"you may not write in '{tmp_path}'" in refused(file, tmp_path / "a/run")
+    assert {path.name for path in tmp_path.iterdir()} == {"note", "full"}
+
+
+def test_sources(
+    file: Path, tmp_path: Path, unread: None, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    os.mkfifo(tmp_path / "pipe.pth")
+    assert "is a pipe or a device" in refused(tmp_path / "pipe.pth", tmp_path / "run")
+    assert "is a pipe or a device" in refused(Path("/dev/null"), tmp_path / "run")
+    (tmp_path / "empty.pth").write_text("")
+    assert "is empty" in refused(tmp_path / "empty.pth", tmp_path / "run")
+    assert "is a folder" in refused(tmp_path, tmp_path / "run")
+    assert "There is no file" in refused(file / "below.pth", tmp_path / "run")
+    assert "There is no file" in refused(tmp_path / "none.pth", tmp_path / "run")
+    assert "cannot be read: File name too long" in refused(tmp_path / ("x" * 300), tmp_path / "run")
+    config = ["--config", str(tmp_path / "none.yaml")]
+    said = fails(capsys, "import", str(file), "--to", str(tmp_path / "run"), *config)
+    assert "There is no configuration file" in said
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
+    assert "cannot be read: you are not permitted to" in refused(file, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_disk_that_is_full(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Known before anything is written; and if it fills up meanwhile, nothing is left."""
+    usage = type("Usage", (), {"free": 1000})
+    monkeypatch.setattr(target.shutil, "disk_usage", lambda _: usage)
+    assert "MB left" in refused(file, tmp_path / "a/run")
+    monkeypatch.undo()
+
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint, "save_tensors", full)
+    assert "the disk is full" in refused(file, tmp_path / "run")
+    monkeypatch.setattr(importer, "save_config", full)
+    assert "'" + str(tmp_path / "run") + "' cannot be written: the disk is full" in refused(
+        file, tmp_path / "run"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_kill_leaves_no_half_of_a_run(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of it is in a hidden folder until it gets its name; what a kill left there is cleared away."""
+    save, seen = checkpoint.save, []
+
+    def watched(*arguments: Any) -> None:
+        save(*arguments)
+        seen.append((tmp_path / "run").exists())
+
+    monkeypatch.setattr(importer.own, "save", watched)
+    partial = tmp_path / ".run.partial/ckpt/0"
+    partial.mkdir(parents=True)
+    (partial / "model.safetensors").write_text("half")
+    import_checkpoint(file, tmp_path / "run", words=WORDS)
+    assert seen == [False]
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "ckpt"}
+    assert open_run(tmp_path / "run").config.output_dir == str(tmp_path / "run")
+    monkeypatch.setattr(importer.own, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        import_checkpoint(file, tmp_path / "other", words=WORDS)
+    assert {path.name for path in tmp_path.iterdir()} == {"run"}
+
+
+def test_empty_folders_and_links(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    for name in ("empty", "link"):
+        import_checkpoint(file, tmp_path / name, words=WORDS)
+        assert checkpoint.latest(tmp_path / name / "ckpt") is not None
+    assert (tmp_path / "elsewhere/config.yaml").is_file()
