@@ -30,6 +30,15 @@ def networks(arguments: argparse.Namespace) -> None:
     print(network_table(space, arguments.image_size))
 
 
+def config(arguments: argparse.Namespace) -> None:
+    """Print the keys of the configuration."""
+    from poa_plugin.config.describe import config_text, markdown
+    from poa_plugin.registry import import_packages
+
+    import_packages(arguments.imports, "--imports")
+    print(markdown() if arguments.markdown else config_text(arguments.key))
+
+
 def extract(arguments: argparse.Namespace) -> None:
     """Write sub-networks of a run."""
     from poa_plugin.extract import open_run
@@ -63,16 +72,17 @@ def export(arguments: argparse.Namespace) -> None:
 
 def import_(arguments: argparse.Namespace) -> None:
     """Make a run of another code base's checkpoint."""
+    from poa_plugin.config.values import is_word
     from poa_plugin.interop import import_checkpoint
 
-    paths = [word for word in arguments.config if "=" not in word]
+    paths = [word for word in arguments.config if not is_word(word)]
     if len(paths) > 1:
         raise UserError(f"--config takes one recipe, not {len(paths)}: {', '.join(paths)}.")
     imported = import_checkpoint(
         arguments.file,
         arguments.to,
         config=paths[0] if paths else None,
-        words=[word for word in arguments.config if "=" in word],
+        words=[word for word in arguments.config if is_word(word)],
         format_name=arguments.format,
         drop=arguments.drop,
     )

@@ -6,6 +6,7 @@ that changing `student.arch` is a valid recipe.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -18,12 +19,14 @@ from poa_plugin.config.interpolation import resolve_in_place, unresolved_values
 from poa_plugin.config.keys import Section, all_keys, new_config
 from poa_plugin.config.ranges import possible, wrong_value
 from poa_plugin.config.schema import Config
-from poa_plugin.config.values import Scalar
-from poa_plugin.config.write import to_yaml
+from poa_plugin.config.yaml_input import Scalar
+from poa_plugin.config.yaml_output import to_yaml
 from poa_plugin.errors import UserError
 from poa_plugin.files import write_whole
 from poa_plugin.registry import BACKBONES, import_packages
 
+FOR_ONE_COMMAND = {"train.accept_changes": False, "train.damaged_checkpoint": "stop"}
+"""Keys that take a protection away, and what a run's `config.yaml` holds of them whatever was given."""
 MOST_PROBLEMS = 5
 """So many wrong values are named at once."""
 
@@ -43,7 +46,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: the file cannot be read, a key is unknown (the nearest one is named), a value has the wrong
             type or is out of its range, keys contradict one another, or a `${...}` cannot be resolved.
     """
-    return _resolve([overlay.from_file(Path(path)), overlay.from_words(overrides)])
+    return _resolve([_without_consent(Path(path)), overlay.from_words(overrides)])
 
 
 def default_config(overrides: Sequence[str] = ()) -> Config:
@@ -80,8 +83,24 @@ def backbone_options(config: Config) -> Any:
 
 
 def save_config(config: Config, path: Path) -> None:
-    """Write the resolved configuration as YAML, every default spelled out; `load_config` reads the same."""
-    write_whole(path, to_yaml(cast(DictConfig, config)))
+    """Write the resolved configuration as YAML, every default spelled out; `load_config` reads the same.
+
+    What was allowed for one command is not written (`FOR_ONE_COMMAND`).
+    """
+    saved = copy.deepcopy(cast(DictConfig, config))
+    for key, value in FOR_ONE_COMMAND.items():
+        OmegaConf.update(saved, key, value)
+    write_whole(path, to_yaml(saved))
+
+
+def _without_consent(path: Path) -> overlay.Overlay:
+    """Return a file without `train.accept_changes: true`: only a command accepts changes, and for itself."""
+    file = overlay.from_file(path)
+    for _, tree in file.settings:
+        section = tree.get("train")
+        if isinstance(section, dict) and "accept_changes" in section:
+            section["accept_changes"] = Scalar.of("false", "plain")
+    return file
 
 
 def _resolve(overlays: list[overlay.Overlay]) -> Config:

@@ -11,6 +11,7 @@ import torch
 
 from poa_plugin.backbones.base import PlainNetwork
 from poa_plugin.config.load import load_config
+from poa_plugin.config.values import is_word
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
@@ -81,7 +82,7 @@ def with_data(run: Run, words: Sequence[str]) -> Run:
     """
     if not words:
         return run
-    words = [word if "=" in word else f"data.path={word}" for word in words]
+    words = [word if is_word(word) else f"data.path={word}" for word in words]
     for word in words:
         if not word.startswith(("data.", "evaluation.")):
             raise UserError(

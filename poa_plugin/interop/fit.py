@@ -11,7 +11,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from poa_plugin.config.load import default_config, load_config
+from poa_plugin.config.load import default_config, load_config, written_keys
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.interop.contents import Checkpoint
@@ -80,25 +80,16 @@ def heads_architecture(heads: Mapping[str, Tensor]) -> dict[str, Any]:
 def _given(path: Path | None, words: Sequence[str], arch: str) -> dict[str, Any]:
     """Return the values that the user wrote down, typed by the schema, by dotted keys."""
     typed = _load(path, [_word("student.arch", arch), *words])
-    layers = [OmegaConf.load(path)] if path else []
-    written = OmegaConf.merge(*layers, OmegaConf.from_dotlist(list(words)))
     given = {
-        key: OmegaConf.select(cast(DictConfig, typed), key)
-        for key in _leaves(OmegaConf.to_container(written))
+        key: OmegaConf.select(cast(DictConfig, typed), key) for key in written_keys(path, words)
     }
     if "student.arch" in given:
-        given["student.arch"] = OmegaConf.select(written, "student.arch")
+        given["student.arch"] = _load(path, words).student.arch
     return given
 
 
 def _load(path: Path | None, words: Sequence[str]) -> Config:
     return load_config(path, words) if path else default_config(words)
-
-
-def _leaves(tree: Any, prefix: str = "") -> list[str]:
-    if not isinstance(tree, dict) or not tree:
-        return [prefix.removesuffix(".")] if prefix else []
-    return [leaf for key, below in tree.items() for leaf in _leaves(below, f"{prefix}{key}.")]
 
 
 def _refuse_contradictions(known: Mapping[str, Any], given: Mapping[str, Any], file: Path) -> None:
