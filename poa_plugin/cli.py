@@ -79,6 +79,23 @@ def build_parser() -> Parser:
         "--image-size", type=SIDE, metavar="N", help="side in pixels at which FLOPs are counted"
     )
 
+    config = _command(
+        subcommands,
+        "config",
+        commands.config,
+        "print configuration keys, their defaults and ranges",
+    )
+    config.add_argument(
+        "key",
+        metavar="KEY",
+        nargs="?",
+        help="a key, a section, or a part of a name; all if left out",
+    )
+    config.add_argument("--markdown", action="store_true", help="as docs/configuration.md")
+    config.add_argument(
+        "--imports", nargs="+", default=[], metavar="PACKAGE", help="that register backbones"
+    )
+
     extract = _command(
         subcommands,
         "extract",

@@ -40,6 +40,15 @@ def networks(arguments: argparse.Namespace) -> None:
     print(network_table(space, arguments.image_size))
 
 
+def config(arguments: argparse.Namespace) -> None:
+    """Print the keys of the configuration."""
+    from poa_plugin.config.describe import config_text, markdown
+    from poa_plugin.registry import import_packages
+
+    import_packages(arguments.imports, "--imports")
+    print(markdown() if arguments.markdown else config_text(arguments.key))
+
+
 def extract(arguments: argparse.Namespace) -> None:
     """Write sub-networks of a run."""
     check_run(arguments.run_folder)
@@ -82,9 +91,10 @@ def import_(arguments: argparse.Namespace) -> None:
     """Make a run of another code base's checkpoint."""
     check_folder_target(arguments.to, "--to")
 
+    from poa_plugin.config.values import is_word
     from poa_plugin.interop import import_checkpoint
 
-    paths = [word for word in arguments.config if "=" not in word]
+    paths = [word for word in arguments.config if not is_word(word)]
     if len(paths) > 1:
         raise UserError(f"--config takes one recipe, not {len(paths)}: {', '.join(paths)}.")
     with removed_on_failure(arguments.to):
@@ -92,7 +102,7 @@ def import_(arguments: argparse.Namespace) -> None:
             arguments.file,
             arguments.to,
             config=paths[0] if paths else None,
-            words=[word for word in arguments.config if "=" in word],
+            words=[word for word in arguments.config if is_word(word)],
             format_name=arguments.format,
             drop=arguments.drop,
         )

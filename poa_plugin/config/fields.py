@@ -189,6 +189,8 @@ def show(value: Any) -> str:
         return f"{value:g}" if float(f"{value:g}") == value else repr(value)
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(show, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{name}: {show(below)}' for name, below in value.items())}}}"
     return str(value)
 
 

@@ -85,7 +85,7 @@ class _NoHomeError(ValueError):
 
 
 def _expand(value: Any, declared: Declaration) -> Any:
-    if not (declared.is_path and isinstance(value, str) and value.startswith("~")):
+    if not (declared.is_path and isinstance(value, str) and value.startswith("~")) or "\0" in value:
         return value
     expanded = os.path.expanduser(value)  # noqa: PTH111 (a Path would lose a trailing slash)
     if expanded == value:

@@ -20,12 +20,14 @@ from poa_plugin.config.interpolation import resolve_in_place, unresolved_values
 from poa_plugin.config.keys import Section, all_keys, new_config
 from poa_plugin.config.ranges import possible, wrong_value
 from poa_plugin.config.schema import Config
-from poa_plugin.config.values import Scalar
-from poa_plugin.config.write import to_yaml
+from poa_plugin.config.yaml_input import Scalar
+from poa_plugin.config.yaml_output import to_yaml
 from poa_plugin.errors import UserError
 from poa_plugin.files import write_whole
 from poa_plugin.registry import BACKBONES, import_packages
 
+FOR_ONE_COMMAND = {"train.accept_changes": False, "train.damaged_checkpoint": "stop"}
+"""Keys that take a protection away, and what a run's `config.yaml` holds of them whatever was given."""
 MOST_PROBLEMS = 5
 """So many wrong values are named at once."""
 
@@ -48,7 +50,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: the file cannot be read, a key is unknown (the nearest one is named), a value has the wrong
             type or is out of its range, keys contradict one another, or a `${...}` cannot be resolved.
     """
-    return _resolve([_without_consent(path), overlay.from_words(overrides)])
+    return _resolve([_without_consent(Path(path)), overlay.from_words(overrides)])
 
 
 def default_config(overrides: Sequence[str] = ()) -> Config:

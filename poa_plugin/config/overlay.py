@@ -16,14 +16,13 @@ from poa_plugin.config.keys import Key, Section
 from poa_plugin.config.ranges import possible
 from poa_plugin.config.suggest import unknown_key
 from poa_plugin.config.values import (
-    Scalar,
+    WrongTypeError,
     WrongValueError,
-    parse_yaml,
-    read_file,
     read_value,
     shown,
     split_word,
 )
+from poa_plugin.config.yaml_input import Scalar, YAMLSyntaxError, parse_yaml, read_file
 
 
 @dataclass(frozen=True)
@@ -101,6 +100,10 @@ def assign(config: DictConfig, given: Given, tree: Section) -> dict[str, str]:
     for name, raw in given.raw.items():
         try:
             OmegaConf.update(config, name, read_value(keys[name], raw))
+        except WrongTypeError as error:
+            hint = f" ({error})" if str(error) else ""
+            allowed = possible(keys[name])
+            problems[name] = f"The key '{name}' is {_quoted(raw)}: it must be {allowed}{hint}."
         except WrongValueError as error:
             problems[name] = f"The key '{name}' is {_quoted(raw)}: {error}."
         except GrammarParseError:
@@ -143,7 +146,7 @@ def _members(given: Given, section: Section, raw: Any) -> dict[str, Any]:
     if isinstance(raw, Scalar) and raw.origin == "word":
         try:
             raw = parse_yaml(raw)
-        except WrongValueError:
+        except YAMLSyntaxError:
             raw = None
     if isinstance(raw, dict):
         return raw

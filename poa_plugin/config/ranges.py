@@ -28,7 +28,7 @@ def possible(key: Key) -> str:
         what = _alternatives(REGISTRIES[declared.registry][1].names())
     else:
         what = "a path" if declared.is_path else type_name(key.element_type)
-        limits = " / ".join(dict.fromkeys(filter(None, map(str, declared.ranges))))
+        limits = ", ".join(filter(None, map(str, declared.ranges)))
         what = _list_of(what, declared.length) if key.is_list else what
         what = " ".join(filter(None, (what, limits, declared.unit)))
     if declared.ordered:
@@ -101,7 +101,7 @@ def _wrong_number(key: Key, value: Any, limits: Range) -> str | None:
     for number in _numbers(value):
         if not math.isfinite(number) or (key.declared is not NOTHING and number not in limits):
             hint = ""
-            if limits.high == 1 and 1 < number <= 100 and number / 100 in limits:
+            if limits.high == 1 and 10 <= number <= 100 and number / 100 in limits:
                 hint = f" (did you mean {show(number / 100)}?)"
             what = possible(key) if str(limits) else f"{possible(key)}, and finite"
             return f": it must be {what}{hint}."

@@ -7,19 +7,27 @@ So YAML's scalars are kept as they are written (`Scalar`) until the type of thei
 
 from __future__ import annotations
 
+import difflib
 import re
 import typing
 from collections.abc import Callable
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from poa_plugin.config.fields import show
-from poa_plugin.config.keys import Key, type_name
+from poa_plugin.config.keys import Key
+from poa_plugin.config.yaml_input import (
+    Scalar,
+    WrittenList,
+    WrittenMapping,
+    YAMLSyntaxError,
+    parse_yaml,
+)
 from poa_plugin.errors import UserError
 
 NULLS = ("null", "Null", "NULL", "~", "")
@@ -30,60 +38,13 @@ SPECIAL = re.compile(r"[-+]?\.?(inf|infinity|nan)", re.IGNORECASE)
 LONGEST_NUMBER = 400
 """Characters."""
 
-Origin = Literal["word", "plain", "quoted"]
-
-
-class Scalar(str):
-    """A scalar as it was written: a `word` of a command, or `plain` or `quoted` in YAML."""
-
-    origin: Origin = "plain"
-
-    @classmethod
-    def of(cls, text: str, origin: Origin) -> Scalar:
-        """Return a text with how it was written."""
-        scalar = cls(text)
-        scalar.origin = origin
-        return scalar
-
 
 class WrongValueError(ValueError):
     """A value that cannot be read; the message is the end of a sentence that names the key."""
 
 
-def read_file(path: Path) -> dict[str, Any]:
-    """Return the tree of a YAML file; its leaves are `Scalar`.
-
-    Raises:
-        UserError: the file cannot be read, or is not a YAML mapping.
-    """
-    try:
-        tree = parse_yaml(path.read_bytes())
-    except FileNotFoundError as error:
-        raise UserError(f"There is no configuration file '{path}'.") from error
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise UserError(f"The configuration file '{path}' cannot be read: {reason}.") from error
-    except WrongValueError as error:
-        raise UserError(f"The configuration file '{path}' is not valid YAML: {error}.") from error
-    if tree is None or tree == "":
-        return {}
-    if not isinstance(tree, dict):
-        raise UserError(f"The configuration file '{path}' must hold sections, not {_kind(tree)}.")
-    return tree
-
-
-def parse_yaml(content: bytes | str) -> Any:
-    """Return the one document of a YAML text, its scalars as they are written.
-
-    Raises:
-        WrongValueError: it is not valid YAML.
-    """
-    try:
-        return yaml.load(content, Loader=_Loader)
-    except yaml.YAMLError as error:
-        raise WrongValueError(" ".join(str(error).split())) from error
-    except RecursionError as error:
-        raise WrongValueError("it is nested too deeply") from error
+class WrongTypeError(WrongValueError):
+    """A value that is not of its key's type; the message is what may have been meant, or empty."""
 
 
 def split_word(word: str) -> tuple[list[str], Scalar]:
@@ -111,10 +72,12 @@ def read_value(key: Key, raw: Any) -> Any:
         raw: a `Scalar`, or a list or dictionary of them.
 
     Raises:
-        WrongValueError: it is none of the key's type.
+        WrongTypeError: it is not of the key's type.
+        WrongValueError: it is null, or stands for nothing.
     """
     if isinstance(raw, Scalar):
-        if _is_null(raw, key.is_text and not key.is_list):
+        is_text = key.is_text and not key.is_list
+        if _is_null(raw, is_text) and (key.optional or not is_text or raw != "~"):
             if not key.optional:
                 here = "; a folder of this name is './null'" if key.declared.is_path else ""
                 raise WrongValueError(f"it may not be null{here}")
@@ -140,13 +103,15 @@ def _read(kind: Any, raw: Any) -> Any:
         if isinstance(raw, Scalar) and "${" in raw:
             return str(raw)
         if not isinstance(raw, list):
-            raise WrongValueError("it must be a list, such as [a, b]")
+            raise WrongTypeError
         return [_read((arguments or (Any,))[0], element) for element in raw]
     if isinstance(kind, type) and issubclass(kind, Enum):
         kind = str
     if kind in READERS:
+        if kind in (str, Path) and isinstance(raw, (WrittenList, WrittenMapping)) and raw.source:
+            raw = Scalar.of(raw.source, "quoted")
         if not isinstance(raw, Scalar):
-            raise WrongValueError(f"it must be {type_name(kind)}, not {_kind(raw)}")
+            raise WrongTypeError
         return str(raw) if "${" in raw else READERS[kind](raw)
     if typing.get_origin(kind) is dict and len(arguments) == 2 and isinstance(raw, dict):
         return {name: _read(arguments[1], value) for name, value in raw.items()}
@@ -168,8 +133,8 @@ def _whole(raw: Scalar) -> int:
             return int(text, 16 if "x" in text.lower() else 10)
         if DECIMAL.fullmatch(text) and float(text.replace("_", "")).is_integer():
             near = int(float(text.replace("_", "")))
-            raise WrongValueError(f"it must be a whole number: did you mean {near}?")
-    raise WrongValueError("it must be a whole number")
+            raise WrongTypeError(f"did you mean {near}?")
+    raise WrongTypeError
 
 
 def _decimal(raw: Scalar) -> float:
@@ -181,14 +146,15 @@ def _decimal(raw: Scalar) -> float:
             return float(text.replace("_", ""))
         if WHOLE.fullmatch(text):
             return float(_whole(raw))
-    raise WrongValueError("it must be a number")
+    raise WrongTypeError
 
 
 def _truth(raw: Scalar) -> bool:
     text = raw.strip().lower()
     if text in TRUE or text in FALSE:
         return text in TRUE
-    raise WrongValueError("it must be true or false")
+    near = difflib.get_close_matches(text, (*TRUE, *FALSE), 1)
+    raise WrongTypeError(f"did you mean {near[0]}?" if near else "")
 
 
 READERS: dict[Any, Callable[[Scalar], Any]] = {
@@ -211,8 +177,8 @@ def _flow(raw: Scalar) -> Any:
     """Read a list in a command as YAML."""
     try:
         return parse_yaml(raw)
-    except WrongValueError as error:
-        raise WrongValueError("it must be a list, such as [a, b]") from error
+    except YAMLSyntaxError as error:
+        raise WrongTypeError from error
 
 
 def _untyped(raw: Any) -> Any:
@@ -228,40 +194,3 @@ def _untyped(raw: Any) -> Any:
         return cast(dict[str, Any], read)["value"]
     except (yaml.YAMLError, OmegaConfBaseException) as error:
         raise WrongValueError(" ".join(str(error).split())) from error
-
-
-def _kind(tree: Any) -> str:
-    if isinstance(tree, dict):
-        return "a section"
-    return "a list" if isinstance(tree, list) else "a single value"
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML without types: every scalar is a `Scalar`; only the merge key `<<` is told from others."""
-
-    yaml_implicit_resolvers = {  # noqa: RUF012
-        first: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":merge")]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
-    def construct_scalar_as_written(self, node: yaml.Node) -> Scalar:
-        """Return a scalar with how it was written."""
-        return Scalar.of(str(self.construct_scalar(node)), "quoted" if node.style else "plain")
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        """Return a mapping whose keys are texts, none of them twice."""
-        node = super().compose_mapping_node(anchor)
-        names = set()
-        for name, _ in node.value:
-            if not isinstance(name, yaml.ScalarNode):
-                raise yaml.MarkedYAMLError(None, None, "a key must be a text", name.start_mark)
-            if name.value in names:
-                raise yaml.MarkedYAMLError(
-                    None, None, f"the key '{name.value}' is there twice", name.start_mark
-                )
-            names.add(name.value)
-        return node
-
-
-for _tag in ("str", "int", "float", "bool", "null", "timestamp", "merge"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_scalar_as_written)

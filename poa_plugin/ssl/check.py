@@ -25,7 +25,6 @@ def check_model(config: Config) -> None:
         UserError: the options of the backbone contradict one another or the sizes of crops, no patch can be
             masked, or the weights do not fit into memory.
     """
-    device = resolve_device(config.train.device)
     try:
         with torch.device("meta"):
             backbone = build_backbone(config)
@@ -43,7 +42,7 @@ def check_model(config: Config) -> None:
         f"Training {n_parameters:,} parameters needs",
         f"lower the widths and depths of student.{config.student.arch}, dino.head_n_prototypes or "
         f"dino.head_hidden_dim",
-        device,
+        resolve_device(config.train.device),
     )
 
 

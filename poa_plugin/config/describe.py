@@ -1,0 +1,121 @@
+"""What `poa config` prints, and `docs/configuration.md`: every key with default, values and meaning."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator
+
+from omegaconf import MISSING
+
+from poa_plugin.config.fields import show
+from poa_plugin.config.keys import Key, Section, all_keys
+from poa_plugin.config.ranges import possible
+from poa_plugin.config.suggest import unknown_key
+from poa_plugin.errors import UserError
+
+INTRODUCTION = """# Configuration
+
+<!-- Made by `poa config --markdown`; the text is in poa_plugin/config. -->
+
+A recipe is a YAML file laid over the schema's defaults; `key=value` words on the command line are laid
+over the file, the last one wins. Unknown keys, wrong types, values out of their range and keys that contradict one
+another are refused in one sentence before anything starts. Names are DINOv2's where DINOv2 has one. The
+defaults are the paper's ViT recipe. The run's folder holds the resolved configuration. `poa config` prints these
+tables, `poa config KEY` one key, one section, or all keys with KEY in their name.
+
+## How values are read
+
+* A text is the text that was typed: `data.path=/data/flat #2`, `output_dir=1.10`, `output_dir=on`. In a
+  YAML file comments and quotes are YAML's, and nothing else is interpreted.
+* `~` and `~user` at the start of a path are home folders.
+* `null` is no value, where a key may have none; in files also `~` or nothing. A folder of that name is `./null`.
+* `${train.seed}` is the value of another key, `${oc.env:NAME}` that of an environment variable, which must be
+  there, and `${oc.env:NAME,text}` has a default; `\\${` is the text `${`.
+* Numbers: `30`, `1e-3`, `.5`, `1_000`; never `nan` or `inf`. Truth values: `true`/`false`, `yes`/`no`, `on`/`off`. Lists:
+  `[1, 2]`.
+* A length of a warm-up beyond the end of the training is a warning: a short trial of a long recipe is legitimate.
+
+## Options of your own backbone
+
+The `Options` dataclass of a registered backbone is the section `student.<name>`. Its fields may declare ranges and
+meaning as the schema does (`poa_plugin.config.fields`); `poa config student.mine --imports my_package` prints them:
+
+    @dataclass
+    class Options:
+        width: int = number(64, "channels", at_least=1, at_most=4096)
+        kind: str = choice("plain", ("plain", "gated"), "of block")
+
+For a field without a declaration the type is checked, and `nan` and `inf` are refused. What a backbone raises while
+it is built becomes a sentence.
+"""
+
+
+def config_text(name: str | None = None) -> str:
+    """Return every key for a terminal, or those that a name stands for.
+
+    Args:
+        name: a key, a section, or a part of keys' names; all keys if None.
+
+    Raises:
+        UserError: no key has this name, nor one that contains it.
+    """
+    tree = all_keys()
+    if name is None:
+        return "\n\n".join(_section_text(section) for section in tree.sections() if _own(section))
+    keys = {key.name: key for key in tree.leaves()}
+    if name in keys:
+        return _key_text(keys[name])
+    found = [section for section in tree.sections() if section.name == name]
+    if found:
+        return "\n\n".join(
+            _section_text(section) for section in found[0].sections() if _own(section)
+        )
+    matches = [key for key in keys.values() if name.lower() in key.name.lower()]
+    if not matches:
+        raise UserError(unknown_key(name, tree))
+    return "\n".join(map(_key_text, matches))
+
+
+def markdown() -> str:
+    """Return `docs/configuration.md`."""
+    return "\n".join([INTRODUCTION, *_tables(all_keys())])
+
+
+def _tables(tree: Section) -> Iterator[str]:
+    yield "## Keys\n"
+    for section in tree.sections():
+        if not _own(section):
+            continue
+        yield f"### {section.name or 'At the top'}\n"
+        yield f"{_one_line(section.meaning)}\n"
+        yield "| key | default | values | meaning |\n|---|---|---|---|"
+        for key in _own(section):
+            cells = (f"`{key.name}`", _default(key), possible(key), key.declared.meaning)
+            yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+        yield ""
+
+
+def _section_text(section: Section) -> str:
+    title = f"{section.name or 'at the top'}: {_one_line(section.meaning)}"
+    return "\n".join([textwrap.fill(title, 100), *map(_key_text, _own(section))])
+
+
+def _key_text(key: Key) -> str:
+    lines = [f"  {key.name} = {_default(key).replace('`', '')}"]
+    for text in (key.declared.meaning, possible(key)):
+        indent = " " * 6
+        lines += textwrap.wrap(text, 100, initial_indent=indent, subsequent_indent=indent)
+    return "\n".join(lines)
+
+
+def _own(section: Section) -> list[Key]:
+    """Return the keys of a section, without those of sections in it."""
+    return [member for member in section.members.values() if isinstance(member, Key)]
+
+
+def _default(key: Key) -> str:
+    return "none" if key.default == MISSING else f"`{show(key.default)}`"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
