@@ -1,6 +1,6 @@
 """Data: images by index, multi-crop augmentation, block masks, and batches by step and shard."""
 
-from poa_plugin.data.archives import Parquet, WebDataset
+from poa_plugin.data.archives import WebDataset
 from poa_plugin.data.augment import MultiCropAugmentation
 from poa_plugin.data.colour import normalise
 from poa_plugin.data.datasets import Dataset, EncodedImages, build_dataset, image_names
@@ -10,6 +10,7 @@ from poa_plugin.data.folders import FileList, ImageFolder, ImageNet
 from poa_plugin.data.loader import ShardBatch, train_batches
 from poa_plugin.data.masking import block_mask, shard_masks
 from poa_plugin.data.names import Integers, Names
+from poa_plugin.data.parquet import Parquet
 
 __all__ = [
     "BadImageError",

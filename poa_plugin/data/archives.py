@@ -1,4 +1,4 @@
-"""Images in archives: WebDataset's tar shards and parquet files, by index.
+"""Images in tar shards, in WebDataset's layout, by index.
 
 A shard that is streamed through a shuffle buffer cannot be gone on with bit for bit; here every image
 has a number, as if it were a file.
@@ -6,7 +6,6 @@ has a number, as if it were a file.
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 import time
@@ -19,10 +18,10 @@ import numpy as np
 
 from poa_plugin.data.datasets import EncodedImages, Split
 from poa_plugin.data.decode import BadImageError
-from poa_plugin.data.names import Integers, Names, joined, prefixed
-from poa_plugin.data.patterns import split_files
-from poa_plugin.data.reading import reason_of
-from poa_plugin.data.tar_index import MOST_CLASSES, Array, ShardIndex, shard_index
+from poa_plugin.data.labels import labels_and_classes
+from poa_plugin.data.names import Names, prefixed
+from poa_plugin.data.patterns import split_files, unambiguous
+from poa_plugin.data.tar_index import ShardIndex, shard_index
 from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 
@@ -58,7 +57,7 @@ class WebDataset(EncodedImages):
         found = split_files(path, split, ".tar")
         self.shards, self.left_out, self.notes = found.files, found.left_out, found.notes
         indices = _shard_indices(self.shards)
-        shown = _unambiguous(self.shards)
+        shown = unambiguous(self.shards)
         self.images = Names(
             b"".join(
                 prefixed(f"{n}/", index.names) for n, index in zip(shown, indices, strict=True)
@@ -92,7 +91,7 @@ class WebDataset(EncodedImages):
                 f"{len(empty)} of {len(shown)} shards of '{path}' have no image in them, such as '{empty[0]}'"
             )
         labels = np.concatenate([index.labels for index in indices])
-        self.labels, self.classes = _labels_and_classes(labels, path, "'.cls' file beside them")
+        self.labels, self.classes = labels_and_classes(labels, path, "'.cls' file beside them")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -118,167 +117,10 @@ class WebDataset(EncodedImages):
         return content
 
 
-@DATASETS.register_as("parquet")
-class Parquet(EncodedImages):
-    """Parquet files with a column `image` of encoded images, and perhaps a column `label`.
-
-    The column holds bytes, or Hugging Face's structs with `bytes` in them. Rows are in the order of
-    the sorted files. An image costs the reading of its row group, of which each process keeps the last few:
-    shuffled reading wants row groups of few images. Class names come from Hugging Face's metadata.
-
-    Args:
-        path: as for `WebDataset`, with `.parquet`.
-        split: `train` or `test`.
-        image_size: see `EncodedImages`.
-
-    Raises:
-        UserError: pyarrow is missing, there is no file, one is damaged, or has no such column.
-    """
-
-    def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
-        super().__init__(path, split, image_size)
-        found = split_files(path, split, ".parquet")
-        self.files, self.left_out, self.notes = found.files, found.left_out, found.notes
-        self.shown = _unambiguous(self.files)
-        groups: list[tuple[int, int]] = []
-        lengths: list[int] = []
-        labels = []
-        for number, file in enumerate(self.files):
-            opened = _parquet(file, os.getpid())
-            names = opened.schema_arrow.names
-            if "image" not in names:
-                known = ", ".join(names)
-                raise UserError(f"'{file}' has no column 'image'; its columns are {known}.")
-            for group in range(opened.num_row_groups):
-                groups.append((number, group))
-                lengths.append(opened.metadata.row_group(group).num_rows)
-            labels.append(_label_column(file, opened))
-        self.groups, self.ends = np.array(groups, np.int64).reshape(-1, 2), np.cumsum(lengths)
-        if not len(self):
-            raise UserError(f"There are no images in the {len(self.files)} files of '{path}'.")
-        self.labels, numbers = _labels_and_classes(np.concatenate(labels), path, "label")
-        self.classes = _class_names(self.files[0], numbers)
-
-    def __len__(self) -> int:
-        return int(self.ends[-1]) if len(self.ends) else 0
-
-    def all_names(self) -> Names:
-        """See `EncodedImages.all_names`."""
-        starts = np.diff(self.ends, prepend=0).tolist()
-        texts = []
-        for (file, group), rows in zip(self.groups.tolist(), starts, strict=True):
-            before = f"{self.shown[file]}/{group}/"
-            texts.append(joined([f"{before}{row}" for row in range(rows)]))
-        return Names(b"".join(texts))
-
-    def name(self, index: int) -> str:
-        """Return the file and the row group and row in it."""
-        file, group, row = self._place(index)
-        return f"{self.shown[file]}/{group}/{row}"
-
-    def read(self, index: int) -> bytes:
-        """See `EncodedImages.read`."""
-        file, group, row = self._place(index)
-        try:
-            value = _row_group(self.files[file], group, os.getpid())[row].as_py()
-        except MemoryError:
-            raise
-        except (
-            Exception
-        ) as error:  # pyarrow's are of many kinds, OSError without a number among them
-            if getattr(error, "errno", None) is not None:
-                _parquet.cache_clear()  # a descriptor that a file server has forgotten stays useless
-                raise
-            reason = f"its row group cannot be read ({_reason(error)})"
-            raise BadImageError(self.name(index), "corrupt", reason) from error
-        content = value.get("bytes") if isinstance(value, dict) else value
-        if not isinstance(content, bytes):
-            raise BadImageError(self.name(index), "corrupt", "its row holds no bytes")
-        return content
-
-    def _place(self, index: int) -> tuple[int, int, int]:
-        position = int(np.searchsorted(self.ends, index, side="right"))
-        before = int(self.ends[position - 1]) if position else 0
-        file, group = map(int, self.groups[position])
-        return file, group, index - before
-
-
 @lru_cache(maxsize=OPEN_FILES)
 def _opened(path: Path, process: int) -> Any:
     """Return a shard that this process opened: forked workers share none."""
     return path.open("rb", buffering=0)
-
-
-@lru_cache(maxsize=OPEN_FILES)
-def _parquet(path: Path, process: int) -> Any:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError as error:
-        raise UserError("Parquet files need pyarrow: pip install 'poa-plugin[parquet]'.") from error
-    try:
-        return parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"The file '{path}' cannot be read: {_reason(error)}.") from error
-
-
-@lru_cache(maxsize=4)
-def _row_group(path: Path, group: int, process: int) -> Any:
-    return _parquet(path, process).read_row_group(group, columns=["image"])["image"]
-
-
-def _label_column(file: Path, opened: Any) -> Array:
-    """Return the labels of a parquet file, -1 for an image without one."""
-    rows = opened.metadata.num_rows
-    if "label" not in opened.schema_arrow.names:
-        return np.full(rows, -1)
-    import pyarrow
-
-    kind = opened.schema_arrow.field("label").type
-    if pyarrow.types.is_null(kind):
-        return np.full(rows, -1)
-    if not pyarrow.types.is_integer(kind):
-        shown = "text" if pyarrow.types.is_string(kind) else str(kind)
-        raise UserError(
-            f"The column 'label' of '{file}' holds {shown}: it must hold the numbers of classes, whose names "
-            f"may stand in Hugging Face's metadata."
-        )
-    try:
-        column = opened.read(columns=["label"])["label"]
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(
-            f"The column 'label' of '{file}' cannot be read: {_reason(error)}."
-        ) from error
-    return np.asarray(column.cast(pyarrow.int64()).fill_null(-1).to_numpy(), np.int64)
-
-
-def _labels_and_classes(
-    labels: Array, path: str | None, what: str
-) -> tuple[Integers | None, list[str]]:
-    """Return labels and the names of classes, which are numbers; nothing where no image has a label."""
-    without = int((labels < 0).sum())
-    if without == len(labels):
-        return None, []
-    if without:
-        raise UserError(
-            f"{without} of {len(labels)} images of '{path}' have no {what}: give all of them one, or none."
-        )
-    if labels.max() >= MOST_CLASSES:
-        raise UserError(
-            f"'{path}' has a class of number {labels.max()}: the most is {MOST_CLASSES - 1}."
-        )
-    return Integers(labels), [str(i) for i in range(int(labels.max()) + 1)]
-
-
-def _class_names(file: Path, numbers: list[str]) -> list[str]:
-    """Return the names in Hugging Face's metadata, or the numbers of classes; none without labels."""
-    metadata = _parquet(file, os.getpid()).schema_arrow.metadata or {}
-    try:
-        features = json.loads(metadata.get(b"huggingface", b"{}"))["info"]["features"]
-        names = [str(name) for name in features["label"]["names"]]
-    except (ValueError, KeyError, TypeError):
-        names = []
-    return names if numbers and len(names) >= len(numbers) else numbers
 
 
 def _shard_indices(shards: Sequence[Path]) -> list[ShardIndex]:
@@ -294,19 +136,3 @@ def _shard_indices(shards: Sequence[Path]) -> list[ShardIndex]:
                 flush=True,
             )
     return indices
-
-
-def _unambiguous(files: Sequence[Path]) -> list[str]:
-    """Return the names of files, with the folders that tell them apart if some have the same name."""
-    names = [file.name for file in files]
-    if len(set(names)) == len(names):
-        return names
-    common = os.path.commonpath([file.absolute().parent for file in files])
-    return [str(file.absolute().relative_to(common)) for file in files]
-
-
-def _reason(error: Exception) -> str:
-    """Return half a sentence on why a parquet file cannot be read; pyarrow's own words are long."""
-    if isinstance(error, OSError) and error.errno is not None:
-        return reason_of(error)
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -43,6 +43,9 @@ class UnreadableImageError(UserError):
         )
         self.name, self.reason = name, reason
 
+    def __reduce__(self) -> tuple[type, tuple[str, str]]:  # from a worker process
+        return type(self), (self.name, self.reason)
+
 
 class Dataset(Protocol):
     """Images by index. `labels` are class indices into `classes`, or None where there are none.

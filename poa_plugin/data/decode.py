@@ -34,6 +34,9 @@ class BadImageError(UserError):
         super().__init__(f"The image '{printable(name)}' cannot be used ({kind}): {reason}.")
         self.name, self.kind, self.reason = name, kind, reason
 
+    def __reduce__(self) -> tuple[type, tuple[str, str, str]]:  # from a worker process
+        return type(self), (self.name, self.kind, self.reason)
+
 
 def decode(content: bytes, name: str, convert_unusual: bool = True) -> Tensor:
     """Return an image file's pixels as (1 or 3, H, W) uint8: one channel if it is grey.

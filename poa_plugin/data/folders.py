@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import os
-from bisect import bisect_right
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
 from poa_plugin.data.datasets import EncodedImages, NoSplitError, Split
 from poa_plugin.data.file_lists import read_list
-from poa_plugin.data.left_out import IMAGE_ENDINGS, LeftOut
+from poa_plugin.data.left_out import IMAGE_ENDINGS
 from poa_plugin.data.names import Integers, Names, joined, prefixed, printable
 from poa_plugin.data.reading import kind_of, nearest_folder, read_errors
+from poa_plugin.data.scan import image_files, is_folder, leave_out, names_of_images, subfolders
 from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 
 HELD_OUT = ("val", "validation", "test")
-LINKS = "a link to nothing"
 DATASETS_BY_ENDING = {
     ".tar": "webdataset", ".parquet": "parquet", ".txt": "file_list", ".tsv": "file_list",
     ".lst": "file_list",
@@ -70,7 +68,7 @@ class ImageFolder(ImageFiles):
         folder = existing(path)
         with read_errors("folder", folder):
             self.root = _split_folder(folder, split, self.notes)
-            found = list(_image_files(self.root, "", self.left_out))
+            found = list(image_files(self.root, "", self.left_out))
         if not found:
             others = f" {self.left_out}." if self.left_out else ""
             raise UserError(
@@ -113,7 +111,7 @@ class ImageNet(ImageFiles):
                 f"'{folder}' is not laid out as ImageNet: there is no folder '{self.root.name}'."
             )
         with read_errors("folder", folder):
-            folders = {root: _folders(root) for root in roots}
+            folders = {root: subfolders(root) for root in roots}
             self.classes = sorted({name for names in folders.values() for name in names})
             texts, counts = self._read_classes(set(folders[self.root]))
         self.files = Names(b"".join(texts))
@@ -129,13 +127,13 @@ class ImageNet(ImageFiles):
         """Return the images of each class and their numbers; count what lies beside them."""
         with os.scandir(self.root) as entries:
             for entry in entries:
-                if not entry.is_dir():
-                    _leave_out(
+                if not is_folder(entry):
+                    leave_out(
                         self.left_out, entry.name, entry.name, "an image in no class's folder"
                     )
         texts, counts = [], []
         for wnid in self.classes:
-            names = _names_of_images(self.root / wnid, wnid, self.left_out) if wnid in here else []
+            names = names_of_images(self.root / wnid, wnid, self.left_out) if wnid in here else []
             texts.append(prefixed(f"{wnid}/", joined(sorted(names))))
             counts.append(len(names))
         return texts, counts
@@ -218,34 +216,12 @@ def _lists(path: str | None) -> dict[str, Path]:
     return {name: file for name, file in found.items() if kind_of(file) == "file"}
 
 
-def _folders(root: Path) -> list[str]:
-    with os.scandir(root) as entries:
-        return [e.name for e in entries if e.is_dir() and not e.name.startswith(".")]
-
-
-def _names_of_images(folder: Path, shown: str, left_out: LeftOut) -> list[str]:
-    """Return the names of the images in a class's folder; count what else is in it."""
-    names = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(IMAGE_ENDINGS):
-                names.append(name)
-            elif entry.is_dir():
-                left_out.add("a folder in a class's folder", f"{shown}/{name}")
-            else:
-                left_out.add_file(name, f"{shown}/{name}")
-    return names
-
-
 def _split_folder(path: Path, split: Split, notes: list[str]) -> Path:
     """Return the folder of a split; `train` may also be the name of a class, among others."""
     names, files = [], 0
     with os.scandir(path) as entries:
         for entry in entries:
-            if entry.is_dir():
+            if is_folder(entry):
                 names += [] if entry.name.startswith(".") else [entry.name]
             else:
                 files += entry.name.lower().endswith(IMAGE_ENDINGS)
@@ -281,55 +257,3 @@ def _named(path: Path, folders: list[str], name: str) -> str | None:
             f"rename one."
         )
     return found[0] if found else None
-
-
-def _image_files(
-    root: Path, below: str, left_out: LeftOut, around: frozenset[str] = frozenset()
-) -> Iterator[tuple[str, bytes, int]]:
-    """Yield runs of images under a folder in sorted order, folders among files.
-
-    Args:
-        root: the folder of the split.
-        below: a folder under it, with a slash at its end.
-        left_out: where other files are counted.
-        around: the folders that this one lies in, links followed.
-
-    Yields:
-        The folder right under the root that they lie in (empty for the root), their paths as `Names` takes
-        them, and how many they are.
-    """
-    real = os.path.realpath(root / below)
-    if real in around:  # a link to a folder that it lies in
-        return
-    images, folders = [], []
-    with os.scandir(root / below) as entries:
-        for entry in entries:
-            name = entry.name
-            if name.startswith("."):
-                continue
-            is_image = name.lower().endswith(IMAGE_ENDINGS)
-            if is_image and entry.is_file():
-                images.append(name)
-            elif entry.is_dir():
-                folders.append(name)
-            else:
-                _leave_out(left_out, name, below + name, LINKS)
-    images.sort()
-    top, start = below.partition("/")[0], 0
-    for folder in (*sorted(folders), None):
-        stop = len(images) if folder is None else bisect_right(images, folder)
-        if stop > start:
-            yield top, prefixed(below, joined(images[start:stop])), stop - start
-        if folder is not None:
-            yield from _image_files(root, f"{below}{folder}/", left_out, around | {real})
-        start = stop
-
-
-def _leave_out(left_out: LeftOut, name: str, path: str, kind_of_image: str) -> None:
-    """Count a file that is not taken; an image under a kind of its own, which says why."""
-    if name.startswith("."):
-        return
-    if name.lower().endswith(IMAGE_ENDINGS):
-        left_out.add(kind_of_image, path)
-    else:
-        left_out.add_file(name, path)

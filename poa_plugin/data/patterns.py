@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from itertools import takewhile
 from pathlib import Path
@@ -13,6 +14,7 @@ from poa_plugin.data.datasets import NoSplitError, Split
 from poa_plugin.data.left_out import LeftOut
 from poa_plugin.data.names import printable
 from poa_plugin.data.reading import kind_of, nearest_folder, read_errors
+from poa_plugin.data.scan import is_folder
 from poa_plugin.errors import UserError
 
 TRAIN, HELD_OUT = frozenset({"train"}), frozenset({"val", "valid", "validation", "test"})
@@ -115,11 +117,20 @@ def matching(pattern: str) -> list[Path]:
     return places
 
 
+def unambiguous(files: Sequence[Path]) -> list[str]:
+    """Return the names of files, with the folders that tell them apart if some have the same name."""
+    names = [file.name for file in files]
+    if len(set(names)) == len(names):
+        return names
+    common = os.path.commonpath([file.absolute().parent for file in files])
+    return [str(file.absolute().relative_to(common)) for file in files]
+
+
 def _in_folder(folder: Path, ending: str, left_out: LeftOut) -> list[Path]:
     files = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith(".") or entry.is_dir():
+            if entry.name.startswith(".") or is_folder(entry):
                 continue
             if entry.name.lower().endswith(ending):
                 files.append(folder / entry.name)

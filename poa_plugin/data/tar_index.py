@@ -10,10 +10,11 @@ import time
 import zlib
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from poa_plugin.data.labels import MOST_CLASSES, Array
 from poa_plugin.data.left_out import IMAGE_ENDINGS, LeftOut
 from poa_plugin.data.names import printable
 from poa_plugin.data.reading import reason_of
@@ -23,8 +24,6 @@ from poa_plugin.errors import UserError
 MAGIC = b"poa_plugin shard index 1\n"
 FRESH = 2.0
 """Seconds: a shard that was written so recently could change again and keep its time, so none is kept of it."""
-MOST_CLASSES = 1_000_000
-Array = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class ShardIndex(NamedTuple):

@@ -80,6 +80,7 @@ def claim_folder(run: Path, config: Config, changes: list[str], names: Names | N
     file = run / "config.yaml"
     if changes:
         print(f"Going on with other values than before: {_few(changes)}.")
+    if changes and file.is_file():
         earlier = len(list(run.glob("config.*.yaml")))
         save_config(load_config(file), run / f"config.{earlier + 1}.yaml")
     save_config(config, file)

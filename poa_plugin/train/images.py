@@ -9,6 +9,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from poa_plugin.config.schema import Config
 from poa_plugin.data import Names
 from poa_plugin.data.names import printable
@@ -101,12 +103,20 @@ def _difference(run: Path, there: ImageRecord, names: Names) -> str:
     former = _former_names(run, there)
     if former is None:
         return said
-    n = min(len(former), len(names))
-    first = next((i for i in range(n) if former[i] != names[i]), n)
+    first = _first_difference(former, names)
     shown = [f"'{printable(x[first])}'" if first < len(x) else "none" for x in (former, names)]
     return (
         f"{said}; the first to differ is number {first + 1}, {shown[0]} there and {shown[1]} here"
     )
+
+
+def _first_difference(former: Names, names: Names) -> int:
+    """Return the number of the first name that differs, which may be one past the last of the fewer."""
+    texts = [np.frombuffer(x.text, np.uint8) for x in (former, names)]
+    n = min(map(len, texts))
+    differs = texts[0][:n] != texts[1][:n]
+    position = int(differs.argmax()) if differs.any() else n
+    return int(np.searchsorted(former.ends, position))
 
 
 def _former_names(run: Path, record: ImageRecord) -> Names | None:
