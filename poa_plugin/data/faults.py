@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from poa_plugin.data.names import printable
 from poa_plugin.errors import UserError
-from poa_plugin.files import append_line, read_lines, write_lines
+from poa_plugin.files import append_line, disk_errors, read_lines, write_lines
 
 SHOWN = 5
 
@@ -38,7 +38,8 @@ class BadImages:
         self.n_images, self.max_share = n_images, max_share
         known = read_lines(self.path) if self.path else []
         if self.path and known:  # without a line that a kill cut off
-            write_lines(self.path, known)
+            with disk_errors(self.path.parent):
+                write_lines(self.path, known)
         self.names = dict.fromkeys(str(record["image"]) for record in known)
 
     def note(self, found: Iterable[BadImageNote]) -> None:
@@ -53,7 +54,8 @@ class BadImages:
             self.names[image.name] = None
             if self.path is not None:
                 record = {"image": image.name, "kind": image.kind, "reason": image.reason}
-                append_line(self.path, record)
+                with disk_errors(self.path.parent):
+                    append_line(self.path, record)
             if len(self.names) <= SHOWN:
                 print(
                     f"\nThe image '{printable(image.name)}' is passed over ({image.kind}): {image.reason}."

@@ -241,4 +241,5 @@ def _start_worker(worker: int) -> None:
     """Leave cores and signals to the training process: it saves on Ctrl-C, and then ends its workers."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

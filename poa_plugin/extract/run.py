@@ -38,7 +38,7 @@ class Run:
     @property
     def step(self) -> int:
         """The steps that the newest checkpoint has been trained for."""
-        return int(self.checkpoint.name)
+        return checkpoint.step_of(self.checkpoint)
 
     @property
     def space(self) -> SearchSpace:
@@ -146,8 +146,13 @@ def open_run(folder: str | Path) -> Run:
         UserError: it is not the folder of a run, or there is no checkpoint in it yet.
     """
     folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        raise UserError(f"'{folder}' is not the output folder of a run: there is no config.yaml.")
+    try:
+        if not (folder / "config.yaml").is_file():
+            raise UserError(
+                f"'{folder}' is not the output folder of a run: there is no config.yaml."
+            )
+    except PermissionError as error:
+        raise UserError(f"You may not read '{folder}': ask its owner for permission.") from error
     newest = _newest(folder / "ckpt")
     if newest is None:
         raise UserError(f"'{folder}' has no checkpoint yet under ckpt/.")

@@ -1,25 +1,65 @@
-"""Checkpoints: folders of safetensors, JSON and checksums that are there whole or not at all."""
+"""Checkpoints: folders of safetensors, JSON and checksums that are there whole or not at all.
+
+How their folders are named and moved is in `rotation`, what makes one whole in `integrity`.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from poa_plugin.errors import UserError
 from poa_plugin.files import REASONS, flush
+from poa_plugin.train.integrity import (
+    CHECKSUMS,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    UnreadableError,
+    damage,
+    read_state,
+    write_checksums,
+)
+from poa_plugin.train.rotation import (
+    clear_unfinished,
+    latest,
+    partial_folder,
+    prune,
+    put_in_place,
+    steps,
+    take_back,
+)
 from poa_plugin.weights import load_tensors, load_weights, save_tensors
 
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-CHECKSUMS = "checksums.json"
+__all__ = [
+    "CHECKSUMS",
+    "MODEL",
+    "OPTIMIZER",
+    "STATE",
+    "NotFiniteError",
+    "UnreadableError",
+    "clear_unfinished",
+    "damage",
+    "is_imported",
+    "latest",
+    "load",
+    "load_tensors",
+    "named_parameters",
+    "save",
+    "step_of",
+    "steps",
+]
+
+
+class NotFiniteError(UserError):
+    """Weights or moments are not finite, and so no checkpoint is made of them."""
 
 
 def save(
@@ -40,73 +80,40 @@ def save(
         model: the meta-architecture; its whole state dict is written.
         optimizer: whose groups carry the `names` of their parameters.
         state: JSON values, `step` (the next step to run) among them.
-        keep: how many of the newest checkpoints to leave; 0 leaves all.
+        keep: how many of the newest checkpoints to leave, this one among them; 0 or less leaves all.
         keep_multiples_of: checkpoints whose step is a multiple of this are left, too; 0: none.
 
     Raises:
+        NotFiniteError: a weight or a moment is not finite, and named; nothing is written.
         UserError: the disk is full or cannot be written to.
     """
-    target = root / str(state["step"])
-    partial = root / f".{target.name}.partial"
-    with _writing(root, partial):
-        _remove(partial)
+    step = int(state["step"])
+    weights, moments = model.state_dict(), _optimizer_tensors(optimizer)
+    if wrong := not_finite_tensors({**weights, **moments}):
+        raise NotFiniteError(_not_finite(root, step, wrong))
+    partial = partial_folder(root, step)
+    with _writing(root, step):
+        shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-        save_tensors(_owned(model.state_dict()), partial / MODEL)
-        save_tensors(_optimizer_tensors(optimizer), partial / OPTIMIZER)
+        save_tensors(_owned(weights), partial / MODEL)
+        save_tensors(_owned(moments), partial / OPTIMIZER)
         (partial / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
-        sums = {name: _checksum(partial / name) for name in (MODEL, OPTIMIZER, STATE)}
-        (partial / CHECKSUMS).write_text(json.dumps(sums, indent=2), encoding="utf-8")
+        write_checksums(partial)
         for file in (*partial.iterdir(), partial):
             flush(file)
-        _remove(target)
-        partial.rename(target)
-        flush(root)
-    for old in steps(root)[: -keep if keep else 0]:
-        if not (keep_multiples_of and old % keep_multiples_of == 0):
-            _remove(root / str(old))
+        target = put_in_place(root, step)
+        prune(root, step, keep, keep_multiples_of)
     return target
 
 
-def steps(root: Path) -> list[int]:
-    """Return the steps of the checkpoints under a run's `ckpt` folder, in order."""
-    if not root.is_dir():
-        return []
-    return sorted(int(folder.name) for folder in root.iterdir() if folder.name.isdigit())
-
-
-def latest(root: Path, fall_back: bool = False) -> Path | None:
-    """Return the newest checkpoint's folder, or None where there is none yet.
-
-    Args:
-        root: the run's `ckpt` folder.
-        fall_back: pass over damaged checkpoints, with a warning for each on stderr.
-
-    Raises:
-        UserError: the newest checkpoint is damaged, or with `fall_back` every one; what is wrong is
-            named, and the newest one that is whole.
-    """
-    problems: list[str] = []
-    for step in reversed(steps(root)):
-        folder = root / str(step)
-        reason = damage(folder)
-        if reason is None and (fall_back or not problems):
-            for problem in problems:
-                print(f"WARNING: {problem}. Going back to '{folder}'.", file=sys.stderr)
-            return folder
-        if reason is None:
-            raise UserError(
-                f"{problems[0]}. The newest whole one is '{folder}': to go on from there, set "
-                f"train.damaged_checkpoint=previous, or remove the damaged folder."
-            )
-        problems.append(f"The checkpoint '{folder}' is damaged: {reason}")
-    if problems:
-        raise UserError(f"{problems[0]}. No checkpoint under '{root}' is whole.")
-    return None
+def step_of(folder: Path) -> int:
+    """Return the step of a checkpoint's folder, which `latest` returned."""
+    return int(folder.name.removeprefix(".").removesuffix(".removed"))
 
 
 def is_imported(folder: Path) -> bool:
     """Tell whether a checkpoint was imported (`poa import`), and is no result of training here."""
-    return bool(_state(folder).get("imported"))
+    return bool(read_state(folder).get("imported"))
 
 
 def weights_checksum(folder: Path) -> str:
@@ -117,26 +124,8 @@ def weights_checksum(folder: Path) -> str:
 
 def imported_format(folder: Path) -> str | None:
     """Return the format that a checkpoint was imported from, '' if it is not recorded; None if it was not."""
-    state = _state(folder)
+    state = read_state(folder)
     return str(state.get("format", "")) if state.get("imported") else None
-
-
-def damage(folder: Path) -> str | None:
-    """Return what is wrong with a checkpoint's files, or None if each is as it was written."""
-    try:
-        sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        for name in (MODEL, OPTIMIZER, STATE):
-            if not (folder / name).is_file():
-                return f"its file {name} is missing"
-            size, expected = (folder / name).stat().st_size, sums[name]["bytes"]
-            if size != expected:
-                return f"its file {name} has {size} bytes, not {expected}"
-            if _checksum(folder / name) != sums[name]:
-                return f"its file {name} is not the one that was written (SHA-256)"
-        step = _state(folder)["step"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        return f"its {CHECKSUMS} cannot be used ({error})"
-    return None if folder.name == str(step) else f"it was written for step {step}"
 
 
 def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -153,49 +142,40 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> di
         keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in moments]
         for key in keys:
             optimizer.state[parameter][key] = moments[f"{name}/{key}"].to(parameter.device)
-    return _state(folder)
+    return read_state(folder)
 
 
-def clear_unfinished(root: Path) -> None:
-    """Remove what a kill left of a checkpoint that was being written or removed."""
-    for folder in (*root.glob(".*.partial"), *root.glob(".*.removed")):
-        shutil.rmtree(folder, ignore_errors=True)
+def not_finite_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Return the names of the tensors that hold a value that is not finite."""
+    floating = {name: x for name, x in tensors.items() if x.is_floating_point() and x.numel()}
+    # The extremes of a tensor are not finite if a value is not, and take no memory of its size.
+    return [name for name, x in floating.items() if not all(map(torch.isfinite, torch.aminmax(x)))]
+
+
+def _not_finite(root: Path, step: int, names: list[str]) -> str:
+    more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    last = steps(root)
+    kept = f"the one of step {last[-1]} stays the newest" if last else "there is no earlier one"
+    return (
+        f"The weights are not finite after {step} steps ('{names[0]}'{more}), so that no checkpoint is "
+        f"written under '{root}'; {kept}. Lower optim.base_lr or use train.precision=fp32, with "
+        f"train.accept_changes=true."
+    )
 
 
 @contextmanager
-def _writing(root: Path, partial: Path) -> Iterator[None]:
+def _writing(root: Path, step: int) -> Iterator[None]:
     """Clear an unfinished checkpoint away when it cannot be written, and say so in a sentence."""
     try:
         yield
     except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
+        take_back(root, step)
         last = steps(root)
         kept = f"the one of step {last[-1]} is whole" if last else "there is no earlier one"
         raise UserError(
-            f"The checkpoint '{partial.name.split('.')[1]}' cannot be written under '{root}': "
+            f"The checkpoint '{step}' cannot be written under '{root}': "
             f"{REASONS.get(error.errno or 0, str(error))}; {kept}. Mend that, and the same command goes on."
         ) from error
-
-
-def _remove(folder: Path) -> None:
-    """Remove a checkpoint; it loses its name first, so that no half of it can be taken for one."""
-    if folder.name.isdigit() and folder.exists():
-        unnamed = folder.with_name(f".{folder.name}.removed")
-        shutil.rmtree(unnamed, ignore_errors=True)
-        folder = folder.rename(unnamed)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def _checksum(file: Path) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while chunk := opened.read(1 << 20):
-            digest.update(chunk)
-    return {"bytes": file.stat().st_size, "sha256": digest.hexdigest()}
-
-
-def _state(folder: Path) -> dict[str, Any]:
-    return cast(dict[str, Any], json.loads((folder / STATE).read_text(encoding="utf-8")))
 
 
 def _owned(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -209,10 +189,8 @@ def named_parameters(optimizer: torch.optim.Optimizer) -> list[tuple[str, Tensor
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    return _owned(
-        {
-            f"{name}/{key}": value
-            for name, parameter in named_parameters(optimizer)
-            for key, value in optimizer.state.get(parameter, {}).items()
-        }
-    )
+    return {
+        f"{name}/{key}": value
+        for name, parameter in named_parameters(optimizer)
+        for key, value in optimizer.state.get(parameter, {}).items()
+    }

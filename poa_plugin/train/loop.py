@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from poa_plugin.config.contradictions import oddities
 from poa_plugin.config.schema import Config
-from poa_plugin.data import Dataset, build_dataset, image_names, train_batches
+from poa_plugin.data import Dataset, image_names
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
@@ -26,12 +25,17 @@ from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl import POA, check_model
 from poa_plugin.train import checkpoint
 from poa_plugin.train.folder import check_folder, claim_folder
+from poa_plugin.train.header import after_a_stop, after_training, header, images_row
 from poa_plugin.train.images import check_images
+from poa_plugin.train.lock import Lock, hold
 from poa_plugin.train.metrics import Metrics
 from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradients
 from poa_plugin.train.parallel import compile_blocks
+from poa_plugin.train.processes import refuse_several_processes
+from poa_plugin.train.reading import open_images, read_batches
 from poa_plugin.train.schedules import Schedules, Values
-from poa_plugin.train.skipping import SkippedSteps, not_finite
+from poa_plugin.train.skipping import GRADIENT, SkippedSteps, not_finite
+from poa_plugin.train.stopping import StopRequest, stop_on_signals
 
 
 class Outcome(NamedTuple):
@@ -45,36 +49,47 @@ def train(config: Config) -> Outcome:
     """Pre-train, from the newest checkpoint of `config.output_dir` if there is one.
 
     Writes the resolved configuration, `metrics.jsonl`, TensorBoard events, `ckpt/<step>/` and the
-    steps that had to be skipped into the output folder.
+    steps that had to be skipped into the output folder, which is locked meanwhile.
 
     Returns:
-        How the run ended; a checkpoint has been written in every case.
+        How the run ended; a checkpoint has been written, unless a signal came before the first good step.
 
     Raises:
-        UserError: the configuration, the data, the folder or a checkpoint cannot be used, the disk
-            refuses, or too many steps in a row were not finite.
+        UserError: the configuration, the data, the folder or a checkpoint cannot be used, the folder is
+            another training's, the disk refuses, too many steps in a row or all of them were not
+            finite, or the weights are not.
     """
     run = Path(config.output_dir)
+    refuse_several_processes()
     check_model(config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    with disk_errors(run):
+    print(header(config), flush=True)
+    for oddity in oddities(config):
+        print(f"poa: warning: {oddity}", file=sys.stderr)
+    with stop_on_signals() as stop, hold(run) as lock:
         newest = _newest(run, config)
         changes = check_folder(run, config, newest)
-        dataset = build_dataset(config, "train")
+        if newest is not None:
+            print(f"Resuming from '{newest}'.")
+        dataset = open_images(config)
+        print(images_row(dataset, config), flush=True)
         names = image_names(dataset)
         changes += check_images(run, config, names, newest)
         model = build_model(config)
         optimizer = build_optimizer(model.get_params_groups(), config)
         state = _resume(newest, model, optimizer)
-        claim_folder(run, config, changes, names)
-        for oddity in oddities(config):
-            print(f"poa: warning: {oddity}", file=sys.stderr)
+        with disk_errors(run):
+            claim_folder(run, config, changes, names)
         total = Schedules(config).total_steps
-        if state["step"] >= total:
+        if state["step"] < total:
+            outcome = _train(run, config, dataset, model, optimizer, state, stop, lock)
+        else:
             print(f"'{run}' is already trained to its last step, {total}.")
-            return Outcome(finished=True)
-        return _train(run, config, dataset, model, optimizer, state)
+            outcome = Outcome(finished=True)
+    if outcome.finished:
+        print(after_training(run))
+    return outcome
 
 
 def _train(
@@ -84,54 +99,74 @@ def _train(
     model: POA,
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
+    stop: StopRequest,
+    lock: Lock,
 ) -> Outcome:
     """Take all steps from `state["step"]` on, whatever the earlier ones left there."""
     schedules, start = Schedules(config), int(state["step"])
-    total, epoch = schedules.total_steps, config.train.OFFICIAL_EPOCH_LENGTH
-    images = config.train.shards * config.train.batch_size_per_shard
-    period, so_far = config.train.log_period, state.get("metrics")
-    metrics = Metrics(run, period, start, total, epoch, images, so_far)
-    skipped = SkippedSteps(run, config.train.max_skipped_steps, start)
-    batches = train_batches(config, dataset, model.mask_grid, start, total, run)
+    total, period = schedules.total_steps, config.train.checkpoint_period
+    metrics, skipped = _records(run, config, state)
+    batches = read_batches(config, dataset, model.mask_grid, start, total, run)
     deadline = time.perf_counter() + 60 * (config.train.max_minutes or math.inf)
     model.train()
 
-    done, good = start, state
-    with stop_on_signals() as stop, closing(metrics):
+    done, good, stop.training = start, state, True
+    wrong: list[str] = []
+    with closing(metrics):
         for step, shards in enumerate(batches, start):
             values = schedules(step)
             subnets = model.sample_subnets(len(shards))
-            scaler = _scaler_state(model)
-            terms, norms, wrong = train_step(model, optimizer, shards, values, subnets)
+            terms, norms, wrong, scaler = train_step(model, optimizer, shards, values, subnets)
             if wrong and not skipped.in_a_row:
                 good = {"step": step, "scaler": scaler, "metrics": metrics.state()}
             elastic = subnets if model.has_elastic_student else []
+            lock.check()
             metrics.add(step, terms, norms, values, elastic, skipped=bool(wrong))
-            skipped.note(step, wrong, shards, subnets)
+            skipped.note(step, wrong, shards, subnets, scaler)
 
             done = step + 1
             ends = done == total or stop.requested or time.perf_counter() > deadline
-            if skipped.in_a_row and (skipped.too_many or (ends and done < total)):
-                _save(run, model, optimizer, good)
-            elif ends or (done % config.train.checkpoint_period == 0 and not skipped.in_a_row):
+            ends = ends or skipped.too_many
+            if skipped.in_a_row and ends and (done < total or skipped.too_many):
+                if good["step"] > start:
+                    _save(run, model, optimizer, good)
+            elif skipped.any_good and (ends or (done % period == 0 and not skipped.in_a_row)):
                 metrics.flush()
                 now = {"scaler": _scaler_state(model), "metrics": metrics.state()}
                 _save(run, model, optimizer, {"step": done, **now})
-            if skipped.too_many:
-                raise UserError(_too_many(run, skipped.limit, wrong, good["step"]))
             if ends:
                 break
+    if skipped.too_many or not (skipped.any_good or stop.requested):
+        raise UserError(_failure(run, skipped, wrong, done, good["step"]))
     if done < total:
-        print(f"Stopped after step {done} of {total}; the same command goes on from there.")
+        print(after_a_stop(run, done, total, skipped.any_good))
     return Outcome(done == total, stop.signal)
 
 
+def _records(run: Path, config: Config, state: dict[str, Any]) -> tuple[Metrics, SkippedSteps]:
+    """Return what writes down the steps of a run from `state["step"]` on."""
+    train, start, total = config.train, int(state["step"]), Schedules(config).total_steps
+    epoch, images = train.OFFICIAL_EPOCH_LENGTH, train.shards * train.batch_size_per_shard
+    scaler_fits = state.get("scaler") is not None
+    skipped = SkippedSteps(run, train.max_skipped_steps, start, scaler_fits)
+    metrics = Metrics(run, train.log_period, start, total, epoch, images, state.get("metrics"))
+    return metrics, skipped
+
+
 class Step(NamedTuple):
-    """What a step put out: summands of the loss, norms of gradients before clipping, what was not finite."""
+    """What a step put out.
+
+    Attributes:
+        terms: summands of the loss.
+        norms: of the gradients, before clipping.
+        wrong: what was not finite; the step was skipped if anything.
+        scaler: the state in which the fp16 gradient scaler entered a step that was skipped.
+    """
 
     terms: dict[str, Tensor]
     norms: dict[str, Tensor]
     wrong: list[str]
+    scaler: dict[str, Any] | None
 
 
 def train_step(
@@ -143,8 +178,9 @@ def train_step(
 ) -> Step:
     """Take one step: gradients of all branches, clipping, AdamW, and the teacher's average.
 
-    A step whose loss or gradient is not finite leaves weights, moments and the teacher untouched; it is
-    counted. A gradient that overflows under the fp16 scaler is the scaler's to mend.
+    A step in which the loss, a gradient or a scheduled value is not finite leaves weights, moments and the
+    teacher untouched; it is counted. A gradient that overflows at the fp16 scaler's scale is one of
+    these; the scaler lowers it then.
     """
     apply_schedule(optimizer, values)
     optimizer.zero_grad(set_to_none=True)
@@ -153,8 +189,9 @@ def train_step(
     if scaler is not None:
         scaler.unscale_(optimizer)
     norms = clip_gradients(model.student, model.config.optim.clip_grad)
-    gradients = {} if scaler is not None else {f"gradient of {k}": v for k, v in norms.items()}
-    wrong = not_finite({**terms, **gradients})
+    gradients = {f"{GRADIENT}{name}": norm for name, norm in norms.items()}
+    wrong = not_finite({**terms, **gradients}) + _not_finite_settings(optimizer, values)
+    entered_with = _scaler_state(model) if wrong else None
     if wrong:
         model.skip_step()
     else:
@@ -162,7 +199,16 @@ def train_step(
         model.update_teacher(values.momentum)
     if scaler is not None:
         scaler.update()
-    return Step(terms, norms, wrong)
+    return Step(terms, norms, wrong, entered_with)
+
+
+def _not_finite_settings(optimizer: torch.optim.Optimizer, values: Values) -> list[str]:
+    """Return the names of scheduled values, and of settings made of them, that are not finite."""
+    groups = [group[key] for group in optimizer.param_groups for key in ("lr", "weight_decay")]
+    wrong = [name for name, value in asdict(values).items() if not math.isfinite(value)]
+    if not wrong and not all(map(math.isfinite, groups)):
+        wrong = ["lr or weight_decay of a parameter group"]
+    return wrong
 
 
 def build_model(config: Config) -> POA:
@@ -174,42 +220,12 @@ def build_model(config: Config) -> POA:
     return cast(POA, model)
 
 
-class StopRequest:
-    """Whether a signal has asked the run to end."""
-
-    signal: int | None = None
-
-    @property
-    def requested(self) -> bool:
-        """Whether one has."""
-        return self.signal is not None
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Note a first signal; a second Ctrl-C interrupts at once."""
-        if self.requested and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.signal = number
-        print(f"\n{signal.Signals(number).name}: saving after this step ...", flush=True)
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn Ctrl-C and SIGTERM into a request to end after the step, while the context lasts."""
-    stop = StopRequest()
-    handled = (signal.SIGINT, signal.SIGTERM)
-    previous: dict[int, Any] = {number: signal.signal(number, stop) for number in handled}
-    try:
-        yield stop
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def _newest(run: Path, config: Config) -> Path | None:
     """Return the checkpoint to go on from, if there is one."""
     root, fall_back = run / "ckpt", config.train.damaged_checkpoint == "previous"
-    checkpoint.clear_unfinished(root)
-    return checkpoint.latest(root, fall_back)
+    with disk_errors(run):
+        checkpoint.clear_unfinished(root)
+        return checkpoint.latest(root, fall_back)
 
 
 def _resume(folder: Path | None, model: POA, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
@@ -221,7 +237,6 @@ def _resume(folder: Path | None, model: POA, optimizer: torch.optim.Optimizer) -
         model.fp16_scaler.load_state_dict(state["scaler"])
     if int(model.step) != state["step"]:
         raise UserError(f"'{folder}' disagrees with itself: step {int(model.step)} and {state}.")
-    print(f"Resuming from '{folder}'.")
     return state
 
 
@@ -236,9 +251,14 @@ def _scaler_state(model: POA) -> dict[str, Any] | None:
     return model.fp16_scaler.state_dict() if model.fp16_scaler is not None else None
 
 
-def _too_many(run: Path, limit: int, wrong: Sequence[str], step: int) -> str:
+def _failure(
+    run: Path, skipped: SkippedSteps, wrong: Sequence[str], done: int, good_step: int
+) -> str:
+    """Return why a run ends in which too many steps in a row, or all, were skipped."""
+    what = f"{skipped.in_a_row} steps in a row" if skipped.any_good else f"all {done} steps"
+    saved = f"The weights are those from before them, saved as '{run / 'ckpt' / str(good_step)}'"
     return (
-        f"The loss was not finite in {limit} steps in a row ({', '.join(wrong)}). The weights are those "
-        f"from before them, saved as '{run / 'ckpt' / str(step)}'; '{run / 'skipped_steps.jsonl'}' lists "
-        f"the images. Lower optim.base_lr or use train.precision=fp32, with train.accept_changes=true."
+        f"The loss was not finite in {what} ({', '.join(wrong)}). "
+        f"{saved if skipped.any_good else 'No checkpoint is written'}; '{skipped.path}' lists the images. "
+        f"Lower optim.base_lr or use train.precision=fp32, with train.accept_changes=true."
     )

@@ -14,10 +14,9 @@ from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 from torch import Tensor
-from torch.utils.tensorboard import SummaryWriter
 
 from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.files import append_line, flush, keep_lines_before
+from poa_plugin.files import append_line, disk_errors, flush, keep_lines_before
 from poa_plugin.train.schedules import Values
 
 
@@ -35,6 +34,9 @@ class Metrics:
         epoch_length: steps of an epoch.
         images_per_step: over all shards.
         state: what `state` returned at `start`.
+
+    Raises:
+        UserError: here or in any method, the disk refuses to write.
     """
 
     def __init__(
@@ -49,9 +51,12 @@ class Metrics:
     ) -> None:
         self.period, self.total, self.epoch_length = period, total, epoch_length
         self.images_per_step = images_per_step
-        self.path = run / "metrics.jsonl"
-        keep_lines_before(self.path, start)
-        self.events = SummaryWriter(str(run / "events"), purge_step=start)
+        from torch.utils.tensorboard import SummaryWriter  # takes a second
+
+        self.run, self.path = run, run / "metrics.jsonl"
+        with disk_errors(run):
+            keep_lines_before(self.path, start)
+            self.events = SummaryWriter(str(run / "events"), purge_step=start)
         self.display = Display(start, total)
         self.latest: dict[str, Any] | None = None
         state = state or {}
@@ -99,14 +104,16 @@ class Metrics:
 
     def flush(self) -> None:
         """Have everything written so far on the disk, so that a kill leaves no gap in it."""
-        self.events.flush()
-        if self.path.is_file():
-            flush(self.path)
+        with disk_errors(self.run):
+            self.events.flush()
+            if self.path.is_file():
+                flush(self.path)
 
     def close(self) -> None:
         """Stop the display and close the files."""
         self.display.close()
-        self.events.close()
+        with disk_errors(self.run):
+            self.events.close()
 
     def _write(self, step: int, values: Values) -> None:
         now = time.perf_counter()
@@ -125,8 +132,9 @@ class Metrics:
             "seconds": self.seconds,
             "subnets": self._subnets,
         }
-        append_line(self.path, line)
-        self._add_events(line)
+        with disk_errors(self.run):
+            append_line(self.path, line)
+            self._add_events(line)
         self.latest = line
         self._sums, self._norms, self._subnets = {}, {}, []
         self._steps = self._skipped = self._timed = 0

@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not finite: skipped, counted, written down, and the end after too many."""
+"""Steps in which something is not finite: skipped, counted, written down, and the end after too many."""
 
 from __future__ import annotations
 
@@ -10,22 +10,39 @@ import torch
 from torch import Tensor
 
 from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.files import append_line, keep_lines_before
+from poa_plugin.files import append_line, disk_errors, keep_lines_before
+
+GRADIENT = "gradient of "
+"""What the name of a gradient begins with, among the values of a step that have to be finite."""
 
 
 class SkippedSteps:
     """The steps that a run has skipped, one line each in `skipped_steps.jsonl`.
 
+    The fp16 gradient scaler starts at a scale that is too high for most networks, and halves it in each
+    step in which a gradient overflows, until one fits. These first steps are skipped like any other; but
+    they are a search, and end the run only if it comes to a scale below 1.
+
     Args:
         run: the output folder.
         limit: how many in a row end the run.
         start: the step from which the run goes on; an earlier attempt's later lines are dropped.
+        scaler_fits: whether the gradient scaler, if there is one, has come to a scale that fits.
+
+    Attributes:
+        in_a_row: how many were skipped since the last good step.
+        any_good: whether a step of the run was good; a checkpoint after step 0 is the work of one.
+
+    Raises:
+        UserError: here or in `note`, the disk refuses to write.
     """
 
-    def __init__(self, run: Path, limit: int, start: int) -> None:
-        self.path, self.limit = run / "skipped_steps.jsonl", limit
-        self.in_a_row = 0
-        keep_lines_before(self.path, start)
+    def __init__(self, run: Path, limit: int, start: int, scaler_fits: bool = False) -> None:
+        self.run, self.path, self.limit = run, run / "skipped_steps.jsonl", limit
+        self.in_a_row, self.any_good = 0, start > 0
+        self._searched, self._scaler_fits = 0, scaler_fits
+        with disk_errors(run):
+            keep_lines_before(self.path, start)
 
     def note(
         self,
@@ -33,23 +50,44 @@ class SkippedSteps:
         wrong: Sequence[str],
         shards: Sequence[Mapping[str, Any]],
         subnets: Sequence[Subnet],
+        scaler: Mapping[str, Any] | None = None,
     ) -> None:
-        """Take in what was not finite in a step (nothing, in a good one), and the step's batches."""
-        self.in_a_row = self.in_a_row + 1 if wrong else 0
-        if wrong:
-            record = {
-                "step": step,
-                "not_finite": list(wrong),
-                "image_ids": [list(shard["image_ids"]) for shard in shards],
-                "subnets": [subnet.name for subnet in subnets],
-            }
+        """Take in one step.
+
+        Args:
+            step: its number.
+            wrong: what was not finite; nothing, in a good step.
+            shards: its batches.
+            subnets: its elastic students.
+            scaler: the state in which the gradient scaler, if there is one, entered a skipped step.
+        """
+        if not wrong:
+            self.in_a_row = self._searched = 0
+            self.any_good = self._scaler_fits = True
+            return
+        record = {
+            "step": step,
+            "not_finite": list(wrong),
+            "image_ids": [list(shard["image_ids"]) for shard in shards],
+            "subnets": [subnet.name for subnet in subnets],
+        }
+        reason = f"not finite: {', '.join(wrong)}"
+        self.in_a_row += 1
+        if scaler is not None:
+            scale = record["loss_scale"] = scaler["scale"]
+            if all(name.startswith(GRADIENT) for name in wrong):
+                reason = (
+                    f"fp16 cannot hold the {' and the '.join(wrong)} times {scale:g}; it is halved"
+                )
+                self._searched += not self._scaler_fits and scale >= 1
+        with disk_errors(self.run):
             append_line(self.path, record)
-            print(f"\nStep {step} is skipped: not finite: {', '.join(wrong)}.", flush=True)
+        print(f"\nStep {step} is skipped: {reason}.", flush=True)
 
     @property
     def too_many(self) -> bool:
         """Whether as many steps in a row were skipped as end a run."""
-        return self.in_a_row >= self.limit
+        return self.in_a_row - self._searched >= self.limit
 
 
 def not_finite(values: Mapping[str, Tensor]) -> list[str]:

@@ -1,8 +1,8 @@
-"""Runs on disks that are full or read-only, in folders of others, and with losses that are not finite."""
+"""Runs on disks that are full or read-only, in folders of others, and among other processes."""
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import subprocess
 import sys
@@ -12,16 +12,17 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from poa_plugin.config.load import load_config
 from poa_plugin.errors import UserError
-from poa_plugin.ssl import POA
 from poa_plugin.train import checkpoint
-from poa_plugin.train.loop import build_model, train
-from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.lock import NAME, hold
+from poa_plugin.train.loop import train
+from poa_plugin.train.metrics import Display
+from poa_plugin.train.processes import refuse_several_processes
+from tests.conftest import Blobs
 from tests.train.conftest import Make
-from tests.train.test_loop import lines, timeless, weights
+from tests.train.test_loop import weights
 
 MIB = 1 << 20
 
@@ -129,115 +130,65 @@ def test_a_damaged_checkpoint_is_passed_over_when_asked(
     assert all(torch.equal(value, weights(run)[key]) for key, value in whole.items())
 
 
-@pytest.fixture
-def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Return a function that makes the loss, or one gradient, NaN at some steps."""
-    honest = POA.forward_backward
-
-    def inject(*steps: int, gradient: bool = False) -> None:
-        def poisoned(self: POA, *arguments: Any, **words: Any) -> dict[str, Tensor]:
-            terms = honest(self, *arguments, **words)
-            if int(self.step) in steps:
-                if gradient:
-                    next(self.student["backbone"].parameters()).grad.fill_(float("inf"))
-                else:
-                    terms["cross_view_intact_local"] = torch.tensor(float("nan"))
-            return terms
-
-        monkeypatch.setattr(POA, "forward_backward", poisoned)
-
-    return inject
-
-
-@pytest.mark.parametrize("gradient", [False, True])
-@pytest.mark.parametrize("centering", ["sinkhorn_knopp", "centering"])
-def test_a_step_that_is_not_finite_is_skipped(
-    make: Make,
-    tmp_path: Path,
-    poison: Callable[..., None],
-    gradient: bool,
-    centering: str,
-) -> None:
-    words = (
-        f"train.centering={centering}",
-        "train.checkpoint_period=1",
-        "train.keep_checkpoints=0",
-    )
-    poison(2, 3, gradient=gradient)
-    config, run = make(*words), tmp_path / "run"
-    assert train(config).finished
-    at = {
-        step: checkpoint.load_tensors(run / f"ckpt/{step}" / checkpoint.MODEL)
-        for step in checkpoint.steps(run / "ckpt")
-    }
-    assert list(at) == [1, 2, 5, 6]
-    assert all(torch.isfinite(value).all() for values in at.values() for value in values.values())
-    key = "student.backbone.blocks.0.attn.qkv.weight"
-    assert not torch.equal(at[2][key], at[5][key])
-    records = [json.loads(line) for line in (run / "skipped_steps.jsonl").read_text().splitlines()]
-    assert [record["step"] for record in records] == [2, 3]
-    said = "gradient of backbone" if gradient else "cross_view_intact_local"
-    assert records[0]["not_finite"] == [said]
-    assert len(records[0]["image_ids"][0]) == config.train.batch_size_per_shard
-    found = lines(run)
-    assert [line["skipped_steps"] for line in found] == [0, 2, 0]
-    assert found[1]["loss"] is None
-    assert found[1]["terms"] == {}
-
-
-def test_skipping_leaves_weights_moments_and_teacher_untouched(
-    make: Make,
-    poison: Callable[..., None],
-    tmp_path: Path,
-) -> None:
-    poison(3, 4, 5)
-    train(make("train.checkpoint_period=3", "train.keep_checkpoints=0"))
-    root = tmp_path / "run/ckpt"
-    for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
-        before, after = (checkpoint.load_tensors(root / step / name) for step in ("3", "6"))
-        before.pop("step", None), after.pop("step", None)
-        assert all(torch.equal(value, after[key]) for key, value in before.items())
-
-
-def test_too_many_in_a_row_end_the_run_at_its_last_good_state(
-    make: Make,
-    tmp_path: Path,
-    poison: Callable[..., None],
-) -> None:
-    words = ("train.max_skipped_steps=3", "train.checkpoint_period=5")
-    poison(1, 2, 3)
+def test_a_folder_in_which_another_training_runs(make: Make, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    said = r"not finite in 3 steps in a row .*saved as '.*ckpt/1'"
-    for _ in range(2):  # the same command meets the same steps
-        with pytest.raises(UserError, match=said):
-            train(make(*words))
-        assert checkpoint.steps(run / "ckpt") == [1]
-    model = build_model(make())
-    optimizer = build_optimizer(model.get_params_groups(), make())
-    assert checkpoint.load(run / "ckpt/1", model, optimizer)["step"] == int(model.step) == 1
-    poison()
-    assert train(make(*words)).finished
-    train(make(*words, f"output_dir={tmp_path / 'whole'}"))
-    assert timeless(lines(tmp_path / "whole")) == timeless(lines(run))
-    ours, theirs = weights(run), weights(tmp_path / "whole")
-    assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
-    assert not (run / "skipped_steps.jsonl").read_text()
+    train(make("optim.epochs=1"))
+    (run / "ckpt/.5.partial").mkdir()
+    before = sorted(run.rglob("*"))
+    with hold(run), pytest.raises(UserError, match=r"is in use by process \d+ on host"):
+        train(make("optim.epochs=2", "train.accept_changes=true"))
+    assert sorted(run.rglob("*")) == before
+    assert train(make("optim.epochs=2", "train.accept_changes=true")).finished
+    assert not (run / NAME).exists()
 
 
-def test_a_run_that_is_stopped_among_skipped_steps_goes_on_before_them(
-    make: Make,
-    tmp_path: Path,
-    poison: Callable[..., None],
+LAUNCHED = [
+    {"WORLD_SIZE": "2", "RANK": "0"},
+    {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_NTASKS": "4"},
+    {"OMPI_COMM_WORLD_SIZE": "2"},
+]
+
+
+@pytest.mark.parametrize("variables", LAUNCHED, ids=lambda variables: next(iter(variables)))
+def test_one_of_several_processes_is_refused(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
-    poison(1, 2)
-    for _ in range(2):
-        assert not train(make("train.max_minutes=1e-9")).finished
-        assert checkpoint.steps(tmp_path / "run/ckpt") == [1]
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=r"One process trains, and \d processes were started by"):
+        train(make())
+    assert not (tmp_path / "run").exists()
 
 
-def test_what_is_not_finite_is_named(make: Make) -> None:
-    from poa_plugin.train.skipping import not_finite
+def test_one_process_of_a_larger_job_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`sbatch --ntasks=8` with one command, `srun --ntasks=1`, and `torchrun --nproc-per-node=1`."""
+    batch_script = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_NPROCS": "8"}
+    for variables in (batch_script, {"SLURM_STEP_NUM_TASKS": "1"}, {"WORLD_SIZE": "1"}, {}):
+        refuse_several_processes(variables)
 
-    good, bad = torch.tensor(1.0), torch.tensor(float("inf"))
-    assert not_finite({"a": good, "b": good}) == []
-    assert not_finite({"a": good, "b": bad, "c": bad}) == ["b", "c"]
+
+@pytest.mark.parametrize("when", ["opened", "read"])
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOSPC])
+def test_images_that_cannot_be_read_are_no_full_disk(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str, number: int
+) -> None:
+    def refuse(*arguments: Any) -> Any:
+        raise OSError(number, os.strerror(number), "/images/7.png")
+
+    monkeypatch.setattr(Blobs, "__init__" if when == "opened" else "image", refuse)
+    said = rf"The images cannot be read: '/images/7.png': {os.strerror(number)}\."
+    with pytest.raises(UserError, match=said):
+        train(make())
+    assert (tmp_path / "run").exists() == (when == "read")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EPIPE, errno.EIO])
+def test_a_console_that_refuses_is_no_full_disk(
+    make: Make, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*arguments: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Display, "advance", refuse)
+    with pytest.raises(OSError, match=os.strerror(number)):
+        train(make())

@@ -1,0 +1,45 @@
+"""Reading a run's images: what a disk or a permission refuses is told as a failure to read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from poa_plugin.config.schema import Config
+from poa_plugin.data import Dataset, build_dataset, train_batches
+from poa_plugin.data.loader import ShardBatch
+from poa_plugin.errors import UserError
+
+
+def open_images(config: Config) -> Dataset:
+    """Open the images to train on.
+
+    Raises:
+        UserError: the data set is unknown, has no images, or cannot be read.
+    """
+    with _reading(config):
+        return build_dataset(config, "train")
+
+
+def read_batches(
+    config: Config, dataset: Dataset, mask_grid: tuple[int, int], start: int, total: int, run: Path
+) -> Iterator[list[ShardBatch]]:
+    """Yield the batches of each step from `start` up to `total`; see `train_batches`."""
+    batches = train_batches(config, dataset, mask_grid, start, total, run)
+    with _reading(config):
+        yield from batches
+
+
+@contextmanager
+def _reading(config: Config) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        # From a worker process comes a traceback in place of a reason; its last line is the error.
+        reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[-1]
+        place = f"'{error.filename}'" if error.filename else f"data.path={config.data.path}"
+        raise UserError(
+            f"The images cannot be read: {place}: {reason}. Checkpoints that were written before are "
+            f"whole; mend that, and the same command goes on."
+        ) from error

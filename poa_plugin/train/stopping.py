@@ -1,0 +1,68 @@
+"""Signals that ask a training to end: it saves after the step that it is in."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import Any
+
+
+class StopRequest:
+    """Whether a signal has asked the run to end.
+
+    Attributes:
+        signal: the first signal that has, if one has.
+        training: whether steps are being taken; until then there is nothing to save, and a signal ends
+            the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+        self.training = False
+
+    @property
+    def requested(self) -> bool:
+        """Whether one has."""
+        return self.signal is not None
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Note a first signal; a second Ctrl-C interrupts at once, and so does any before the first step."""
+        if number == signal.SIGINT and (self.requested or not self.training):
+            raise KeyboardInterrupt
+        name = signal.Signals(number).name
+        if not self.training:
+            _say(f"poa: {name}: ended before the first step, nothing was trained", sys.stderr)
+            raise SystemExit(128 + number)
+        self.signal = number
+        _say(f"\n{name}: saving after this step ...", sys.stdout)
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopRequest]:
+    """Turn Ctrl-C, SIGTERM and SIGHUP into a request to end after the step, while the context lasts.
+
+    SIGHUP that is ignored, as under `nohup`, stays ignored. In a thread that is not the main one, signals
+    are left to it.
+    """
+    stop = StopRequest()
+    handled = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        handled.append(signal.SIGHUP)
+    if threading.current_thread() is not threading.main_thread():
+        handled = []
+    previous: dict[int, Any] = {number: signal.signal(number, stop) for number in handled}
+    try:
+        yield stop
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _say(text: str, stream: Any) -> None:
+    """Print from a signal's handler, which may have interrupted a print, or come as the terminal closed."""
+    with suppress(OSError, RuntimeError, ValueError):
+        print(text, file=stream, flush=True)

@@ -1,0 +1,63 @@
+"""What `poa train` says at its start, and what to do next at its end."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import time
+from pathlib import Path
+
+import pytest
+
+from poa_plugin.cli import build_parser
+from poa_plugin.config.load import load_config
+from poa_plugin.train.header import header
+from poa_plugin.train.loop import train
+from tests.train.conftest import Make
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def commands(printed: str) -> list[list[str]]:
+    return [
+        shlex.split(line)[1:] for line in re.findall(r"^  (poa .*?)(?:    .*)?$", printed, re.M)
+    ]
+
+
+def test_the_header_and_the_end(
+    make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train.shards=2", f"output_dir={tmp_path / 'a run'}"]
+    assert not train(make(*words, "train.max_minutes=1e-9")).finished
+    printed = capsys.readouterr().out
+    rows = [line.split(maxsplit=1) for line in printed.splitlines()[:5]]
+    assert rows == [
+        ["device", "cpu, 1 thread, fp32"],
+        ["parameters", "125k in the intact vit, 20.1k in the smallest of 12 networks"],
+        ["folder", str(tmp_path / "a run")],
+        ["steps", "6 (2 epochs of 3), 6 images each"],
+        ["images", "12 (blobs)"],
+    ]
+    assert "Resuming" not in printed
+    assert "Stopped after step 1 of 6; the same command goes on from there" in printed
+    assert commands(printed) == [["train", str(tmp_path / "a run")]]
+
+    for said in ("Resuming from '.*/ckpt/1'", "Resuming from '.*/ckpt/6'"):
+        assert train(make(*words)).finished
+        printed = capsys.readouterr().out
+        assert re.search(said, printed)
+        assert [command[0] for command in commands(printed)] == ["sweep", "extract"]
+        for command in commands(printed):
+            assert build_parser().parse_args(command).run_folder == tmp_path / "a run"
+
+
+@pytest.mark.parametrize("recipe", ["vit", "swin", "resnet"])
+def test_it_takes_no_time(recipe: str) -> None:
+    """Parameters are counted, not made: the paper's networks take gigabytes."""
+    config = load_config(ROOT / f"configs/ssl/{recipe}.yaml")
+    began = time.process_time()
+    printed = header(config)
+    assert time.process_time() - began < 2
+    assert re.search(
+        r"\nparameters  [\d.]+M in the intact \w+, [\d.]+M in the smallest of \d+", printed
+    )
