@@ -31,12 +31,16 @@ class Stream:
         subnet: the member of the search space that runs.
         masks: (B, N) bool, True where the mask token replaces a patch.
         generator: a CPU generator for stochastic depth; None uses torch's global one.
+        patch_ids: (M,) places in the flattened (B * N) patches of the patch tokens that the caller reads,
+            beside all class tokens: `x_norm_patchtokens` is then (M, D), these alone, and there is no
+            `x_prenorm`. None reads all.
     """
 
     images: Tensor
     subnet: Subnet
     masks: Tensor | None = None
     generator: torch.Generator | None = None
+    patch_ids: Tensor | None = None
 
 
 class PlainNetwork(nn.Module):
@@ -122,7 +126,10 @@ class ElasticBackbone(nn.Module):
             )
         for stream in images:
             check_member(self.space, stream.subnet)
-        return self.walk(images) if images else []
+        features = self.walk(images) if images else []
+        return [
+            read_patches(x, stream.patch_ids) for x, stream in zip(features, images, strict=True)
+        ]
 
     def member(self, subnet: Subnet | str | None) -> Subnet:
         """Return the member of `space` that is given by itself or by name; the intact network for None.
@@ -220,6 +227,18 @@ class ElasticBackbone(nn.Module):
             prefix = f"{plain_name}." if plain_name else ""
             state.update({prefix + key: tensor.detach().clone() for key, tensor in own.items()})
         return state
+
+
+def read_patches(features: Features, patch_ids: Tensor | None) -> Features:
+    """Return features with those patch tokens alone that are read, if the backbone put out all of them."""
+    patches = features["x_norm_patchtokens"]
+    if patch_ids is None or patches is None or patches.dim() == 2:
+        return features
+    return {
+        **features,
+        "x_norm_patchtokens": patches.flatten(0, 1).index_select(0, patch_ids),
+        "x_prenorm": None,
+    }
 
 
 def check_member(space: SearchSpace, subnet: Subnet) -> None:

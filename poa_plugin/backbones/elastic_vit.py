@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from poa_plugin.backbones.attention import Layout
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
-from poa_plugin.backbones.elastic_block import LockstepBlock
+from poa_plugin.backbones.elastic_block import LockstepBlock, read_tokens
 from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
 from poa_plugin.backbones.inputs import check_masks
 from poa_plugin.backbones.spaces import check_patches, check_space_size, check_widths, steps
@@ -111,25 +112,43 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         tokens = self._embed_streams(streams)
         members = by_subnet(streams)
         packed: list[Tensor] = []
-        layouts, keeps, active = [], [], []
+        layouts, keeps, active, read = [], [], [], []
         for subnet, ids in members.items():
             packed.append(torch.cat([tokens[i].flatten(0, 1) for i in ids]))
             layouts.append(tuple((len(tokens[i]), tokens[i].shape[1]) for i in ids))
             drawn = [self.draw_drop_path(len(streams[i].images), streams[i].generator) for i in ids]
             keeps.append(list(zip(*drawn, strict=True)))
-            active.append(set(self.active_blocks(subnet)))
+            active.append(self.active_blocks(subnet))
+            read.append(read_tokens(layouts[-1], [streams[i].patch_ids for i in ids]))
         del tokens
         for i, block in enumerate(self.blocks):
             kept = [i in ids for ids in active]
-            packed = run_where(block, packed, kept, layouts, [keep[i] for keep in keeps])
-        found: dict[int, Features] = {}
+            last = [r if ids[-1] == i else None for r, ids in zip(read, active, strict=True)]
+            packed = run_where(block, packed, kept, layouts, [keep[i] for keep in keeps], last)
+        features: dict[int, Features] = {}
         for x, ids, layout in zip(packed, members.values(), layouts, strict=True):
-            sizes = [images * n for images, n in layout]
-            parts = zip(ids, x.split(sizes), self.norm(x).split(sizes), layout, strict=True)
-            for i, before, after, size in parts:
-                masks = streams[i].masks
-                found[i] = outputs(before.unflatten(0, size), after.unflatten(0, size), masks)
-        return [found[i] for i in range(len(streams))]
+            members_streams = [streams[i] for i in ids]
+            features |= zip(ids, self._split(x, members_streams, layout), strict=True)
+        return [features[i] for i in range(len(streams))]
+
+    def _split(self, x: Tensor, streams: Sequence[Stream], layout: Layout) -> list[Features]:
+        """Return the features of each stream of a sub-network, whose packed tokens are `x`."""
+        sizes = [
+            images * n if stream.patch_ids is None else images + len(stream.patch_ids)
+            for stream, (images, n) in zip(streams, layout, strict=True)
+        ]
+        parts = zip(x.split(sizes), self.norm(x).split(sizes), streams, layout, strict=True)
+        return [
+            outputs(before.unflatten(0, size), after.unflatten(0, size), stream.masks)
+            if stream.patch_ids is None
+            else {
+                "x_norm_clstoken": after[: size[0]],
+                "x_norm_patchtokens": after[size[0] :],
+                "x_prenorm": None,
+                "masks": stream.masks,
+            }
+            for before, after, stream, size in parts
+        ]
 
     def get_intermediate_layers(  # type: ignore[override]
         self,
@@ -150,7 +169,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         [embedded] = self._embed_streams([Stream(images, subnet)])
         size, x = (len(embedded), embedded.shape[1]), embedded.flatten(0, 1)
         for i, block_id in enumerate(ids):
-            [x] = self.blocks[block_id]([x], [(size,)], [[None]])
+            [x] = self.blocks[block_id]([x], [(size,)], [[None]], [None])
             if i in wanted:
                 taken[i] = (self.norm(x) if norm else x).unflatten(0, size)
         return intermediate(

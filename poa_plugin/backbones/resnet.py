@@ -90,11 +90,11 @@ class Bottleneck(nn.Module):
         """Map (B, C, H, W) to (B, C', H / stride, W / stride)."""
         y = F.relu(normalize(self.bn1, self.conv1(x)), inplace=True)
         y = F.relu(normalize(self.bn2, self.conv2(y)), inplace=True)
-        return self.join(self.conv3(y), x)
+        return self.join(normalize(self.bn3, self.conv3(y)), x)
 
     def join(self, y: Tensor, x: Tensor) -> Tensor:
-        """Normalize the last convolution's output `y`, add the shortcut of `x`, and cut negative values off."""
-        return F.relu(normalize(self.bn3, y).add_(self.downsample(x)), inplace=True)
+        """Add the shortcut of the block's input `x` to `y`, in place, and cut negative values off."""
+        return F.relu(y.add_(self.downsample(x)), inplace=True)
 
 
 class ResNet(PlainNetwork):

@@ -80,16 +80,44 @@ def add_packed_residual(
         pairs = zip(kept, layout, strict=True)
         factors = torch.cat([keep.repeat_interleave(n) for keep, (_, n) in pairs])
         return x + branch(x, layout) * factors.to(x.dtype).unsqueeze(-1)
+    rows, few = kept_rows(layout, kept)
+    sizes = [images * n for images, n in few]
+    residuals = branch(x[rows], few).to(x.dtype).split(sizes)
+    out = x.clone()
+    parts = zip(rows.split(sizes), residuals, layout, few, strict=True)
+    for places, residual, (images, _), (left, _) in parts:
+        out.index_add_(0, places, residual, alpha=images / max(left, 1))
+    return out
+
+
+def kept_rows(layout: Layout, keeps: Sequence[Tensor]) -> tuple[Tensor, Layout]:
+    """Return the packed tokens of the images that batch subsets keep, and how they lie together."""
     rows, start = [], 0
-    for keep, (images, n) in zip(kept, layout, strict=True):
+    for keep, (images, n) in zip(keeps, layout, strict=True):
         rows.append((start + keep.unsqueeze(1) * n + torch.arange(n, device=keep.device)).flatten())
         start += images * n
-    few = tuple((len(keep), n) for keep, (_, n) in zip(kept, layout, strict=True))
-    residuals = branch(x[torch.cat(rows)], few).to(x.dtype).split([len(r) for r in rows])
-    out = x.clone()
-    for own, residual, (images, _), (left, _) in zip(rows, residuals, layout, few, strict=True):
-        out.index_add_(0, own, residual, alpha=images / max(left, 1))
-    return out
+    few = tuple((len(keep), n) for keep, (_, n) in zip(keeps, layout, strict=True))
+    return torch.cat(rows), few
+
+
+def image_factors(layout: Layout, keeps: Sequence[Tensor | None]) -> Tensor | None:
+    """Return by what each packed image's residual is multiplied: (images,); None if nothing is dropped.
+
+    Args:
+        layout: of packed tokens.
+        keeps: for each entry of the layout, as in `add_residual`.
+    """
+    kept = [keep for keep in keeps if keep is not None]
+    if not kept:
+        return None
+    factors = []
+    for keep, (images, _) in zip(kept, layout, strict=True):
+        if keep.dtype == torch.long:
+            zeros = torch.zeros(images, device=keep.device)
+            factors.append(zeros.index_fill_(0, keep, images / max(len(keep), 1)))
+        else:
+            factors.append(keep)
+    return torch.cat(factors)
 
 
 def _draw(

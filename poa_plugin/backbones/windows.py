@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -133,29 +134,50 @@ def windows(layout: MapLayout, window: int, shift: int, like: Tensor) -> Windows
         window, shift: in cells.
         like: gives type and device of the mask.
     """
+    # Fake tensors, and those of a compiler, belong to their trace: they must not outlive it.
+    lasting = type(like) is Tensor and not torch.compiler.is_compiling()
+    indices_of = _cached_indices if lasting else _indices
+    indices = indices_of(layout, window, shift, like.device, like.dtype)
+    masks = [
+        None if mask is None else mask.repeat(images, 1, 1).unsqueeze(1)
+        for mask, (images, _, _) in zip(indices.masks, layout, strict=True)
+    ]
+    return Windows(layout, indices.there, indices.back, indices.counts, masks, window * window)
+
+
+@dataclass(frozen=True, eq=False)
+class _Indices:
+    """What of `Windows` is the same in every pass; `masks` are those of one image, (windows, N, N)."""
+
+    there: Order
+    back: Order
+    counts: list[int]
+    masks: list[Tensor | None]
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def _indices(
+    layout: MapLayout, window: int, shift: int, device: torch.device, dtype: torch.dtype
+) -> _Indices:
+    like = torch.empty(0, device=device, dtype=dtype)
     start, rows = 0, []  # on the CPU: what is read off them would have to be waited for on a GPU
     masks: list[Tensor | None] = []
     for images, h, w in layout:
-        at = torch.arange(start, start + images * h * w).view(images, h, w, 1)
+        at = torch.arange(start, start + images * h * w, device="cpu").view(images, h, w, 1)
         rows.append(partition(at, window, shift, value=-1).squeeze(-1))
         start += images * h * w
-        mask = shift_mask((h, w), window, shift, like) if shift else None
-        masks.append(None if mask is None else mask.repeat(images, 1, 1).unsqueeze(1))
+        masks.append(shift_mask((h, w), window, shift, like) if shift else None)
     token = torch.cat(rows).flatten()
     empty, filled = (token < 0).nonzero().flatten(), (token >= 0).nonzero().flatten()
-    back = torch.empty(start, dtype=torch.long)
+    back = torch.empty(start, dtype=torch.long, device="cpu")
     back[token[filled]] = filled
-    return Windows(
-        layout,
-        Order(
-            token.clamp(min=0).to(like.device),
-            empty.to(like.device) if len(empty) else None,
-        ),
-        Order(back.to(like.device)),
-        [len(own) for own in rows],
-        masks,
-        window * window,
-    )
+    there = Order(token.clamp(min=0).to(device), empty.to(device) if len(empty) else None)
+    return _Indices(there, Order(back.to(device)), [len(r) for r in rows], masks)
+
+
+_cached_indices = lru_cache(maxsize=32)(_indices)
+"""A step asks for 16 at most: two layouts (teacher, students), four stages, with and without a shift."""
 
 
 def _reorder(x: Tensor, there: Order, back: Order) -> Tensor:

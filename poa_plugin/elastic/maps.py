@@ -17,10 +17,15 @@ class ElasticGroupNorm(nn.GroupNorm):
         """Normalise (B, c, H, W) maps, c <= C."""
         return self.at(x.shape[1])(x)
 
-    def at(self, channels: int) -> Callable[[Tensor], Tensor]:
-        """Return the normalisation of maps of so many channels, its parameters cut once."""
+    def at(self, channels: int, input_scale: float = 1.0) -> Callable[[Tensor], Tensor]:
+        """Return the normalisation of maps of so many channels, its parameters cut once.
+
+        Args:
+            channels: of the maps.
+            input_scale: by which the maps still have to be multiplied; see `norms.group_norm`.
+        """
         weight, bias = self._active(channels)
-        return lambda x: norms.group_norm(x, self.num_groups, weight, bias, self.eps)
+        return lambda x: norms.group_norm(x, self.num_groups, weight, bias, self.eps, input_scale)
 
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`."""
@@ -68,6 +73,15 @@ class ElasticConv2d(nn.Conv2d):
         """Return the convolution of maps of so many channels, its weight cut once."""
         weight, bias = self._active(fan_in, out_channels or self._fan_out(fan_in))
         return lambda x: self._conv_forward(x, weight, bias)
+
+    def unscaled_at(self, fan_in: int) -> tuple[Callable[[Tensor], Tensor], float]:
+        """Return the convolution without alpha, and alpha, for a norm that follows to make up for it.
+
+        Only of a convolution without bias.
+        """
+        weight = slicing.matrix(self.weight, self._fan_out(fan_in), fan_in)
+        alpha = slicing.input_scale(self.in_channels, fan_in)
+        return lambda x: self._conv_forward(x, weight, None), alpha
 
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`; alpha is folded into the weight."""

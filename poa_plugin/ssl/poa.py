@@ -291,13 +291,15 @@ class POA(nn.Module):
 
     @torch.no_grad()
     def _teacher_targets(self, shards: Sequence[Shard], temperature: float) -> list[Targets]:
-        streams = [Stream(shard.global_crops, self.space.intact) for shard in shards]
+        streams = [
+            Stream(shard.global_crops, self.space.intact, patch_ids=shard.patch_ids)
+            for shard in shards
+        ]
         features = self.teacher["backbone"](streams)
         inputs, sizes = [], []
-        for shard, out in zip(shards, features, strict=True):
-            patches = out["x_norm_patchtokens"].flatten(0, 1)[shard.patch_ids]
-            inputs += [out["x_norm_clstoken"], patches]
-            sizes.append((len(inputs[-2]), len(patches)))
+        for out in features:
+            inputs += [out["x_norm_clstoken"], out["x_norm_patchtokens"]]
+            sizes.append((len(inputs[-2]), len(inputs[-1])))
         logits = self.teacher["dino_head"](inputs)
         cls = [torch.cat(own) for own in zip(*logits[0::2], strict=True)]
         patches = [torch.cat(own) for own in zip(*logits[1::2], strict=True)]
@@ -321,7 +323,8 @@ class POA(nn.Module):
                     if crops is not None:
                         masks = shard.masks if kind == 0 else None
                         generator = self._generator(shard.index, ROLES.index(role), kind)
-                        streams.append(Stream(crops, subnet, masks, generator))
+                        ids = shard.patch_ids if kind == 0 else shard.patch_ids[:0]
+                        streams.append(Stream(crops, subnet, masks, generator, ids))
         features = iter(self.student["backbone"](streams))
         return [{role: self._student(shard, features) for role in walk} for shard in shards]
 
@@ -332,7 +335,7 @@ class POA(nn.Module):
         local = cls[:0]
         if shard.local_crops is not None:
             local = next(features)["x_norm_clstoken"]
-        patches = out["x_norm_patchtokens"].flatten(0, 1)[shard.patch_ids]
+        patches = out["x_norm_patchtokens"]
         sizes = (len(cls), len(local), len(patches))
         return Student(cls, torch.cat([cls, local, patches]), sizes)
 

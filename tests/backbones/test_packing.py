@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import sys
 import types
 from collections.abc import Callable
@@ -17,10 +19,11 @@ from poa_plugin.backbones.stochastic_depth import (
     add_residual,
     draw_drop_path,
 )
+from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic import Subnet
 from poa_plugin.ssl import build_backbone
-from tests.conftest import randomise
+from tests.conftest import FAMILIES, randomise
 
 LAYOUT = ((3, 7), (4, 2), (1, 5))
 
@@ -97,6 +100,48 @@ def test_packed_residuals(rate: float) -> None:
 
     found = add_packed_residual(x, branch, LAYOUT, keeps)
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.08, 0.3])
+@pytest.mark.parametrize("family", ["vit", "swin", "resnet"])
+def test_tokens_that_are_read_are_those_of_all(family: str, rate: float) -> None:
+    """Outputs and gradients of class tokens and some patches, with both forms of stochastic depth."""
+    words = [] if family == "resnet" else [f"student.{family}.drop_path_rate={rate}"]
+    config = default_config([*FAMILIES[family], *words])
+    backbone: ElasticBackbone = randomise(build_backbone(config)).train()
+    subnets = [backbone.space.intact, next(iter(backbone.space))]
+    draws = torch.Generator().manual_seed(0)
+    size = config.crops.global_crops_size
+    large, small = (torch.randn(n, 3, s, s, generator=draws) for n, s in ((3, size), (5, 32)))
+    n_patches = math.prod(backbone.mask_grid(size))
+    some = torch.tensor([0, 5, 2 * n_patches - 1, n_patches + 1, 3 * n_patches - 2])
+
+    def streams(read: bool) -> list[Stream]:
+        pairs = [(large, some), (small, some[:0]), (large, None)]
+        return [
+            Stream(images, subnet, None, torch.Generator().manual_seed(i), ids if read else None)
+            for i, (subnet, (images, ids)) in enumerate(itertools.product(subnets, pairs))
+        ]
+
+    def outcome(read: bool) -> tuple[list[Tensor], tuple[Tensor | None, ...]]:
+        tokens = []
+        for features, stream in zip(backbone(streams(read)), streams(True), strict=True):
+            ids, patches = stream.patch_ids, features["x_norm_patchtokens"]
+            if ids is not None and not read:
+                patches = patches.flatten(0, 1)[ids]
+            tokens += [features["x_norm_clstoken"], patches]
+        weights = torch.Generator().manual_seed(1)
+        loss = sum((x * torch.randn(x.shape, generator=weights)).sum() for x in tokens)
+        return tokens, torch.autograd.grad(loss, list(backbone.parameters()), allow_unused=True)
+
+    (all_tokens, all_grads), (read_tokens, read_grads) = outcome(False), outcome(True)
+    for ours, theirs in zip(read_tokens, all_tokens, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
+    for ours, theirs in zip(read_grads, all_grads, strict=True):
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            scale = max(float(theirs.abs().max()), 1)
+            torch.testing.assert_close(ours, theirs, atol=1e-5 * scale, rtol=0)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.08, 0.3])

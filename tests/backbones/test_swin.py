@@ -9,6 +9,7 @@ from torch import Tensor
 
 import poa_plugin as poa
 from poa_plugin.backbones import ElasticBackbone, Stream
+from poa_plugin.backbones import windows as windows_module
 from poa_plugin.backbones.swin import gather_four
 from poa_plugin.backbones.windows import (
     BORDER,
@@ -187,3 +188,23 @@ def test_masks_need_whole_cells() -> None:
         build().mask_grid(48)
     with pytest.raises(UserError, match="do not divide into patches of 4"):
         build().check_image_size(50)
+
+
+def test_tables_of_windows_made_while_evaluating_serve_training() -> None:
+    """Tensors that are made in inference mode cannot be saved for a backward pass."""
+    windows_module._cached_indices.cache_clear()
+    backbone = build()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        backbone(images)
+    backbone(images)["x_norm_clstoken"].sum().backward()
+    assert windows_module._cached_indices.cache_info().hits > 0
+
+
+def test_tables_of_tracing_tensors_are_not_kept() -> None:
+    class Fake(Tensor):
+        pass
+
+    windows_module._cached_indices.cache_clear()
+    windows(((1, 4, 4),), 3, 1, torch.randn(16, 2).as_subclass(Fake))
+    assert windows_module._cached_indices.cache_info().currsize == 0
