@@ -54,8 +54,9 @@ def decoded_crops(
                     raise chunk
                 done, deaths = done + 1, 0
                 yield chunk
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
+        except (RuntimeError, ConnectionError, EOFError) as error:
+            # Of a chunk that a worker had announced before it died, the memory cannot be had any more.
+            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                 raise
             deaths += 1
             if deaths == MAX_DEATHS:
