@@ -108,10 +108,7 @@ def nearest_path(path: Path) -> str:
 
 
 def _is_not(folder: Path, phrase: str) -> UserError:
-    if _exists(folder):
-        reason = describe(folder)
-    else:
-        reason = f"there is no such folder{_absence(folder)}"
+    reason = describe(folder) if _exists(folder) else f"there is no such folder{_absence(folder)}"
     return UserError(f"'{folder}' {phrase} {reason}.")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -111,7 +111,7 @@ def load(folder: str | Path) -> nn.Module:
     tensors = load_tensors(folder / WEIGHTS)
     check_weights(network, tensors, folder)
     network.load_state_dict(tensors, strict=True, assign=True)
-    return cast(nn.Module, network.eval())
+    return network.eval()
 
 
 def _build(folder: Path, description: dict[str, Any]) -> nn.Module:
@@ -119,7 +119,8 @@ def _build(folder: Path, description: dict[str, Any]) -> nn.Module:
     backbone = BACKBONES.get(description["backbone"])
     try:
         with torch.device("meta"):
-            return cast(nn.Module, backbone.build_plain(description["options"]))
+            network: nn.Module = backbone.build_plain(description["options"])
+            return network
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         raise UserError(

@@ -1,0 +1,156 @@
+"""Standard output and error that fail: no work ends by it, and nothing ends in a traceback."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from poa_plugin.console import Console, GuardedText, guarded_console
+
+ROOT = Path(__file__).resolve().parents[1]
+PRINT = """
+import sys
+from poa_plugin import cli, commands
+
+def work(arguments):
+    for i in range(int(arguments.config)):
+        print(i, "\\N{LATIN SMALL LETTER U WITH DIAERESIS}\\udcff" * 20, flush=i % 2 == 0)
+    open(1000 * "n", "a") if arguments.config == "0" else None
+
+commands.%s = work
+sys.exit(cli.main(["%s", *sys.argv[1:]]))
+"""
+"""A command that prints so many lines, in the place of one that works on (train) or prints (networks)."""
+
+
+def run(command: str, redirect: str, lines: int = 4000, **environment: str) -> tuple[str, str]:
+    """Run a command under bash with a redirection; return the pipe's statuses and what is on stderr."""
+    script = PRINT % (command, command)
+    line = f'"$0" -c "$1" {lines} {redirect}; echo "status ${{PIPESTATUS[0]}}" >&2'
+    ended = subprocess.run(
+        ["bash", "-c", line, sys.executable, script],
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        check=False,
+        env={**os.environ, **environment},
+        cwd=ROOT,
+    )
+    said, _, status = ended.stderr.rpartition("status ")
+    return status.strip(), said
+
+
+@pytest.mark.parametrize("command", ["train", "networks"])
+def test_a_reader_that_has_gone(command: str) -> None:
+    """It has seen what it wanted: no failure, and nothing to say."""
+    assert run(command, "| head -1") == ("0", "")
+
+
+@pytest.mark.parametrize(
+    ("redirect", "reason"),
+    [("> /dev/full", "where it goes there is no space left"), (">&-", "it is closed")],
+)
+def test_an_output_that_fails(redirect: str, reason: str) -> None:
+    """A command whose result is what it prints has failed; another one has not."""
+    said = f"poa: Standard output could not be written: {reason}"
+    assert run("networks", redirect) == ("2", f"{said}.\n")
+    assert run("train", redirect) == ("0", f"{said}; the command itself went on.\n")
+
+
+def test_an_error_output_that_fails() -> None:
+    assert run("train", "2>&-")[0] == "0"
+    assert run("train", "2>/dev/full >/dev/full")[0] == "0"
+    assert run("train", ">&- 2>&-")[0] == "0"
+    assert run("train", "2>/dev/full", lines=0)[0] == "2"
+
+
+def test_characters_that_the_terminal_does_not_have() -> None:
+    assert run("networks", ">/dev/null", PYTHONIOENCODING="ascii") == ("0", "")
+    status, said = run("train", ">/dev/null", lines=0, PYTHONIOENCODING="ascii")
+    assert status == "2"
+    assert said.startswith("poa: 'nnn")
+
+
+class Broken(io.StringIO):
+    """A file whose writes fail from some call on."""
+
+    def __init__(self, calls: int, number: int = errno.ENOSPC) -> None:
+        super().__init__()
+        self.calls, self.number = calls, number
+
+    def write(self, text: str) -> int:
+        self.calls -= 1
+        if self.calls < 0:
+            raise OSError(self.number, os.strerror(self.number))
+        return super().write(text)
+
+
+def test_what_follows_a_failure_is_dropped() -> None:
+    file = Broken(2)
+    guarded = GuardedText(file)
+    for text in ("a", "b", "c", "d"):
+        assert guarded.write(text) == 1
+    guarded.writelines(["e", "f"])
+    guarded.flush()
+    assert file.getvalue() == "ab"
+    assert guarded.failure is not None
+    assert guarded.failure.errno == errno.ENOSPC
+    assert guarded.restored() is file
+
+
+def test_what_is_asked_of_a_file_is_passed_on() -> None:
+    with Path(os.devnull).open("w", encoding="latin-1") as file:
+        guarded = GuardedText(file)
+        assert guarded.encoding == "latin-1"
+        assert guarded.errors == "backslashreplace"
+        assert guarded.fileno() == file.fileno()
+        assert not guarded.isatty()
+        guarded.restored()
+        assert file.errors == "strict"
+
+
+def test_a_file_that_was_closed() -> None:
+    file = io.StringIO()
+    guarded = GuardedText(file)
+    file.close()
+    guarded.write("a")
+    assert guarded.failure is not None
+    assert guarded.failure.errno == errno.EBADF
+
+
+@pytest.fixture
+def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[io.StringIO]]:
+    pair: list[io.StringIO] = [Broken(0), io.StringIO()]
+    monkeypatch.setattr(sys, "stdout", pair[0])
+    monkeypatch.setattr(sys, "stderr", pair[1])
+    yield pair
+
+
+@pytest.mark.parametrize(
+    ("number", "is_result", "status", "ends"),
+    [
+        (errno.EPIPE, True, 0, 0),
+        (errno.ENOSPC, True, 0, 2),
+        (errno.ENOSPC, True, 1, 1),
+        (errno.ENOSPC, False, 0, 0),
+        (errno.ENOSPC, False, 130, 130),
+    ],
+)
+def test_exit_statuses(
+    streams: list[io.StringIO], number: int, is_result: bool, status: int, ends: int
+) -> None:
+    streams[0].number = number  # type: ignore[attr-defined]
+    with guarded_console() as console:
+        assert isinstance(console, Console)
+        print("lost")
+        assert console.exit_status(status, is_result) == ends
+    assert sys.stdout is streams[0]
+    assert sys.stderr is streams[1]
+    assert bool(streams[1].getvalue()) == (number != errno.EPIPE)
