@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from poa_plugin.data.datasets import EncodedImages, NoSplitError, Split
 from poa_plugin.data.decode import BadImageError
+from poa_plugin.data.endings import IMG_EXTENSIONS
 from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from typing import Literal, Protocol, cast
 
-import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from poa_plugin.config.schema import Config
@@ -83,6 +82,8 @@ class EncodedImages:
         content = self._read_patiently(index, name)
         pixels = decode(content, name, self.convert_unusual)
         if self.image_size is not None and min(pixels.shape[-2:]) > self.image_size:
+            import torchvision.transforms.v2.functional as TF  # takes seconds
+
             pixels = TF.resize(pixels, [self.image_size], antialias=True)
         return pixels
 

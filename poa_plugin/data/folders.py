@@ -6,9 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from poa_plugin.data.datasets import EncodedImages, NoSplitError, Split
+from poa_plugin.data.endings import IMG_EXTENSIONS
 from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 

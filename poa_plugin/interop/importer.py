@@ -20,7 +20,6 @@ from poa_plugin.interop.moments import named_moments
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.train import checkpoint as own
-from poa_plugin.train.lock import hold
 from poa_plugin.train.loop import build_model
 from poa_plugin.train.optim import build_optimizer
 
@@ -83,9 +82,7 @@ def import_checkpoint(
     lines += _fill(model, found)
     step = _step(found, checkpoint)
     lines.append(_start(step, checkpoint))
-    moments = _moments(checkpoint, model, settings) if step else {}
-    with hold(run):
-        _write(run, model, settings, moments, step)
+    _write(run, model, settings, _moments(checkpoint, model, settings) if step else {}, step)
     return Imported(run, step, [line for line in lines if line])
 
 
