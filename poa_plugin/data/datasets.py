@@ -7,7 +7,6 @@ import time
 from collections.abc import Sequence
 from typing import Literal, Protocol, cast
 
-import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from poa_plugin.config.schema import Config
@@ -127,6 +126,8 @@ class EncodedImages:
         content = self._read_patiently(index, name)
         pixels = decode(content, name, self.convert_unusual)
         if self.image_size is not None and min(pixels.shape[-2:]) > self.image_size:
+            import torchvision.transforms.v2.functional as TF  # takes seconds
+
             pixels = TF.resize(pixels, [self.image_size], antialias=True)
         return pixels
 

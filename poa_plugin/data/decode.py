@@ -7,7 +7,6 @@ from io import BytesIO
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as TF
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
@@ -101,4 +100,6 @@ def _pixels(image: Image.Image) -> Tensor:
         return torch.from_numpy(levels.astype(np.uint8)).unsqueeze(0)
     if image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")
+    import torchvision.transforms.v2.functional as TF  # takes seconds
+
     return TF.pil_to_tensor(image.convert("L" if image.mode in GREY_MODES else "RGB"))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 
 from poa_plugin.data.datasets import Split
@@ -72,5 +71,7 @@ def _elpv(image_size: int | None) -> tuple[Tensor, np.ndarray[Any, Any]]:
     level = (probability * 3).round().astype(int)
     images = torch.from_numpy(np.asarray(pixels)).unsqueeze(1)
     if image_size is not None and image_size < images.shape[-1]:
+        import torchvision.transforms.v2.functional as TF  # takes seconds
+
         images = TF.resize(images, [image_size, image_size], antialias=True)
     return images, level * 2 + (np.asarray(kind) == "poly")

@@ -6,11 +6,9 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from poa_plugin.data.names import printable
 
-IMAGE_ENDINGS = tuple(IMG_EXTENSIONS)
+IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Endings of the files that folders and shards give, as in torchvision and DINOv2, in any case.
 
 Not what Pillow can decode: that depends on how it was built, and which images a data set has must not.

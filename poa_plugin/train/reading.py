@@ -26,6 +26,8 @@ def read_batches(
     config: Config, dataset: Dataset, mask_grid: tuple[int, int], start: int, total: int, run: Path
 ) -> Iterator[list[ShardBatch]]:
     """Yield the batches of each step from `start` up to `total`; see `train_batches`."""
+    import torchvision.transforms.v2.functional  # noqa: F401  (here, for all worker processes at once)
+
     batches = train_batches(config, dataset, mask_grid, start, total, run)
     with _reading(config):
         yield from batches

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,10 @@ import pytest
 import torch
 from torch import nn
 
+from poa_plugin.config.load import save_config
+from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
+from poa_plugin.extract import open_run
 from poa_plugin.train import checkpoint
 from poa_plugin.train.integrity import checksum
 from tests.train.kills import at_every_point
@@ -342,6 +346,20 @@ def test_what_may_not_be_read_is_not_damaged(shared: Path, closed: str) -> None:
         assert "damaged" not in str(raised.value)
     (shared / closed).chmod(mode)
     assert sorted(entry.name for entry in shared.iterdir()) == ["1", "2"]
+
+
+@pytest.mark.parametrize("closed", [".", "config.yaml", "ckpt", "ckpt/2/checksums.json"])
+def test_a_run_of_somebody_else(
+    shared: Path, closed: str, small_config: Callable[..., Config]
+) -> None:
+    save_config(small_config(), shared / "config.yaml")
+    write(shared / "ckpt", 1, 2)
+    (shared / closed).chmod(0)
+    with somebody_else(), pytest.raises(UserError) as raised:
+        open_run(shared)
+    assert re.search(r"You may not read|ermission denied", str(raised.value))
+    assert "damaged" not in str(raised.value)
+    assert "not the output folder" not in str(raised.value)
 
 
 def test_a_hiccup_of_the_disk_is_not_damage(
