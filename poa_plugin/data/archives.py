@@ -72,10 +72,7 @@ class WebDataset(EncodedImages):
         for name, index in zip(shown, indices, strict=True):
             self.left_out.update(index.left_out, f"{name}/")
             if index.damage:
-                self.damaged.append(
-                    f"the shard '{name}' is damaged: {index.damage}. The {len(index.offsets)} images before "
-                    f"that are taken"
-                )
+                self.damaged.append(f"the shard '{name}' is damaged: {index.damage}")
         if not len(self.images):
             reasons = "".join(
                 f" {text}." for text in (*self.damaged[:1], str(self.left_out)) if text

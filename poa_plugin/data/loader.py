@@ -21,6 +21,7 @@ from poa_plugin.data.datasets import Dataset, UnreadableImageError
 from poa_plugin.data.decode import BadImageError
 from poa_plugin.data.faults import BadImageNote, BadImages
 from poa_plugin.data.masking import shard_masks
+from poa_plugin.data.names import printable
 from poa_plugin.data.reading import reason_of
 from poa_plugin.device import resolve_device
 from poa_plugin.errors import UserError
@@ -111,7 +112,7 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
             index = int(substitutes.integers(len(self.dataset)))
         raise UserError(
             f"{SUBSTITUTES} images drawn one after the other cannot be used, the last of them "
-            f"'{bad[-1].name}' ({bad[-1].kind}): 'poa data check' looks at the whole data set."
+            f"'{printable(bad[-1].name)}' ({bad[-1].kind}): 'poa data check' looks at the whole data set."
         )
 
     def image_ids(self, step: int, shard: int) -> list[int]:

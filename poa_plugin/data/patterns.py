@@ -234,4 +234,5 @@ def _names(folder: Path, pattern: str) -> list[str]:
 
 def _few(files: list[Path]) -> str:
     names = [printable(file.name) for file in sorted(files)]
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more

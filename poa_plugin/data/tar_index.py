@@ -99,7 +99,8 @@ def _index(shard: Path, descriptor: int, size: int) -> ShardIndex:
             else:
                 images[folder, stem] = entry
     except DamagedTarError as error:
-        damage = str(error)
+        whole = sum(entry.offset + entry.size <= size for entry in images.values())
+        damage = f"{error}; {whole} images before that are whole"
     if damage and classes and images:  # the last image's class may be what was cut off
         last = next(reversed(images))
         if last not in classes:

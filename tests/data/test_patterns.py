@@ -61,7 +61,7 @@ def names(path: object, split: Split = "train") -> list[str]:
 
 def test_missing_shards_are_counted_and_named(tmp_path: Path) -> None:
     touch(tmp_path, *(f"train-{i:03}.tar" for i in range(147) if i not in (3, 50, 51, 146)))
-    said = r"4 of the 147 \.tar files .*missing: train-003\.tar, train-050\.tar, train-051\.tar, \.\.\."
+    said = r"4 of the 147 \.tar files .*missing: train-003\.tar, train-050\.tar, train-051\.tar and 1 more"
     with pytest.raises(UserError, match=said):
         names(tmp_path / "train-{000..146}.tar")
     assert len(names(tmp_path / "train-{000..002}.tar")) == 3
