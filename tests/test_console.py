@@ -77,6 +77,23 @@ def test_characters_that_the_terminal_does_not_have() -> None:
     assert said.startswith("poa: 'nnn")
 
 
+def test_a_training_whose_output_is_full(demo_words: list[str], tmp_path: Path) -> None:
+    """It ends as it would have; the run's own disk is not said to be full."""
+    words = [*demo_words, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "poa_plugin", "train", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 0
+    assert "the disk is full" not in ended.stderr
+    assert ended.stderr.endswith("; the command itself went on.\n")
+    assert (tmp_path / "run/ckpt/2").is_dir()
+
+
 class Broken(io.StringIO):
     """A file whose writes fail from some call on."""
 
