@@ -7,6 +7,7 @@ import difflib
 import math
 import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -120,6 +121,17 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             raise UserError(arguments.parser.unknown_words(unknown))
         return arguments
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Return the arguments and the words that have no place; a mistyped option is the first mistake."""
+        words = list(sys.argv[1:] if args is None else args)
+        if self._subparsers is None:
+            for word in words[: words.index("--") if "--" in words else None]:
+                name = word.split("=")[0]
+                known = any(own.startswith(name) for own in self._option_string_actions)
+                if name.startswith("--") and " " not in name and not known:
+                    raise UserError(self.unknown_words([word]))
+        return super().parse_known_args(words, namespace)
 
     def unknown_words(self, words: Sequence[str]) -> str:
         """Return the sentence about words that the parser has no place for."""

@@ -224,3 +224,31 @@ def test_a_users_package_registers_a_data_set(
     words = ("imports=[my_images]", "data.dataset=my_images", f"output_dir={tmp_path / 'run'}")
     short = ("optim.epochs=1", "train.OFFICIAL_EPOCH_LENGTH=1", "optim.warmup_epochs=0")
     assert train(small_config(*words, *short)).finished
+
+
+def test_a_run_by_its_folder_goes_on_there(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wherever it was moved to; the folder that its config.yaml names is not touched."""
+    moved = tmp_path / "moved"
+    shutil.copytree(run, moved)
+    file = moved / "config.yaml"
+    saved = poa.load_config(file, ["output_dir=elsewhere/run"])
+    save_config(saved, file)
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "moved", "optim.epochs=3", "train.accept_changes=true"]) == 0
+    assert (moved / "ckpt/6").is_dir()
+    assert poa.load_config(file).output_dir == "moved"
+    assert not (tmp_path / "elsewhere").exists()
+    assert main(["networks", "moved"]) == 0
+    assert "20 networks" in capsys.readouterr().out
+
+
+def test_the_output_folder_of_a_run_is_checked_before_anything_else(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Before the images are looked for: nothing of them is there."""
+    (tmp_path / "file").touch()
+    said = fails(capsys, "train", DEMO, "data.path=/nowhere", f"output_dir={tmp_path / 'file/run'}")
+    assert "lies under" in said
+    assert "which is a file" in said

@@ -7,12 +7,11 @@ import io
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from poa_plugin.console import Console, GuardedText, guarded_console
+from poa_plugin.console import GuardedText, guarded_console
 
 ROOT = Path(__file__).resolve().parents[1]
 PRINT = """
@@ -24,15 +23,15 @@ def work(arguments):
         print(i, "\\N{LATIN SMALL LETTER U WITH DIAERESIS}\\udcff" * 20, flush=i % 2 == 0)
     open(1000 * "n", "a") if arguments.config == "0" else None
 
-commands.%s = work
-sys.exit(cli.main(["%s", *sys.argv[1:]]))
+commands.COMMAND = work
+sys.exit(cli.main(["COMMAND", *sys.argv[1:]]))
 """
 """A command that prints so many lines, in the place of one that works on (train) or prints (networks)."""
 
 
 def run(command: str, redirect: str, lines: int = 4000, **environment: str) -> tuple[str, str]:
     """Run a command under bash with a redirection; return the pipe's statuses and what is on stderr."""
-    script = PRINT % (command, command)
+    script = PRINT.replace("COMMAND", command)
     line = f'"$0" -c "$1" {lines} {redirect}; echo "status ${{PIPESTATUS[0]}}" >&2'
     ended = subprocess.run(
         ["bash", "-c", line, sys.executable, script],
@@ -76,6 +75,23 @@ def test_characters_that_the_terminal_does_not_have() -> None:
     status, said = run("train", ">/dev/null", lines=0, PYTHONIOENCODING="ascii")
     assert status == "2"
     assert said.startswith("poa: 'nnn")
+
+
+def test_a_training_whose_output_is_full(demo_words: list[str], tmp_path: Path) -> None:
+    """It ends as it would have; the run's own disk is not said to be full."""
+    words = [*demo_words, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-m", "poa_plugin", "train", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert ended.returncode == 0
+    assert "the disk is full" not in ended.stderr
+    assert ended.stderr.endswith("; the command itself went on.\n")
+    assert (tmp_path / "run/ckpt/2").is_dir()
 
 
 class Broken(io.StringIO):
@@ -125,14 +141,6 @@ def test_a_file_that_was_closed() -> None:
     assert guarded.failure.errno == errno.EBADF
 
 
-@pytest.fixture
-def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[io.StringIO]]:
-    pair: list[io.StringIO] = [Broken(0), io.StringIO()]
-    monkeypatch.setattr(sys, "stdout", pair[0])
-    monkeypatch.setattr(sys, "stderr", pair[1])
-    yield pair
-
-
 @pytest.mark.parametrize(
     ("number", "is_result", "status", "ends"),
     [
@@ -144,13 +152,14 @@ def streams(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[io.StringIO]]:
     ],
 )
 def test_exit_statuses(
-    streams: list[io.StringIO], number: int, is_result: bool, status: int, ends: int
+    monkeypatch: pytest.MonkeyPatch, number: int, is_result: bool, status: int, ends: int
 ) -> None:
-    streams[0].number = number  # type: ignore[attr-defined]
+    out, err = Broken(0, number), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
     with guarded_console() as console:
-        assert isinstance(console, Console)
         print("lost")
         assert console.exit_status(status, is_result) == ends
-    assert sys.stdout is streams[0]
-    assert sys.stderr is streams[1]
-    assert bool(streams[1].getvalue()) == (number != errno.EPIPE)
+    assert sys.stdout is out
+    assert sys.stderr is err
+    assert bool(err.getvalue()) == (number != errno.EPIPE)
