@@ -47,20 +47,21 @@ def build_parser() -> argparse.ArgumentParser:
     extract = _command(
         subcommands, "extract", commands.extract, "write sub-networks as ordinary models"
     )
-    extract.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
+    extract.add_argument("run_folder", metavar="RUN", type=_path, help="a run's output folder")
     extract.add_argument("--network", required=True, help="small, w384_d12, ..., or all")
     extract.add_argument("--branch", choices=("teacher", "student"), default="teacher")
-    extract.add_argument("--to", required=True, type=Path, metavar="FOLDER")
+    extract.add_argument("--to", required=True, type=_path, metavar="FOLDER")
     extract.add_argument(
         "--with-heads", action="store_true", help="the projection heads and the mask token too"
     )
+    _force(extract)
 
     export = _command(
         subcommands, "export", commands.export, "write an extracted network for other libraries"
     )
-    export.add_argument("folder", metavar="FOLDER", type=Path, help="what `poa extract` wrote")
+    export.add_argument("folder", metavar="FOLDER", type=_path, help="what `poa extract` wrote")
     export.add_argument("--format", required=True, metavar="NAME", help="timm, onnx, hf, ...")
-    export.add_argument("--to", required=True, type=Path, metavar="TARGET", help="a new folder")
+    export.add_argument("--to", required=True, type=_path, metavar="TARGET", help="a new folder")
     export.add_argument("--licence", metavar="ID", help="of the weights, for the model card")
     export.add_argument(
         "--image-size", type=int, metavar="N", help="onnx: for this size in pixels only"
@@ -72,8 +73,8 @@ def build_parser() -> argparse.ArgumentParser:
     import_ = _command(
         subcommands, "import", commands.import_, "make a run of another code base's checkpoint"
     )
-    import_.add_argument("file", metavar="FILE", type=Path, help="POA's, DINOv2's or timm's")
-    import_.add_argument("--to", required=True, type=Path, metavar="RUN", help="the run's folder")
+    import_.add_argument("file", metavar="FILE", type=_path, help="POA's, DINOv2's or timm's")
+    import_.add_argument("--to", required=True, type=_path, metavar="RUN", help="the run's folder")
     import_.add_argument(
         "--format",
         default="auto",
@@ -94,7 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
     evaluate = subcommands.add_parser("eval", help="evaluate the sub-networks of a run")
     kinds = evaluate.add_subparsers(required=True, metavar="KIND")
     knn = _command(kinds, "knn", commands.knn, "k nearest neighbours on frozen features")
-    knn.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
+    knn.add_argument("run_folder", metavar="RUN", type=_path, help="a run's output folder")
     knn.add_argument("--network", nargs="+", default=["all"], help="names; all if left out")
     knn.add_argument("--branch", choices=("teacher", "student"), default="teacher")
     knn.add_argument("--k", nargs="+", type=int, default=[10, 20, 100, 200], help="neighbours")
@@ -102,14 +103,14 @@ def build_parser() -> argparse.ArgumentParser:
     knn.add_argument("--untrained", action="store_true", help="the networks before training too")
     knn.add_argument("--pixels", action="store_true", help="raw pixels too")
     knn.add_argument(
-        "--reference", type=Path, metavar="RUN", help="another run's intact network too"
+        "--reference", type=_path, metavar="RUN", help="another run's intact network too"
     )
     _threads(knn)
 
     sweep = _command(
         subcommands, "sweep", commands.sweep, "evaluate all sub-networks, what they share once"
     )
-    sweep.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
+    sweep.add_argument("run_folder", metavar="RUN", type=_path, help="a run's output folder")
     sweep.add_argument("--eval", choices=("knn",), default="knn", help="how they are evaluated")
     sweep.add_argument("--widths", nargs="+", type=int, help="whose networks; all if left out")
     sweep.add_argument(
@@ -129,12 +130,13 @@ def build_parser() -> argparse.ArgumentParser:
     pick = _command(
         subcommands, "pick", commands.pick, "say which network of a sweep fits some limits best"
     )
-    pick.add_argument("run_folder", metavar="RUN", type=Path, help="a run's output folder")
+    pick.add_argument("run_folder", metavar="RUN", type=_path, help="a run's output folder")
     pick.add_argument("--max-params", metavar="SIZE", help="such as 30M")
     pick.add_argument("--max-flops", metavar="SIZE", help="multiply-adds of an image, such as 5G")
     pick.add_argument("--max-latency-ms", metavar="MS", help="on the sweep's device, such as 12")
     pick.add_argument("--k", type=int, help="neighbours; 20 or the nearest if left out")
-    pick.add_argument("--to", type=Path, metavar="FOLDER", help="write it as an ordinary model")
+    pick.add_argument("--to", type=_path, metavar="FOLDER", help="write it as an ordinary model")
+    _force(pick)
 
     data = subcommands.add_parser("data", help="look at data sets")
     check = _command(
@@ -151,17 +153,17 @@ def build_parser() -> argparse.ArgumentParser:
         subcommands, "report", commands.report, "write a page about a run, or compare several"
     )
     report.add_argument(
-        "run_folders", metavar="RUN", type=Path, nargs="+", help="runs' output folders"
+        "run_folders", metavar="RUN", type=_path, nargs="+", help="runs' output folders"
     )
     report.add_argument(
-        "--to", type=Path, metavar="FOLDER|FILE.html", help="one run needs none: RUN/report"
+        "--to", type=_path, metavar="FOLDER|FILE.html", help="one run needs none: RUN/report"
     )
 
     demo = _command(
         subcommands, "demo", commands.demo, "train, extract, evaluate and draw in minutes"
     )
     demo.add_argument("config", metavar="CONFIG", help="a recipe on a data set with labels")
-    demo.add_argument("--to", type=Path, default=Path("runs/demo"), metavar="FOLDER")
+    demo.add_argument("--to", type=_path, default=Path("runs/demo"), metavar="FOLDER")
     demo.add_argument(
         "--minutes", type=float, default=8.5, help="of training (POA and DINOv2 at once)"
     )
@@ -182,6 +184,19 @@ def _command(
 def _config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", metavar="CONFIG", help="a YAML file")
     parser.add_argument("words", nargs="*", metavar="key=value", help="laid over the file")
+
+
+def _force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="replace what was extracted there, and nothing else"
+    )
+
+
+def _path(text: str) -> Path:
+    """Return an argument as a path; an empty one would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("an empty path names no file or folder")
+    return Path(text)
 
 
 def _threads(parser: argparse.ArgumentParser) -> None:

@@ -35,12 +35,11 @@ def extract(arguments: argparse.Namespace) -> None:
     from poa_plugin.extract import open_run
 
     run = open_run(arguments.run_folder)
-    space = run.space
+    options = (arguments.branch, arguments.with_heads, arguments.force)
     if arguments.network == "all":
-        wanted = {arguments.to / subnet.name: subnet for subnet in space}
+        folders = run.write_all(arguments.to, *options)
     else:
-        wanted = {arguments.to: space[arguments.network]}
-    folders = run.write(wanted, arguments.branch, arguments.with_heads)
+        folders = run.write({arguments.to: run.space[arguments.network]}, *options)
     print(f"Wrote {len(folders)} network{'s' * (len(folders) > 1)} to '{arguments.to}'.")
 
 
@@ -140,7 +139,7 @@ def pick(arguments: argparse.Namespace) -> None:
     network = pick(sweep, limits, arguments.k)
     print(describe(network))
     if arguments.to:
-        write_picked(arguments.run_folder, sweep, network, arguments.to)
+        write_picked(arguments.run_folder, sweep, network, arguments.to, arguments.force)
         print(f"Wrote it to '{arguments.to}'.")
 
 

@@ -20,6 +20,8 @@ REASONS = {
     errno.EPERM: "you may not write there",
     errno.ENOTDIR: "a part of its path is a file",
     errno.EEXIST: "there is a file of this name",
+    errno.ENAMETOOLONG: "its name is too long",
+    errno.ELOOP: "symbolic links lead in a circle",
 }
 
 

@@ -10,27 +10,33 @@ from poa_plugin.evaluate.sweep_results import read_sweep
 
 
 def recorded_results(folder: Path, network: str, branch: str, step: int) -> list[dict[str, Any]]:
-    """Return the accuracies of a network as it is at a step, from `knn.json` and `sweep.json`.
+    """Return the accuracies of one network; see `results_by_network`."""
+    return results_by_network(folder, branch, step).get(network, [])
+
+
+def results_by_network(folder: Path, branch: str, step: int) -> dict[str, list[dict[str, Any]]]:
+    """Return the accuracies of a run's networks as they are at a step, from `knn.json` and `sweep.json`.
 
     Args:
-        folder: `RUN/eval`.
-        network, branch, step: what was evaluated; results of other steps are left out.
+        folder: `RUN/eval`; each file is read once.
+        branch, step: what was evaluated; results of other steps are left out.
 
     Returns:
-        A dict for each k, with `k`, `top1` in percent, and the command that it is `by`.
+        For each network that has some a dict for each k, with `k`, `top1` in percent, and the command that it
+        is `by`.
 
     Raises:
         UserError: a file is damaged.
     """
-    found: dict[int, dict[str, Any]] = {}
+    by_network: dict[str, dict[int, dict[str, Any]]] = {}
     sweep = read_sweep(folder)
     if sweep and (sweep.conditions.get("branch"), sweep.conditions.get("step")) == (branch, step):
         for own in sweep.networks:
-            if own.network == network:
-                found = {
-                    k: {"k": k, "top1": top1, "by": "poa sweep"} for k, top1 in own.top1.items()
-                }
+            by_network[own.network] = {
+                k: {"k": k, "top1": top1, "by": "poa sweep"} for k, top1 in own.top1.items()
+            }
     for row in read_rows(folder):
-        if (row.network, row.kind, row.branch, row.step) == (network, "trained", branch, step):
-            found[row.k] = {"k": row.k, "top1": row.top1, "by": "poa eval knn"}
-    return [found[k] for k in sorted(found)]
+        if (row.kind, row.branch, row.step) == ("trained", branch, step):
+            results = by_network.setdefault(row.network, {})
+            results[row.k] = {"k": row.k, "top1": row.top1, "by": "poa eval knn"}
+    return {name: [own[k] for k in sorted(own)] for name, own in by_network.items()}

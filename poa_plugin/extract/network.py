@@ -9,13 +9,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-import poa_plugin
 from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.backbones.formats import TimmDescription
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.registry import BACKBONES
 from poa_plugin.ssl import MultiHead
+from poa_plugin.version import __version__
 from poa_plugin.weights import check_weights, load_tensors, load_weights, save_tensors
 
 WEIGHTS, CONFIG, HEADS = "model.safetensors", "config.json", "heads.safetensors"
@@ -72,7 +72,7 @@ def write_network(
     description = {
         **_for_timm(backbone.timm_description(options)),
         "poa": {
-            "version": poa_plugin.__version__,
+            "version": __version__,
             "backbone": family,
             "network": subnet.name,
             "width": subnet.width,
@@ -147,7 +147,7 @@ def read_description(folder: Path) -> dict[str, Any]:
         UserError: the folder is no extracted network.
     """
     try:
-        description = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["poa"]
+        description = dict(json.loads((folder / CONFIG).read_text(encoding="utf-8"))["poa"])
     except FileNotFoundError as error:
         raise UserError(f"'{folder}' is no extracted network: there is no {CONFIG}.") from error
     except (ValueError, KeyError, TypeError) as error:
