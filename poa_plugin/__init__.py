@@ -2,21 +2,30 @@
 
 Public, and kept from release to release: what `__all__` lists, the command line, configuration keys,
 the parameter names of networks, and the files of an extracted network.
+
+The names are loaded when they are first used: importing the package, or asking a command for its help,
+loads no torch.
 """
 
 from __future__ import annotations
 
-from importlib.metadata import version
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-__version__ = version("poa-plugin")
-
-from poa_plugin.config.load import load_config
-from poa_plugin.elastic.subnet import SearchSpace, Subnet
-from poa_plugin.errors import UserError
-from poa_plugin.extract import extract, load, to_timm
-from poa_plugin.ssl import build_backbone
+if TYPE_CHECKING:
+    from poa_plugin.config.load import load_config
+    from poa_plugin.elastic.subnet import SearchSpace, Subnet
+    from poa_plugin.errors import UserError
+    from poa_plugin.extract.network import extract, load
+    from poa_plugin.extract.run import Run, open_run
+    from poa_plugin.extract.to_timm import to_timm
+    from poa_plugin.ssl.poa import build_backbone
+    from poa_plugin.version import __version__
 
 __all__ = [
+    "Run",
     "SearchSpace",
     "Subnet",
     "UserError",
@@ -25,5 +34,49 @@ __all__ = [
     "extract",
     "load",
     "load_config",
+    "open_run",
     "to_timm",
 ]
+
+_MODULES = {
+    "Run": "poa_plugin.extract.run",
+    "SearchSpace": "poa_plugin.elastic.subnet",
+    "Subnet": "poa_plugin.elastic.subnet",
+    "UserError": "poa_plugin.errors",
+    "__version__": "poa_plugin.version",
+    "build_backbone": "poa_plugin.ssl.poa",
+    "extract": "poa_plugin.extract.network",
+    "load": "poa_plugin.extract.network",
+    "load_config": "poa_plugin.config.load",
+    "open_run": "poa_plugin.extract.run",
+    "to_timm": "poa_plugin.extract.to_timm",
+}
+"""Where each public name is defined."""
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name."""
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULES[name]), name)
+    setattr(sys.modules[__name__], name, value)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """The package, in which `extract` is the function.
+
+    Importing a subpackage makes it an attribute of its package: without this, the first import from
+    `poa_plugin.extract` would put the subpackage in the function's place.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _MODULES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -114,6 +114,7 @@ def build_parser() -> Parser:
     extract.add_argument(
         "--with-heads", action="store_true", help="the projection heads and the mask token too"
     )
+    _force(extract)
 
     export = _command(
         subcommands,
@@ -220,6 +221,7 @@ def build_parser() -> Parser:
         "--k", type=NEIGHBOURS, metavar="N", help="neighbours; 20 or the nearest if left out"
     )
     pick.add_argument("--to", type=path, metavar="FOLDER", help="write it as an ordinary model")
+    _force(pick)
 
     check = _command(
         _group(subcommands, "data", "COMMAND", "look at data sets"),
@@ -336,6 +338,12 @@ def _data(parser: Parser) -> None:
         default=[],
         metavar="PATH|key=value",
         help="other images: a path, and data. and evaluation. keys",
+    )
+
+
+def _force(parser: Parser) -> None:
+    parser.add_argument(
+        "--force", action="store_true", help="replace what was extracted there, and nothing else"
     )
 
 

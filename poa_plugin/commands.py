@@ -57,13 +57,11 @@ def extract(arguments: argparse.Namespace) -> None:
     from poa_plugin.extract import open_run
 
     run = open_run(arguments.run_folder)
-    space = run.space
+    options = (arguments.branch, arguments.with_heads, arguments.force)
     if arguments.network == "all":
-        wanted = {arguments.to / subnet.name: subnet for subnet in space}
+        folders = run.write_all(arguments.to, *options)
     else:
-        wanted = {arguments.to: space[arguments.network]}
-    with removed_on_failure(arguments.to):
-        folders = run.write(wanted, arguments.branch, arguments.with_heads)
+        folders = run.write({arguments.to: run.space[arguments.network]}, *options)
     print(f"Wrote {len(folders)} network{'s' * (len(folders) > 1)} to '{arguments.to}'.")
 
 
@@ -182,8 +180,7 @@ def pick(arguments: argparse.Namespace) -> None:
     network = pick(sweep, limits, arguments.k)
     print(explain(sweep, limits, network, arguments.k))
     if arguments.to:
-        with removed_on_failure(arguments.to):
-            write_picked(arguments.run_folder, sweep, network, arguments.to)
+        write_picked(arguments.run_folder, sweep, network, arguments.to, arguments.force)
         print(f"Wrote it to '{arguments.to}'.")
 
 

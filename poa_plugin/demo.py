@@ -62,9 +62,8 @@ def demo(config: str, folder: Path, minutes: float) -> bool:
     _train_side_by_side(config, folder, runs, minutes)
     run = open_run(folder / "poa")
     torch.set_num_threads(available_cores())
-    networks = {folder / "networks" / subnet.name: subnet for subnet in run.space}
-    print(f"Extracting {len(networks)} networks to '{folder / 'networks'}' ...", flush=True)
-    run.write(networks)
+    print(f"Extracting {len(run.space)} networks to '{folder / 'networks'}' ...", flush=True)
+    run.write_all(folder / "networks", force=True)
     print("Evaluating them, and themselves before training, with k-NN ...", flush=True)
     reference = open_run(folder / "dinov2")
     evaluate_knn(run, ks=[K], untrained=True, pixels=True, reference=reference)

@@ -121,11 +121,19 @@ def sweep_of(folder: Path) -> Sweep:
     return trained_results(folder, sweep)
 
 
-def write_picked(folder: Path, sweep: Sweep, network: NetworkResult, to: Path) -> None:
+def write_picked(
+    folder: Path, sweep: Sweep, network: NetworkResult, to: Path, force: bool = False
+) -> None:
     """Write a network of a run's sweep as an ordinary model, from the branch that was evaluated.
 
+    Args:
+        folder: of the run.
+        sweep, network: what was picked.
+        to: a new folder.
+        force: replace a network that was extracted there earlier.
+
     Raises:
-        UserError: the run was trained on since the sweep.
+        UserError: the run was trained on since the sweep, or `to` cannot be written.
     """
     run = open_run(folder)
     step = sweep.conditions["step"]
@@ -134,7 +142,7 @@ def write_picked(folder: Path, sweep: Sweep, network: NetworkResult, to: Path) -
             f"The sweep is of step {step}, and the newest checkpoint of '{folder}' is of step "
             f"{run.step}: run 'poa sweep' on it again."
         )
-    run.write({to: run.space[network.network]}, sweep.conditions["branch"])
+    run.write({to: network.network}, sweep.conditions["branch"], force=force)
 
 
 def shown_k(sweep: Sweep) -> int:

@@ -12,52 +12,60 @@ from poa_plugin.evaluate.uncertainty import alike, standard_error
 
 
 def recorded_results(folder: Path, network: str, branch: str, step: int) -> list[dict[str, Any]]:
-    """Return the accuracies of a network as it is at a step, from `knn.json` and `sweep.json`.
+    """Return the accuracies of one network; see `results_by_network`."""
+    return results_by_network(folder, branch, step).get(network, [])
+
+
+def results_by_network(folder: Path, branch: str, step: int) -> dict[str, list[dict[str, Any]]]:
+    """Return the accuracies of a run's networks as they are at a step, from `knn.json` and `sweep.json`.
 
     Args:
-        folder: `RUN/eval`.
-        network, branch, step: what was evaluated; results of other steps are left out.
+        folder: `RUN/eval`; each file is read once.
+        branch, step: what was evaluated; results of other steps are left out.
 
     Returns:
-        A dict for each k, with `k`, `top1` in percent, and the command that it is `by`. Where the number of
-        test images is known, also `n_test`, the `standard_error` of `top1` in points, the `best` network
-        that the command evaluated at this k and its `best_top1`, and whether `top1` is
-        `distinguishable_from_best`.
+        For each network that has some a dict for each k, with `k`, `top1` in percent, and the command that it
+        is `by`. Where the number of test images is known, also `n_test`, the `standard_error` of `top1` in
+        points, the `best` network that the command evaluated at this k and its `best_top1`, and whether
+        `top1` is `distinguishable_from_best`.
 
     Raises:
         UserError: a file is damaged.
     """
-    found: dict[int, dict[str, Any]] = {}
+    by_network: dict[str, dict[int, dict[str, Any]]] = {}
     sweep = read_sweep(folder)
     if sweep and (sweep.conditions.get("branch"), sweep.conditions.get("step")) == (branch, step):
-        found |= _records(_rows(sweep), network, "poa sweep")
+        _add(by_network, _rows(sweep), "poa sweep")
     rows = [
         row
         for row in read_rows(folder)
         if (row.kind, row.branch, row.step) == ("trained", branch, step)
     ]
-    found |= _records(rows, network, "poa eval knn")
-    return [found[k] for k in sorted(found)]
+    _add(by_network, rows, "poa eval knn")
+    return {name: [results[k] for k in sorted(results)] for name, results in by_network.items()}
 
 
-def _records(rows: Sequence[KnnRow], network: str, command: str) -> dict[int, dict[str, Any]]:
-    """Return what rows say about a network, by k."""
-    found: dict[int, dict[str, Any]] = {}
+def _add(
+    by_network: dict[str, dict[int, dict[str, Any]]], rows: Sequence[KnnRow], command: str
+) -> None:
+    """Add what a command's rows say, each in the place of what was said of the network at its k."""
+    best: dict[tuple[int, int], KnnRow] = {}
     for row in rows:
-        if row.network != network:
-            continue
-        found[row.k] = {"k": row.k, "top1": row.top1, "by": command}
+        key = (row.k, row.n_test)
+        if key not in best or row.top1 > best[key].top1:
+            best[key] = row
+    for row in rows:
+        result = {"k": row.k, "top1": row.top1, "by": command}
         if row.n_test:
-            others = [other for other in rows if (other.k, other.n_test) == (row.k, row.n_test)]
-            best = max(others, key=lambda other: other.top1)
-            found[row.k] |= {
+            first = best[row.k, row.n_test]
+            result |= {
                 "n_test": row.n_test,
                 "standard_error": standard_error(row.top1, row.n_test),
-                "best": best.network,
-                "best_top1": best.top1,
-                "distinguishable_from_best": not alike(row.top1, best.top1, row.n_test),
+                "best": first.network,
+                "best_top1": first.top1,
+                "distinguishable_from_best": not alike(row.top1, first.top1, row.n_test),
             }
-    return found
+        by_network.setdefault(row.network, {})[row.k] = result
 
 
 def _rows(sweep: Sweep) -> list[KnnRow]:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import poa_plugin
 from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.backbones.formats import TimmDescription
 from poa_plugin.elastic.subnet import Subnet
@@ -17,6 +16,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.extract.description import CONFIG, read_description
 from poa_plugin.registry import BACKBONES
 from poa_plugin.ssl import MultiHead
+from poa_plugin.version import __version__
 from poa_plugin.weights import check_weights, load_tensors, load_weights, save_tensors
 
 WEIGHTS, HEADS = "model.safetensors", "heads.safetensors"
@@ -73,7 +73,7 @@ def write_network(
     description = {
         **_for_timm(backbone.timm_description(options)),
         "poa": {
-            "version": poa_plugin.__version__,
+            "version": __version__,
             "backbone": family,
             "network": subnet.name,
             "width": subnet.width,

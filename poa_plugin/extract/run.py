@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from poa_plugin.config.schema import Config
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extract.network import write_network
+from poa_plugin.extract.replace import why_not_replace
 from poa_plugin.extract.trained import TrainedNetworks, trained_networks
+from poa_plugin.folders import write_folder
 from poa_plugin.ssl import MultiHead, build_backbone, head_options
 from poa_plugin.train import checkpoint
 from poa_plugin.weights import load_tensors, load_weights
@@ -25,6 +28,7 @@ from poa_plugin.weights import load_tensors, load_weights
 BRANCHES = ("teacher", "student")
 ATTEMPTS = 5
 """How often a checkpoint is looked for that a training under way removes meanwhile."""
+ADVICE = "choose another folder, or replace what 'poa extract' wrote there with --force"
 
 
 @dataclass(frozen=True)
@@ -74,28 +78,64 @@ class Run:
         return heads.eval()
 
     def write(
-        self, subnets: Mapping[Path, Subnet], branch: str = "teacher", with_heads: bool = False
+        self,
+        subnets: Mapping[Path, Subnet | str] | Mapping[str, Subnet | str],
+        branch: str = "teacher",
+        with_heads: bool = False,
+        force: bool = False,
     ) -> list[Path]:
         """Write sub-networks of a branch, each to its folder; see `write_network`.
 
-        What the run's evaluations say about them at this step is written with them. A warning on stderr
-        names those that were never trained.
-        """
-        from poa_plugin.evaluate.recorded import recorded_results  # evaluation imports this module
+        What the run's evaluations say about them at this step is written with them. A folder is written whole
+        or not at all. A warning on stderr names networks that were never trained.
 
-        if warning := self.trained_networks().warning(list(subnets.values())):
-            print(f"WARNING: {warning}", file=sys.stderr)
+        Args:
+            subnets: a member of `space` or its name, for each folder.
+            branch: `teacher` or `student`.
+            with_heads: write the projection heads and the mask token, too.
+            force: replace folders that hold what was extracted earlier, and nothing else.
+
+        Raises:
+            UserError: the branch or a network is unknown, or a folder cannot be written.
+        """
+        with ExitStack() as stack:
+            partial = {
+                stack.enter_context(_folder(folder, force)): subnet
+                for folder, subnet in subnets.items()
+            }
+            self._write(partial, branch, with_heads)
+        return [Path(folder) for folder in subnets]
+
+    def write_all(
+        self,
+        folder: str | Path,
+        branch: str = "teacher",
+        with_heads: bool = False,
+        force: bool = False,
+    ) -> list[Path]:
+        """Write every sub-network to a folder of its name in `folder`, all of them or none; see `write`."""
+        folder, space = Path(folder), self.space
+        with _folder(folder, force) as partial:
+            self._write({partial / subnet.name: subnet for subnet in space}, branch, with_heads)
+        return [folder / subnet.name for subnet in space]
+
+    def _write(self, subnets: Mapping[Path, Subnet | str], branch: str, with_heads: bool) -> None:
+        # Evaluation imports this module.
+        from poa_plugin.evaluate.recorded import results_by_network
+
         backbone = self.backbone(branch)
+        members = {folder: backbone.member(subnet) for folder, subnet in subnets.items()}
+        if warning := self.trained_networks().warning(list(members.values())):
+            print(f"WARNING: {warning}", file=sys.stderr)
         heads = self.heads(branch) if with_heads else None
         origin = {"branch": branch, "step": self.step, **self._origin(backbone.space)}
         if heads is not None:
             origin["heads"] = head_options(self.config)
-        family, folders = self.config.student.arch, []
-        for folder, subnet in subnets.items():
-            results = recorded_results(self.folder / "eval", subnet.name, branch, self.step)
-            whole = {**origin, "results": results}
-            folders.append(write_network(folder, family, backbone, subnet, whole, heads))
-        return folders
+        family = self.config.student.arch
+        results = results_by_network(self.folder / "eval", branch, self.step)
+        for folder, subnet in members.items():
+            whole = {**origin, "results": results.get(subnet.name, [])}
+            write_network(folder, family, backbone, subnet, whole, heads)
 
     def _origin(self, space: SearchSpace) -> dict[str, Any]:
         """Return what an extracted network tells of its run and data; no path but a data set's last name."""
@@ -137,6 +177,10 @@ class Run:
             for key, value in tensors.items()
             if key.startswith(prefix)
         }
+
+
+def _folder(folder: str | Path, force: bool) -> AbstractContextManager[Path]:
+    return write_folder(folder, why_not_replace if force else None, ADVICE)
 
 
 def open_run(folder: str | Path) -> Run:

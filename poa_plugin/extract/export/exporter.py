@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 from poa_plugin.errors import UserError
 from poa_plugin.extract.export.card import CARD, Written, card
 from poa_plugin.extract.extracted import Extracted, open_extracted
-from poa_plugin.files import disk_errors
+from poa_plugin.folders import write_folder
 from poa_plugin.registry import EXPORTERS
 
 LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
@@ -75,17 +74,8 @@ def export(
         raise UserError(f"{licence!r} is no licence's identifier, such as apache-2.0 or cc-by-4.0.")
     if image_size is not None and image_size <= 0:
         raise UserError(f"The image size must be positive, not {image_size}.")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise UserError(f"'{target}' is there already: choose a folder that is not, or is empty.")
     network.network.eval()  # reads the weights, so that damaged ones are said to be before anything is written
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        with disk_errors(target, "Nothing was written."):
-            shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            written = exporter(Task(network, partial, image_size))
-            (partial / CARD).write_text(card(network, written, licence), encoding="utf-8")
-            partial.replace(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with write_folder(target) as partial:
+        written = exporter(Task(network, partial, image_size))
+        (partial / CARD).write_text(card(network, written, licence), encoding="utf-8")
     return [*written.lines, f"Wrote '{target}'."]

@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-import poa_plugin
 from poa_plugin.errors import UserError
 from poa_plugin.extract.export.card import Written
 from poa_plugin.extract.export.compare import difference, noise
 from poa_plugin.extract.export.exporter import Task
 from poa_plugin.extract.extracted import Extracted, optional
 from poa_plugin.registry import EXPORTERS
+from poa_plugin.version import __version__
 
 FILE, OPSET = "model.onnx", 20
 OUTPUTS = {"features": "x_norm_clstoken", "patch_tokens": "x_norm_patchtokens"}
@@ -115,7 +115,7 @@ def _describe(model: Any, network: Extracted) -> None:
     for node in model.graph.node:
         node.doc_string = ""
     facts = network.facts
-    model.producer_name, model.producer_version = "poa_plugin", poa_plugin.__version__
+    model.producer_name, model.producer_version = "poa_plugin", __version__
     model.doc_string = f"{network.name}, a {facts['backbone']} pre-trained with POA"
     notes = {"exported_with": f"torch {torch.__version__}"}
     for key, value in facts.items():
