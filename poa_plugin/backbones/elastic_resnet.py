@@ -27,9 +27,9 @@ from poa_plugin.backbones.resnet_formats import timm_description
 from poa_plugin.backbones.resnet_options import SIZES, ResNetOptions, intact_shape
 from poa_plugin.backbones.spaces import steps
 from poa_plugin.backbones.streams import by_subnet, run_where, shared_stem
-from poa_plugin.elastic import norms
 from poa_plugin.elastic.layers import ElasticLayers, Lockstep
 from poa_plugin.elastic.maps import ElasticConv2d, ElasticGroupNorm
+from poa_plugin.elastic.norms import normalize
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, select_blocks
 from poa_plugin.registry import BACKBONES
 
@@ -44,24 +44,15 @@ class LockstepBottleneck(Lockstep, Bottleneck):  # type: ignore[misc]
     bn2: ElasticGroupNorm
 
     def run(self, maps: list[Tensor], inner: int) -> list[Tensor]:
-        """Map the (B, C, H, W) maps of one sub-network's streams, with so many inner channels.
-
-        The norm after a convolution makes up for its alpha.
-        """
+        """Map the (B, C, H, W) maps of one sub-network's streams, with so many inner channels."""
         conv1, bn1 = self.conv1.at(self.conv1.in_channels, inner), self.bn1.at(inner)
-        conv2, alpha2 = self.conv2.unscaled_at(inner)
-        conv3, alpha3 = self.conv3.unscaled_at(inner)
-        bn2, out = self.bn2.at(inner, alpha2), []
-
-        def bn3(x: Tensor) -> Tensor:
-            norm = self.bn3
-            groups, eps = norm.num_groups, norm.eps
-            return norms.group_norm(x, groups, norm.weight, norm.bias, eps, alpha3)
-
+        conv2, bn2 = self.conv2.at(inner), self.bn2.at(inner)
+        conv3 = self.conv3.at(inner)
+        out = []
         for x in maps:
             y = F.relu(bn1(conv1(x)), inplace=True)
             y = F.relu(bn2(conv2(y)), inplace=True)
-            out.append(self.join(bn3(conv3(y)), x))
+            out.append(self.join(normalize(self.bn3, conv3(y)), x))
         return out
 
 

@@ -74,15 +74,6 @@ class ElasticConv2d(nn.Conv2d):
         weight, bias = self._active(fan_in, out_channels or self._fan_out(fan_in))
         return lambda x: self._conv_forward(x, weight, bias)
 
-    def unscaled_at(self, fan_in: int) -> tuple[Callable[[Tensor], Tensor], float]:
-        """Return the convolution without alpha, and alpha, for a norm that follows to make up for it.
-
-        Only of a convolution without bias.
-        """
-        weight = slicing.matrix(self.weight, self._fan_out(fan_in), fan_in)
-        alpha = slicing.input_scale(self.in_channels, fan_in)
-        return lambda x: self._conv_forward(x, weight, None), alpha
-
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`; alpha is folded into the weight."""
         full_in, full_out = self.in_channels, self.out_channels

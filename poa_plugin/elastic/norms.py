@@ -16,15 +16,9 @@ def layer_norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
     return F.layer_norm(x.to(weight.dtype), weight.shape, weight, bias, eps)
 
 
-def group_norm(
-    x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float, input_scale: float = 1.0
-) -> Tensor:
-    """Normalize (B, c, ...) maps by groups; the output has the precision of the (c,) weight.
-
-    With `input_scale` this is the normalization of `input_scale * x`, though nothing is multiplied: mean and
-    deviation scale with x, so that dividing eps by the square of the scale is the same.
-    """
-    return F.group_norm(x.to(weight.dtype), groups, weight, bias, eps / input_scale**2)
+def group_norm(x: Tensor, groups: int, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """Normalize (B, c, ...) maps by groups; the output has the precision of the (c,) weight."""
+    return F.group_norm(x.to(weight.dtype), groups, weight, bias, eps)
 
 
 def normalize(norm: nn.LayerNorm | nn.GroupNorm, x: Tensor) -> Tensor:
