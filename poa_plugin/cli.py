@@ -72,7 +72,12 @@ def build_parser() -> argparse.ArgumentParser:
     import_ = _command(
         subcommands, "import", commands.import_, "make a run of another code base's checkpoint"
     )
-    import_.add_argument("file", metavar="FILE", type=Path, help="POA's, DINOv2's or timm's")
+    import_.add_argument(
+        "file",
+        metavar="FILE",
+        type=Path,
+        help="POA's, DINOv2's or timm's; a published run's folder; one rank's file of several",
+    )
     import_.add_argument("--to", required=True, type=Path, metavar="RUN", help="the run's folder")
     import_.add_argument(
         "--format",
@@ -81,7 +86,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="of the file, such as poa or timm; told from names if auto",
     )
     import_.add_argument(
-        "--config", nargs="+", default=[], metavar="CONFIG|key=value", help="a recipe, and words"
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="CONFIG|key=value",
+        help="a recipe or the published run's config.yaml, and words",
     )
     import_.add_argument(
         "--drop",
