@@ -141,7 +141,12 @@ def build_parser() -> Parser:
         "make a run of another code base's checkpoint",
         writes=True,
     )
-    import_.add_argument("file", metavar="FILE", type=path, help="POA's, DINOv2's or timm's")
+    import_.add_argument(
+        "file",
+        metavar="FILE",
+        type=path,
+        help="POA's, DINOv2's or timm's; a published run's folder; one rank's file of several",
+    )
     import_.add_argument("--to", required=True, type=path, metavar="RUN", help="the run's folder")
     import_.add_argument(
         "--format",
@@ -150,7 +155,11 @@ def build_parser() -> Parser:
         help="of the file, such as poa or timm; told from names if auto",
     )
     import_.add_argument(
-        "--config", nargs="+", default=[], metavar="CONFIG|key=value", help="a recipe, and words"
+        "--config",
+        nargs="+",
+        default=[],
+        metavar="CONFIG|key=value",
+        help="a recipe or the published run's config.yaml, and words",
     )
     import_.add_argument(
         "--drop",

@@ -17,15 +17,10 @@ class ElasticGroupNorm(nn.GroupNorm):
         """Normalise (B, c, H, W) maps, c <= C."""
         return self.at(x.shape[1])(x)
 
-    def at(self, channels: int, input_scale: float = 1.0) -> Callable[[Tensor], Tensor]:
-        """Return the normalisation of maps of so many channels, its parameters cut once.
-
-        Args:
-            channels: of the maps.
-            input_scale: by which the maps still have to be multiplied; see `norms.group_norm`.
-        """
+    def at(self, channels: int) -> Callable[[Tensor], Tensor]:
+        """Return the normalisation of maps of so many channels, its parameters cut once."""
         weight, bias = self._active(channels)
-        return lambda x: norms.group_norm(x, self.num_groups, weight, bias, self.eps, input_scale)
+        return lambda x: norms.group_norm(x, self.num_groups, weight, bias, self.eps)
 
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`."""
@@ -67,7 +62,7 @@ class ElasticConv2d(nn.Conv2d):
             x: inputs.
             out_channels: told where the input is fixed; the full width if None.
         """
-        return self.at(self.in_channels if self.fixed_input else x.shape[1], out_channels)(x)
+        return self.at(x.shape[1], out_channels)(x)
 
     def at(self, fan_in: int, out_channels: int | None = None) -> Callable[[Tensor], Tensor]:
         """Return the convolution of maps of so many channels, its weight cut once."""
