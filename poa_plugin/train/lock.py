@@ -202,4 +202,7 @@ def _in_use(path: Path, there: Holder, here: Holder, silent_seconds: float) -> s
             f"Wait until it has ended, or stop it there; if it was killed, this folder is free "
             f"{minutes:.0f} minutes after its last sign of life, which was {silent_seconds:.0f} seconds ago"
         )
-    return f"'{path.parent}' is in use by {there}. {then}; or choose another output_dir."
+    return (
+        f"'{path.parent}' is in use by {there}. {then}; or choose another output_dir. If that process "
+        f"does not train here, as where the folder is a copy, remove '{path}'."
+    )

@@ -37,8 +37,9 @@ class StopRequest:
         if not self.training:
             _say(f"poa: {name}: ended before the first step, nothing was trained", sys.stderr)
             raise SystemExit(128 + number)
-        self.signal = number
-        _say(f"\n{name}: saving after this step ...", sys.stdout)
+        if not self.requested:
+            self.signal = number
+            _say(f"\n{name}: saving after this step ...", sys.stdout)
 
 
 @contextmanager

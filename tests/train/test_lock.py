@@ -159,7 +159,7 @@ def test_of_several_that_see_a_stale_lock_one_replaces_it(run: Path) -> None:
     report = run.parent / "report"
 
     def act() -> None:
-        for _ in range(40):
+        for _ in range(10_000):
             try:
                 lock._take(run / NAME, Holder.this_process())
             except UserError:
