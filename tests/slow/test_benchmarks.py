@@ -36,3 +36,10 @@ def test_sweep() -> None:
     argv = ("--widths", "384", "--image-size", "32", "--images", "1", "--rounds", "1")
     said = printed("benchmarks/sweep.py", "--family", "vit", *argv)
     assert "161 of 234 (0.688) 0.68" in " ".join(said.split())
+
+
+def test_open() -> None:
+    """All images are there, by the code as it is and as it was."""
+    said = printed("benchmarks/open.py", "--images", "3000", "--workers", "2")
+    for kind, times in (("image_folder", 2), ("imagenet", 2), ("file_list", 2), ("webdataset", 3)):
+        assert said.count(f"\n{kind} ") == times
