@@ -7,8 +7,16 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
+from poa_plugin.config.schema import EvaluationConfig
+from poa_plugin.data import normalise
 
-def evaluation_crop(image: Tensor, resize_size: int, crop_size: int) -> Tensor:
+
+def evaluation_image(image: Tensor, evaluation: EvaluationConfig) -> Tensor:
+    """Turn (1 or 3, H, W) uint8 into the (3, c, c) float32 that networks are evaluated on."""
+    return normalise(evaluation_crop(image, evaluation))
+
+
+def evaluation_crop(image: Tensor, evaluation: EvaluationConfig) -> Tensor:
     """Resize the shorter side (bicubic) and take the center, both with Pillow.
 
     Equals `CenterCrop(crop_size)(Resize(resize_size, BICUBIC)(image))` of torchvision on a PIL image, which
@@ -16,13 +24,13 @@ def evaluation_crop(image: Tensor, resize_size: int, crop_size: int) -> Tensor:
 
     Args:
         image: (1 or 3, H, W) uint8.
-        resize_size, crop_size: in pixels, the second at most the first.
+        evaluation: its `resize_size`, and its `crop_size` c, which is at most that.
 
     Returns:
-        (1 or 3, crop_size, crop_size) uint8.
+        (1 or 3, c, c) uint8.
     """
-    resized = TF.resize(to_pil(image), [resize_size], InterpolationMode.BICUBIC)
-    return TF.pil_to_tensor(TF.center_crop(resized, [crop_size, crop_size]))
+    resized = TF.resize(to_pil(image), [evaluation.resize_size], InterpolationMode.BICUBIC)
+    return TF.pil_to_tensor(TF.center_crop(resized, [evaluation.crop_size, evaluation.crop_size]))
 
 
 def resized_square(image: Tensor, size: int) -> Tensor:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.data import Dataset
 from poa_plugin.device import available_cores
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.crops import evaluation_crop
 
 CHUNK = 16
 """Images that a worker process sends at a time: 2.4 MB at 224 pixels."""
@@ -25,24 +23,24 @@ MAX_DEATHS = 3
 """Worker processes that may be killed one after the other before they have sent anything."""
 
 
-def decoded_crops(
-    dataset: Dataset, evaluation: EvaluationConfig, start: int = 0, workers: int = 0
+def decoded(
+    dataset: Dataset, crop: Callable[[Tensor], Tensor], start: int = 0, workers: int = 0
 ) -> Iterator[Tensor]:
-    """Yield the crops of the images from an index on, in order, as (B, 1 or 3, c, c) uint8.
+    """Yield what a function makes of the images from an index on, in order, as (B, 1 or 3, c, c) uint8.
 
-    B is at most `CHUNK`; a chunk has one channel if all its images are gray. The crops are the same whatever
+    B is at most `CHUNK`; a chunk has one channel if all its images are gray. Chunks are the same whatever
     the number of workers.
 
     Args:
         dataset: the images.
-        evaluation: the sizes of images.
+        crop: from (1 or 3, H, W) uint8 to (1 or 3, c, c) uint8.
         start: index of the first image.
         workers: processes that decode, at most one for each core; 0 decodes in this process.
 
     Raises:
         UserError: an image cannot be used, or worker processes are killed again and again.
     """
-    chunks = _Chunks(dataset, evaluation)
+    chunks = _Chunks(dataset, crop)
     firsts = range(start, len(dataset), CHUNK)
     workers = min(workers, available_cores(), len(firsts))
     done, deaths = 0, 0
@@ -73,15 +71,14 @@ def decoded_crops(
 class _Chunks(TorchDataset["Tensor | UserError"]):
     """Chunks of crops by the index of their first image."""
 
-    def __init__(self, dataset: Dataset, evaluation: EvaluationConfig) -> None:
-        self.dataset = dataset
-        self.resize_size, self.crop_size = evaluation.resize_size, evaluation.crop_size
+    def __init__(self, dataset: Dataset, crop: Callable[[Tensor], Tensor]) -> None:
+        self.dataset, self.crop = dataset, crop
 
     def __getitem__(self, first: int) -> Tensor | UserError:
         """Return a chunk, or why there is none: an error raised in a worker comes with its traceback."""
         try:
             crops = [
-                evaluation_crop(self.dataset.image(index), self.resize_size, self.crop_size)
+                self.crop(self.dataset.image(index))
                 for index in range(first, min(first + CHUNK, len(self.dataset)))
             ]
         except UserError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,8 +12,19 @@ from torch import Tensor
 from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.data import Dataset, normalise
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.crops import resized_square
-from poa_plugin.evaluate.decoding import decoded_crops
+from poa_plugin.evaluate.crops import evaluation_crop, evaluation_image, resized_square
+from poa_plugin.evaluate.decoding import decoded
+
+__all__ = [
+    "batched",
+    "check_crop",
+    "evaluation_crop",
+    "evaluation_image",
+    "evaluation_images",
+    "extract_features",
+    "features_of",
+    "raw_pixels",
+]
 
 Network = Callable[[Tensor], Mapping[str, Any]]
 
@@ -31,7 +43,8 @@ def evaluation_images(
         UserError: the crop is larger than the resized image, or an image cannot be read.
     """
     check_crop(evaluation)
-    for crops in batched(decoded_crops(dataset, evaluation, 0, workers), evaluation.batch_size):
+    chunks = decoded(dataset, partial(evaluation_crop, evaluation=evaluation), 0, workers)
+    for crops in batched(chunks, evaluation.batch_size):
         yield normalise(crops)
 
 
@@ -94,14 +107,12 @@ def features_of(
     return {name: torch.cat(features.pop(name)) for name in networks}
 
 
-def raw_pixels(dataset: Dataset, size: int = 32) -> Tensor:
+def raw_pixels(dataset: Dataset, size: int = 32, workers: int = 0) -> Tensor:
     """Return the images themselves as (N, 3 * size * size) float32 features in 0..1.
 
     Grey images are repeated in three channels, so that data sets may hold both kinds; cosines
     between grey images stay what they are.
     """
-    rows = [
-        resized_square(dataset.image(index), size).expand(3, -1, -1).flatten()
-        for index in range(len(dataset))
-    ]
-    return torch.stack(rows).float() / 255
+    chunks = decoded(dataset, partial(resized_square, size=size), 0, workers)
+    rows = [chunk.expand(-1, 3, -1, -1).flatten(1).float() / 255 for chunk in chunks]
+    return torch.cat(rows)

@@ -86,7 +86,9 @@ def evaluate_knn(
             for rows in classify.networks(other, intact, "reference", branch, reference.step):
                 results.add([replace(row, network=reference.folder.name) for row in rows])
         if pixels:
-            top1 = classify(*(raw_pixels(split) for split in splits))
+            top1 = classify(
+                *(raw_pixels(split, workers=run.config.data.num_workers) for split in splits)
+            )
             results.add([KnnRow("raw", "pixels", k, x, n_test=n_test) for k, x in top1.items()])
     return merge_rows([], results.added)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,8 +15,8 @@ from poa_plugin.config.load import load_config
 from poa_plugin.config.schema import Config, EvaluationConfig
 from poa_plugin.data import Dataset, build_dataset, normalise
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.crops import evaluation_crop
-from poa_plugin.evaluate.decoding import CHUNK, decoded_crops
+from poa_plugin.evaluate.crops import evaluation_crop, evaluation_image
+from poa_plugin.evaluate.decoding import CHUNK, decoded
 from poa_plugin.evaluate.features import batched, check_crop
 from poa_plugin.extract import Run
 
@@ -105,9 +106,7 @@ class EvaluationImages:
 
     def first(self) -> Tensor:
         """Return the first image, (1, 3, c, c) float32."""
-        sizes = self.evaluation.resize_size, self.evaluation.crop_size
-        crop = evaluation_crop(self.dataset.image(0), *sizes)
-        return normalise(crop.expand(3, -1, -1))[None]
+        return evaluation_image(self.dataset.image(0), self.evaluation)[None]
 
     def _crops(self, start: int) -> Iterator[Tensor]:
         """Yield (B, 1 or 3, c, c) uint8 crops from an index on, and keep them if they are all read."""
@@ -117,7 +116,8 @@ class EvaluationImages:
                 yield chunk[offset:]
                 offset = 0
             return
-        chunks = decoded_crops(self.dataset, self.evaluation, start, self.workers)
+        crop = partial(evaluation_crop, evaluation=self.evaluation)
+        chunks = decoded(self.dataset, crop, start, self.workers)
         if not self.keeps or start:
             yield from chunks
             return

@@ -57,10 +57,10 @@ def test_crops_are_those_of_the_published_protocol(
     published = T.Compose(
         [T.Resize(resize_size, T.InterpolationMode.BICUBIC), T.CenterCrop(crop_size)]
     )
+    evaluation = OmegaConf.structured(EvaluationConfig(resize_size, crop_size, batch_size=3))
     for image in pictures.images:
         wanted = TF.pil_to_tensor(published(pil(image)))
-        assert torch.equal(evaluation_crop(image, resize_size, crop_size), wanted)
-    evaluation = OmegaConf.structured(EvaluationConfig(resize_size, crop_size, batch_size=3))
+        assert torch.equal(evaluation_crop(image, evaluation), wanted)
     whole = T.Compose([published, T.Grayscale(3), T.ToTensor(), T.Normalize(MEAN, STD)])
     if channels == 3:
         whole.transforms.pop(1)
@@ -80,4 +80,5 @@ def test_raw_pixels_are_those_of_a_pil_image(channels: int) -> None:
     pictures = Pictures(channels)
     shrink = T.Resize((32, 32))
     rows = [T.ToTensor()(shrink(pil(image))).expand(3, -1, -1) for image in pictures.images]
-    assert torch.equal(raw_pixels(pictures), torch.stack(rows).flatten(1))
+    for workers in (0, 1):
+        assert torch.equal(raw_pixels(pictures, 32, workers), torch.stack(rows).flatten(1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,12 +17,14 @@ from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.data import ImageFolder
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import evaluation_images, extract_features
-from poa_plugin.evaluate.decoding import decoded_crops
+from poa_plugin.evaluate.crops import evaluation_crop
+from poa_plugin.evaluate.decoding import decoded
 from poa_plugin.evaluate.splits import EvaluationImages
 from tests.conftest import Noise
 from tests.data.image_files import BAD, good, write_folder
 
 EVALUATION = OmegaConf.structured(EvaluationConfig(resize_size=16, crop_size=12, batch_size=10))
+CROP = partial(evaluation_crop, evaluation=EVALUATION)
 
 
 class Mixed(Noise):
@@ -63,7 +66,7 @@ def test_an_image_that_cannot_be_used_is_a_sentence(tmp_path: Path, workers: int
     files = {f"{i}.jpg": good(i) for i in range(20)} | {"bad.jpg": BAD["corrupt"]}
     images = ImageFolder(str(write_folder(tmp_path, files)), "train")
     with pytest.raises(UserError, match=r"^The image 'bad\.jpg' cannot be used \(corrupt\): "):
-        list(decoded_crops(images, EVALUATION, 0, workers))
+        list(decoded(images, CROP, 0, workers))
     assert not multiprocessing.active_children()
 
 
@@ -86,14 +89,14 @@ def test_a_worker_that_is_killed_is_replaced(
 ) -> None:
     images = Deadly(60)
     images.file = tmp_path / "killed"
-    found = torch.cat(list(decoded_crops(images, EVALUATION, 0, 2)))
-    assert torch.equal(found, torch.cat(list(decoded_crops(Noise(60), EVALUATION))))
+    found = torch.cat(list(decoded(images, CROP, 0, 2)))
+    assert torch.equal(found, torch.cat(list(decoded(Noise(60), CROP))))
     assert "A process that decodes images died; another takes" in capsys.readouterr().err
 
 
 def test_workers_that_are_killed_again_and_again() -> None:
     with pytest.raises(UserError, match=r"killed 3 times .*data\.num_workers=1"):
-        list(decoded_crops(Deadly(60), EVALUATION, 0, 2))
+        list(decoded(Deadly(60), CROP, 0, 2))
 
 
 def test_no_more_workers_than_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,6 +107,6 @@ def test_no_more_workers_than_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         return DataLoader(*args, num_workers=num_workers, **rest)
 
     monkeypatch.setattr("poa_plugin.evaluate.decoding.DataLoader", noted)
-    list(decoded_crops(Noise(5), EVALUATION, 0, 8))
-    list(decoded_crops(Noise(60), EVALUATION, 0, 8))
+    list(decoded(Noise(5), CROP, 0, 8))
+    list(decoded(Noise(60), CROP, 0, 8))
     assert seen == [1, 2]
