@@ -122,7 +122,7 @@ def _epochs(
 
 def _check(config: str, folder: Path) -> None:
     """Raise before the minutes of training if what comes after them could not be done."""
-    train, test = labelled_splits(load_config(config))
-    check_votes(len(train), len(test), [K], temperature=1.0)
     for name in ("poa", "dinov2", "networks"):
         check_folder_target(folder / name, "--to")
+    train, test = labelled_splits(load_config(config))
+    check_votes(len(train), len(test), [K], temperature=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import re
 import sys
@@ -21,6 +22,14 @@ OUT_OF_MEMORY = re.compile(
 SHARED_MEMORY = re.compile(
     r"unable to (?:write to|open|mmap|resize)\b.*(?:torch_|shm)", re.IGNORECASE
 )
+
+
+REASONS = {
+    errno.EACCES: "permission is denied",
+    errno.EPERM: "permission is denied",
+    errno.ENOENT: "it is not there",
+}
+"""Why the system refused, where it is not known whether the file was read or written."""
 
 
 def explain(error: BaseException) -> tuple[str, int] | None:
@@ -99,9 +108,10 @@ def _system_refusal(error: OSError) -> str:
     if isinstance(error, BrokenPipeError):
         return "A process that was written to has ended."
     named = error.filename2 or error.filename
+    reason = REASONS.get(error.errno or 0) or write_reason(error)
     if named is None or isinstance(named, int):
-        return f"The system refused: {write_reason(error)}."
-    return f"'{shown(named)}' cannot be read or written: {write_reason(error)}."
+        return f"The system refused: {reason}."
+    return f"'{shown(named)}' cannot be read or written: {reason}."
 
 
 def _one_line(error: BaseException) -> str:

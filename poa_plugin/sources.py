@@ -31,7 +31,8 @@ def recipe_file(text: str, command: str) -> Path:
         )
     if not _exists(path):
         raise UserError(f"There is no configuration file '{path}'{_absence(path)}.")
-    _check_readable(path)
+    if path.is_file():  # and no pipe, such as the shell's <(...), which can be opened only once
+        _check_readable(path)
     return path
 
 

@@ -26,7 +26,7 @@ def system(number: int, *names: str) -> OSError:
     [
         (UserError("One\n  and two."), "One and two."),
         (system(errno.ENOSPC), "The system refused: the disk is full."),
-        (system(errno.EACCES, "/x"), "'/x' cannot be read or written: you may not write there."),
+        (system(errno.EACCES, "/x"), "'/x' cannot be read or written: permission is denied."),
         (system(errno.EIO, "/x"), "'/x' cannot be read or written: the disk reports an error."),
         (system(errno.EXDEV, "/x"), "invalid cross-device link."),
         (BrokenPipeError(errno.EPIPE, "x"), "A process that was written to has ended."),
