@@ -13,7 +13,13 @@ from torch import Tensor, nn
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
 from poa_plugin.backbones.elastic_block import LockstepBlock
 from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
-from poa_plugin.backbones.spaces import check_patches, check_space_size, check_widths, steps
+from poa_plugin.backbones.spaces import (
+    check_crop,
+    check_patches,
+    check_space_size,
+    check_widths,
+    steps,
+)
 from poa_plugin.backbones.streams import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.vit import (
     VisionTransformer,
@@ -70,7 +76,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
     @classmethod
     def from_options(cls, options: ViTOptions, image_size: int) -> ElasticVisionTransformer:
         """See `ElasticBackbone.from_options`."""
-        check_patches((image_size, image_size), options.patch_size)
+        check_crop(image_size, options.patch_size)
         shape = ViTShape(
             image_size=image_size,
             patch_size=options.patch_size,
