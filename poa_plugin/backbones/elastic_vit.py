@@ -15,7 +15,13 @@ from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_m
 from poa_plugin.backbones.elastic_block import LockstepBlock, read_tokens
 from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
 from poa_plugin.backbones.inputs import check_masks
-from poa_plugin.backbones.spaces import check_patches, check_space_size, check_widths, steps
+from poa_plugin.backbones.spaces import (
+    check_crop,
+    check_patches,
+    check_space_size,
+    check_widths,
+    steps,
+)
 from poa_plugin.backbones.streams import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.vit import (
     VisionTransformer,
@@ -72,7 +78,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
     @classmethod
     def from_options(cls, options: ViTOptions, image_size: int) -> ElasticVisionTransformer:
         """See `ElasticBackbone.from_options`."""
-        check_patches((image_size, image_size), options.patch_size)
+        check_crop(image_size, options.patch_size)
         shape = ViTShape(
             image_size=image_size,
             patch_size=options.patch_size,

@@ -8,6 +8,8 @@ from poa_plugin.errors import UserError
 
 WIDEST, DEEPEST, HIGHEST_RATIO = 2**15, 512, 64
 """The largest width, number of blocks, and MLP ratio that options declare."""
+MOST_PATCHES = 2**18
+"""The most patches of a global crop."""
 MOST_DRAWS = 10**6
 """The most entries of the list that elastic students are drawn from."""
 
@@ -93,6 +95,23 @@ def check_stages(name: str, depths: Sequence[int], n_stages: int) -> tuple[int, 
             f"stage, none of them 0."
         )
     return tuple(depths)
+
+
+def check_crop(image_size: int, patch: int) -> None:
+    """Raise a `UserError` if a global crop does not divide into patches, or into too many."""
+    try:
+        check_patches((image_size, image_size), patch)
+    except UserError as error:
+        near = sorted({max(image_size // patch, 1) * patch, (image_size // patch + 1) * patch})
+        raise UserError(
+            f"The key 'crops.global_crops_size' is {image_size}: {str(error)[0].lower()}{str(error)[1:-1]}; "
+            f"the nearest sizes are {' and '.join(map(str, near))}."
+        ) from error
+    if (image_size // patch) ** 2 > MOST_PATCHES:
+        raise UserError(
+            f"The key 'crops.global_crops_size' is {image_size}, which makes {(image_size // patch) ** 2} "
+            f"patches of {patch} x {patch} pixels: at most {MOST_PATCHES} are possible."
+        )
 
 
 def check_patches(size: Sequence[int], patch: int) -> None:

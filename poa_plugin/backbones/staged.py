@@ -39,7 +39,8 @@ class MaskGrid:
             known = [str(n) for n in range(1, self.stages + 1) if self.stages % n == 0]
             raise UserError(
                 f"The option ibot_scale_factor is {self.factor}: the last map can be upsampled "
-                f"{', '.join(known[:-1])} or {known[-1]} times to meet the grid of masks."
+                f"{' or '.join(filter(None, (', '.join(known[:-1]), known[-1])))} times to meet the grid of "
+                f"masks."
             )
 
     def side(self, image_size: int) -> int:

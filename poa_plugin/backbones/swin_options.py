@@ -10,7 +10,7 @@ from poa_plugin.backbones.spaces import (
     DEEPEST,
     HIGHEST_RATIO,
     WIDEST,
-    check_patches,
+    check_crop,
     check_stages,
 )
 from poa_plugin.backbones.swin import SwinShape
@@ -64,7 +64,7 @@ class SwinOptions:
     head_dim: int = number(
         16, "channels of an attention head, at every width and stage", at_least=1, at_most=WIDEST
     )
-    window_size: int = number(7, "side of a window", at_least=1, at_most=64, unit="cells")
+    window_size: int = number(7, "side of a window", at_least=1, at_most=32, unit="cells")
     shifted_stages: list[int] = numbers(
         [0, 1, 2, 3],
         "the stages of which every other block's windows are shifted; timm's and the original Swin leave out "
@@ -111,7 +111,12 @@ def intact_shape(options: SwinOptions, image_size: int) -> SwinShape:
     Raises:
         UserError: the options contradict one another.
     """
-    check_patches((image_size, image_size), options.patch_size)
+    check_crop(image_size, options.patch_size)
+    if options.window_size > image_size // options.patch_size:
+        raise UserError(
+            f"The key 'student.swin.window_size' is {options.window_size}, larger than the first stage's map "
+            f"of a global crop, which has {image_size // options.patch_size} cells in a row."
+        )
     if options.patch_norm not in PATCH_NORMS:
         raise UserError(
             f"The option student.swin.patch_norm is '{options.patch_norm}': "

@@ -51,11 +51,17 @@ def oddities(config: Config) -> list[str]:
         ),
         ("ibot.start_epoch", ibot.start_epoch if masked else 0, "no crop is ever masked"),
     ]
+    crops = 2 * config.train.batch_size_per_shard
     found = [
         f"The key '{key}' is {value}, and the training has {optim.epochs} epochs: {then}."
         for key, value, then in lengths
         if value >= optim.epochs
     ]
+    if masked and int(crops * ibot.mask_sample_probability) == 0:
+        found.append(
+            f"The key 'ibot.mask_sample_probability' is {show(ibot.mask_sample_probability)}, and a shard has "
+            f"{crops} global crops: none is ever masked."
+        )
     if optim.min_lr > optim.base_lr:
         found.append(
             f"The key 'optim.min_lr' is {show(optim.min_lr)}, above 'optim.base_lr', which is "
@@ -94,6 +100,13 @@ def _nothing_to_optimize(config: Config) -> list[str]:
     if not weights:
         return ["Every term under 'loss.terms' is off: there is nothing to optimize."]
     used = [term for term, weight in weights.items() if weight > 0]
+    if used and config.train.batch_size_per_shard == 1:
+        used = [term for term in used if not term.startswith("koleo")]
+        if not used:
+            return [
+                "Only KoLeo is on, and the key 'train.batch_size_per_shard' is 1: an image alone has no "
+                "neighbor, and there is nothing to optimize."
+            ]
     if not used:
         values = {
             "dino.loss_weight": dino.loss_weight,
@@ -115,8 +128,6 @@ def _nothing_to_optimize(config: Config) -> list[str]:
             f"'ibot.mask_sample_probability', which is {show(ibot.mask_sample_probability)}, masks none of "
             f"the {crops} global crops of a shard"
         )
-    elif ibot.mask_ratio_min_max[1] == 0:
-        why = "'ibot.mask_ratio_min_max' masks no patch"
     else:
         return []
     return [f"Only masked-patch terms are on, and {why}: there is nothing to optimize."]

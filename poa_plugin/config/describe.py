@@ -15,38 +15,41 @@ from poa_plugin.errors import UserError
 
 INTRODUCTION = """# Configuration
 
-<!-- Made by `poa config --markdown`; the text is in poa_plugin/config. -->
+<!-- Made by `poa config --markdown` from poa_plugin/config; change it there. -->
 
-A recipe is a YAML file laid over the schema's defaults; `key=value` words on the command line are laid
-over the file, the last one wins. Unknown keys, wrong types, values out of their range and keys that contradict one
-another are refused in one sentence before anything starts. Names are DINOv2's where DINOv2 has one. The
-defaults are the paper's ViT recipe. The run's folder holds the resolved configuration. `poa config` prints these
-tables, `poa config KEY` one key, one section, or all keys with KEY in their name.
+A recipe is a YAML file laid over the schema's defaults; `key=value` words on the command line are laid over
+the file, the last one wins. Unknown keys, wrong types, values out of their range and keys that contradict one
+another are refused before anything starts. Names are DINOv2's where DINOv2 has one. The defaults are the
+paper's ViT recipe. The run's folder holds the resolved configuration. `poa config` prints these tables, and
+`poa config KEY` a key, a section, or all keys with KEY in their names.
 
 ## How values are read
 
-* A text is the text that was typed: `data.path=/data/flat #2`, `output_dir=1.10`, `output_dir=on`. In a
-  YAML file comments and quotes are YAML's, and nothing else is interpreted.
+* A text is what was typed: `"data.path=/data/flat #2"`, `output_dir=1.10`, `output_dir=on`. In a YAML file
+  comments and quotes are YAML's, and nothing else is interpreted.
 * `~` and `~user` at the start of a path are home folders.
-* `null` is no value, where a key may have none; in files also `~` or nothing. A folder of that name is `./null`.
+* `null` is no value, where a key may have none; in files, so is nothing, or `~`. A folder of that name is
+  `./null`.
 * `${train.seed}` is the value of another key, `${oc.env:NAME}` that of an environment variable, which must be
   there, and `${oc.env:NAME,text}` has a default; `\\${` is the text `${`.
-* Numbers: `30`, `1e-3`, `.5`, `1_000`; never `nan` or `inf`. Truth values: `true`/`false`, `yes`/`no`, `on`/`off`. Lists:
-  `[1, 2]`.
-* A length of a warm-up beyond the end of the training is a warning: a short trial of a long recipe is legitimate.
+* Numbers: `30`, `1e-3`, `.5`, `1_000`; never `nan` or `inf`. Truth values: `true`, `false`, `yes`, `no`, `on`,
+  `off`. Lists: `[1, 2]`.
+* A warm-up that is longer than the training is a warning: a short trial of a long recipe is legitimate.
 
 ## Options of your own backbone
 
-The `Options` dataclass of a registered backbone is the section `student.<name>`. Its fields may declare ranges and
-meaning as the schema does (`poa_plugin.config.fields`); `poa config student.mine --imports my_package` prints them:
+The `Options` dataclass of a registered backbone is the section `student.<name>`. Its fields may declare ranges
+and meaning with the schema's functions, and `poa config student.mine --imports my_package` prints them:
+
+    from poa_plugin.config.fields import choice, number
 
     @dataclass
     class Options:
         width: int = number(64, "channels", at_least=1, at_most=4096)
         kind: str = choice("plain", ("plain", "gated"), "of block")
 
-For a field without a declaration the type is checked, and `nan` and `inf` are refused. What a backbone raises while
-it is built becomes a sentence.
+For a field without a declaration the type is checked, and `nan` and `inf` are refused. What a backbone raises
+while it is built becomes a sentence.
 """
 
 
@@ -70,7 +73,9 @@ def config_text(name: str | None = None) -> str:
         return "\n\n".join(
             _section_text(section) for section in found[0].sections() if _own(section)
         )
-    matches = [key for key in keys.values() if name.lower() in key.name.lower()]
+    wanted = name.lower()
+    matches = [key for key in keys.values() if wanted in key.declared.synonyms]
+    matches += [key for key in keys.values() if wanted in key.name.lower() and key not in matches]
     if not matches:
         raise UserError(unknown_key(name, tree))
     return "\n".join(map(_key_text, matches))

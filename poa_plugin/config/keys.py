@@ -5,6 +5,7 @@ The tree is made of the schema and of the `Options` of every registered backbone
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -102,9 +103,13 @@ def all_keys() -> Section:
 
 def new_config(tree: Section) -> DictConfig:
     """Return the typed configuration of a tree, all values at their defaults, in struct mode."""
+    return copy.deepcopy(_template(tree.members["student"].type))
+
+
+@functools.lru_cache(maxsize=8)
+def _template(student: type) -> DictConfig:
     config = OmegaConf.structured(Config)
-    student = tree.members["student"]
-    config.student = OmegaConf.structured(student.type)
+    config.student = OmegaConf.structured(student)
     return typing.cast(DictConfig, config)
 
 

@@ -58,8 +58,8 @@ def default_config(overrides: Sequence[str] = ()) -> Config:
     return _resolve([overlay.from_words(overrides)])
 
 
-def written_keys(path: str | Path | None, overrides: Sequence[str] = ()) -> list[str]:
-    """Return the dotted keys that a file and `key=value` words set.
+def written_values(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return what a file and `key=value` words set, by dotted keys, as it is written and not yet read.
 
     Raises:
         UserError: as `load_config`.
@@ -69,7 +69,7 @@ def written_keys(path: str | Path | None, overrides: Sequence[str] = ()) -> list
     import_packages(overlay.named_packages(overlays), "'imports'")
     given = overlay.gather(overlays, all_keys())
     _raise(given.problems)
-    return list(given.raw)
+    return given.raw
 
 
 def backbone_options(config: Config) -> Any:

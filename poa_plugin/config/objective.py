@@ -50,7 +50,7 @@ class DinoConfig:
     head_n_prototypes: list[int] = numbers(
         [8192, 16384, 32768, 65536],
         "one projection head for each number of prototypes",
-        at_least=1,
+        at_least=2,
         at_most=2**24,
         length=(1, 64),
         synonyms=("prototypes", "n_prototypes", "out_dim"),

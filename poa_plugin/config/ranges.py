@@ -30,6 +30,7 @@ def possible(key: Key) -> str:
         what = "a path" if declared.is_path else type_name(key.element_type)
         limits = ", ".join(filter(None, map(str, declared.ranges)))
         what = _list_of(what, declared.length) if key.is_list else what
+        what += "," if limits.startswith("at ") else ""
         what = " ".join(filter(None, (what, limits, declared.unit)))
     if declared.ordered:
         what += ", from low to high"

@@ -109,7 +109,7 @@ class DataConfig:
     """Which images: a registered data set, where it lies, and how many processes read it."""
 
     dataset: str = text(
-        "image_folder", "the registered data set; see [data.md](data.md)", registry="data sets"
+        "image_folder", "the registered data set; see docs/data.md", registry="data sets"
     )
     path: str | None = path(
         None, "where the images are", synonyms=("data_dir", "data_path", "data_root", "root")

@@ -192,5 +192,5 @@ def _untyped(raw: Any) -> Any:
     try:
         read = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={raw}"]))
         return cast(dict[str, Any], read)["value"]
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise WrongValueError(" ".join(str(error).split())) from error
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, RecursionError) as error:
+        raise WrongValueError(f"it cannot be read ({' '.join(str(error).split())})") from error

@@ -13,7 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch import Tensor
 from yaml import YAMLError
 
-from poa_plugin.config.load import default_config, load_config, written_keys
+from poa_plugin.config.load import default_config, load_config, written_values
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.interop.agreement import optimizer_settings
@@ -149,11 +149,10 @@ def heads_architecture(heads: Mapping[str, Tensor]) -> dict[str, Any]:
 def _given(path: Path | None, words: Sequence[str], arch: str) -> dict[str, Any]:
     """Return the values that the user wrote down, typed by the schema, by dotted keys."""
     typed = _load(path, [_word("student.arch", arch), *words])
-    given = {
-        key: OmegaConf.select(cast(DictConfig, typed), key) for key in written_keys(path, words)
-    }
+    written = written_values(path, words)
+    given = {key: OmegaConf.select(cast(DictConfig, typed), key) for key in written}
     if "student.arch" in given:
-        given["student.arch"] = _load(path, words).student.arch
+        given["student.arch"] = str(written["student.arch"])
     return given
 
 

@@ -7,7 +7,7 @@ import torch
 from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.backbones.building import backbone_errors
 from poa_plugin.config.schema import Config
-from poa_plugin.device import resolve_device
+from poa_plugin.device import available_cores, resolve_device
 from poa_plugin.errors import UserError
 from poa_plugin.memory import check_memory
 from poa_plugin.registry import BACKBONES
@@ -16,6 +16,9 @@ from poa_plugin.ssl.poa import build_backbone, head_options
 
 BYTES_PER_PARAMETER = 20
 """Float32 weights of student and teacher, gradients, and the two moments of AdamW."""
+
+THREADS_PER_CORE = 16
+"""Far more than are of use."""
 
 
 def check_model(config: Config) -> None:
@@ -37,13 +40,38 @@ def check_model(config: Config) -> None:
         return  # another package's may not be for the meta device: it is built for training, and fails there
     _check_sizes(backbone, config)
     n_parameters = sum(p.numel() for module in (backbone, heads) for p in module.parameters())
+    _check_threads(config.train.threads)
+    device = resolve_device(config.train.device)
     check_memory(
         BYTES_PER_PARAMETER * n_parameters,
-        f"Training {n_parameters:,} parameters needs",
+        f"Training {n_parameters:,} parameters needs at least",
         f"lower the widths and depths of student.{config.student.arch}, dino.head_n_prototypes or "
         f"dino.head_hidden_dim",
-        resolve_device(config.train.device),
+        device,
     )
+    check_memory(
+        BYTES_PER_PARAMETER * n_parameters + _bytes_of_a_step(config),
+        f"A step of {config.train.shards} x {config.train.batch_size_per_shard} images needs at least",
+        "lower train.shards, train.batch_size_per_shard or the sizes and number of crops",
+    )
+
+
+def _check_threads(threads: int | None) -> None:
+    """Refuse threads that only take memory: OpenMP ends the process where it cannot start them."""
+    most = THREADS_PER_CORE * available_cores()
+    if threads is not None and threads > most:
+        raise UserError(
+            f"The key 'train.threads' is {threads}: this process may use {available_cores()} cores, for which "
+            f"{most} threads are the most."
+        )
+
+
+def _bytes_of_a_step(config: Config) -> int:
+    """Return what the crops of a step, and the teacher's targets for its class tokens, take at least."""
+    crops, images = config.crops, config.train.shards * config.train.batch_size_per_shard
+    local = crops.local_crops_number * crops.local_crops_size**2
+    pixels = 3 * (2 * crops.global_crops_size**2 + local)
+    return 4 * images * (pixels + 2 * sum(config.dino.head_n_prototypes))
 
 
 def _check_sizes(backbone: ElasticBackbone, config: Config) -> None:
@@ -66,8 +94,10 @@ def _check_sizes(backbone: ElasticBackbone, config: Config) -> None:
     masked = config.ibot.loss_weight > 0 and (
         terms.masked_patch_intact or terms.masked_patch_elastic
     )
-    if masked and min(grid) < 2:
+    most = config.ibot.mask_ratio_min_max[1]
+    if masked and (min(grid) < 2 or int(grid[0] * grid[1] * most) == 0):
         raise UserError(
-            f"The key 'crops.global_crops_size' is {crops.global_crops_size}, a grid of {grid[0]} x {grid[1]} "
-            f"patches, too small to mask any: enlarge it, or set ibot.loss_weight=0."
+            f"The key 'ibot.mask_ratio_min_max' ends at {most:g}, and a global crop of "
+            f"{crops.global_crops_size} pixels is a grid of {grid[0]} x {grid[1]} patches: none can be masked; "
+            f"raise one of them, or set ibot.loss_weight=0."
         )
