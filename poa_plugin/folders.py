@@ -184,4 +184,6 @@ def _disk_refusals(place: _Place) -> Iterator[None]:
             raise
         what = f"'{place.target}' cannot be written" if is_target else f"'{name}' cannot be used"
         reason = REASONS.get(error.errno or 0, f"the system says '{error.strerror}'")
+        if name == place.partial and os.path.isdir(place.folder):  # noqa: PTH112 (raises nothing)
+            reason += f" (a new folder is made beside it first, in '{place.folder.parent}')"
         raise UserError(f"{what}: {reason}. Nothing was written.") from error

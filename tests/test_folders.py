@@ -161,6 +161,19 @@ def test_a_disk_that_refuses(
     assert list(tmp_path.iterdir()) == [target]
 
 
+def test_an_empty_folder_in_one_that_is_not_writable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, mode: int) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "net").mkdir()
+    monkeypatch.setattr(os, "mkdir", refuse)
+    said = r"you may not write there \(a new folder is made beside it first, in '"
+    with pytest.raises(UserError, match=said), write_folder(tmp_path / "net"):
+        pass
+
+
 def test_a_disk_that_is_full_in_the_middle(tmp_path: Path) -> None:
     with (
         pytest.raises(UserError, match=r"net' cannot be written: the disk is full"),
