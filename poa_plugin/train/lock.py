@@ -79,17 +79,19 @@ def hold(run: Path) -> Iterator[Lock]:
         UserError: another training holds it; its host, process and start are named. Or the folder cannot
             be written to.
     """
-    here = Holder.this_process()
+    here, lock = Holder.this_process(), None
     with disk_errors(run):
         made = [folder for folder in (run, *run.parents) if not folder.exists()]
-        run.mkdir(parents=True, exist_ok=True)
-        _take(run / NAME, here)
-    lock = Lock(run / NAME, here)
     try:
+        with disk_errors(run):
+            run.mkdir(parents=True, exist_ok=True)
+            _take(run / NAME, here)
+        lock = Lock(run / NAME, here)
         _clear_leftovers(lock)
         yield lock
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
         for folder in made:  # an attempt that wrote nothing leaves no folder
             with suppress(OSError):
                 folder.rmdir()
@@ -155,7 +157,11 @@ def _create(path: Path, here: Holder) -> bool:
 
 def _write_candidate(path: Path, here: Holder) -> Path:
     candidate = path.with_name(f".{path.name}.{here.token}.new")
-    candidate.write_text(_text(here), encoding="utf-8")
+    try:
+        candidate.write_text(_text(here), encoding="utf-8")
+    except OSError:
+        candidate.unlink(missing_ok=True)
+        raise
     return candidate
 
 

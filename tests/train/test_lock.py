@@ -91,6 +91,17 @@ def test_it_is_released_and_a_folder_made_for_it_goes(run: Path) -> None:
     assert [file.name for file in run.iterdir()] == ["file"]
 
 
+def test_a_disk_that_is_full(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: Path, *arguments: object, **words: object) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+
+    monkeypatch.setattr(Path, "write_text", refuse)
+    with pytest.raises(UserError, match="the disk is full"), hold(run):
+        pass
+    assert not run.parent.exists()
+
+
 def test_a_second_training_is_refused(run: Path, other: int) -> None:
     said = rf"'{run}' is in use by process {other} on host '.+', since \d+-.*kill {other}"
     with pytest.raises(UserError, match=said), hold(run):
