@@ -192,13 +192,13 @@ def test_a_checkpoint_that_a_training_removes(
     folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A training under way removes the newest checkpoint between the listing and the reading."""
-    from poa_plugin.train import checkpoint
+    from poa_plugin.train import rotation
 
     run = tmp_path / "run"
     shutil.copytree(folders / "run", run)
     shutil.copytree(run / "ckpt/4", run / "ckpt/3")
     (run / "ckpt/3/state.json").write_text("{}")  # is damaged, and so not what is to be read
-    honest, (old, new) = checkpoint.damage, (run / "ckpt/3", run / "ckpt/4")
+    honest, (old, new) = rotation.damage, (run / "ckpt/3", run / "ckpt/4")
     new.rename(tmp_path / "new")
 
     def damage(folder: Path) -> str | None:
@@ -207,7 +207,7 @@ def test_a_checkpoint_that_a_training_removes(
             (tmp_path / "new").rename(new)
         return honest(folder)
 
-    monkeypatch.setattr(checkpoint, "damage", damage)
+    monkeypatch.setattr(rotation, "damage", damage)
     opened = open_run(run)
     assert opened.checkpoint == new
     shutil.rmtree(new)

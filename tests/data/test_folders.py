@@ -186,7 +186,7 @@ def test_paths_that_lead_nowhere(
         ("link", ""),
         ("round", "cannot be read: its links lead in a circle"),
         ("n" * 300, "cannot be read: its name is too long"),
-        ("a\0b", "is no path"),
+        ("a\0b", "no file can be named"),
     ):
         assert main(["data", "check", str(tmp_path / path), "--dataset", name]) == 2
         found = capsys.readouterr().err

@@ -112,7 +112,7 @@ def test_wrong_sizes(text: str) -> None:
 def test_sizes_have_an_upper_limit() -> None:
     assert parse_size("1e18", "--max-params") == parse_bytes("1e18", "--memory") == 10**18
     for parse in (parse_size, parse_bytes):
-        with pytest.raises(UserError, match="It is at most 1e18"):
+        with pytest.raises(UserError, match="at most 1e18"):
             parse("2e18", "--x")
 
 

@@ -52,7 +52,7 @@ def test_targets(file: Path, tmp_path: Path, unread: None, monkeypatch: pytest.M
     (tmp_path / "full/mine.txt").write_text("")
     assert "is not empty, it holds 'mine.txt'" in refused(file, tmp_path / "full")
     assert "name a new one" in refused(file, Path())
-    assert "File name too long" in refused(file, tmp_path / ("x" * 300))
+    assert "its name is too long" in refused(file, tmp_path / ("x" * 300))
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert f"you may not write in '{tmp_path}'" in refused(file, tmp_path / "a/run")
     assert {path.name for path in tmp_path.iterdir()} == {"note", "full"}
