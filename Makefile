@@ -13,11 +13,9 @@ $(STAMP): pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
 	touch $@
 
-# Train a small elastic ViT on photographs, extract every network, evaluate, draw: 12 minutes, of which
-# MINUTES are training (`make demo MINUTES=3`).
-MINUTES ?= 8.5
+# Train a small elastic ViT on photographs, extract every network, evaluate, draw: 12 minutes.
 demo: setup
-	$(BIN)/poa demo configs/ssl/demo_vit.yaml --minutes $(MINUTES)
+	$(BIN)/poa demo configs/ssl/demo_vit.yaml
 
 test: lint type unit
 
