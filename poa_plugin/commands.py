@@ -8,7 +8,15 @@ from pathlib import Path
 
 from poa_plugin.errors import UserError
 from poa_plugin.sources import RUN_FILES, check_extracted, check_run, recipe_file
-from poa_plugin.targets import check_file_target, check_folder_target, removed_on_failure
+from poa_plugin.targets import (
+    EVALUATION,
+    SWEEP,
+    TRAINING,
+    check_entries,
+    check_file_target,
+    check_folder_target,
+    removed_on_failure,
+)
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -19,7 +27,7 @@ def train(arguments: argparse.Namespace) -> int:
     from poa_plugin.train.loop import train
 
     config = load_config(recipe, _words(arguments))
-    check_folder_target(Path(config.output_dir), "output_dir")
+    check_entries(Path(config.output_dir), "output_dir", TRAINING)
     outcome = train(config)
     return 0 if outcome.signal is None else 128 + outcome.signal
 
@@ -112,7 +120,7 @@ def knn(arguments: argparse.Namespace) -> None:
     """Evaluate networks of a run with k-NN."""
     for folder in filter(None, (arguments.run_folder, arguments.reference)):
         check_run(folder)
-    check_folder_target(arguments.run_folder / "eval", "The folder for results")
+    check_entries(arguments.run_folder / "eval", "The folder for results", EVALUATION)
 
     from poa_plugin.device import use_threads
     from poa_plugin.evaluate import results_table
@@ -140,7 +148,7 @@ def knn(arguments: argparse.Namespace) -> None:
 def sweep(arguments: argparse.Namespace) -> None:
     """Evaluate all networks of a run."""
     check_run(arguments.run_folder)
-    check_folder_target(arguments.run_folder / "eval", "The folder for results")
+    check_entries(arguments.run_folder / "eval", "The folder for results", SWEEP)
 
     from poa_plugin.device import use_threads
     from poa_plugin.evaluate.sizes import parse_bytes
@@ -239,4 +247,4 @@ def _check_page_target(to: Path) -> None:
     if to.suffix.lower() in (".html", ".htm") and not os.path.isdir(to):  # noqa: PTH112
         check_file_target(to, "--to")
     elif not os.path.isfile(to):  # noqa: PTH113 (false for names that are too long)
-        check_folder_target(to, "--to")
+        check_entries(to, "--to", ["index.html"])

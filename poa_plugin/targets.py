@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,6 +18,18 @@ from poa_plugin.files import write_reason
 
 PROBE = 4096
 """Bytes of the attempt: one block, which a full disk refuses."""
+
+TRAINING = (
+    "config.yaml",
+    "metrics.jsonl",
+    "skipped_steps.jsonl",
+    "bad_images.jsonl",
+    "ckpt/",
+    "events/",
+)
+EVALUATION = ("knn.json", "knn.csv")
+SWEEP = ("sweep.json", "sweep.csv", "sweep_pareto.png", "sweep_map.png")
+"""What commands write into a run's folder, and into its `eval` folder."""
 
 MARGIN = 16
 """Bytes of a name that are left for unfinished files beside the target, such as `.NAME.partial`."""
@@ -46,6 +58,21 @@ def check_file_target(file: Path, what: str) -> None:
     if _is_there(file, what) and not file.is_file():
         raise _in_the_way(file, what, "file")
     _check_writable(_nearest_folder(file, what), file, what)
+
+
+def check_entries(folder: Path, what: str, names: Sequence[str]) -> None:
+    """Raise if a folder, or what will be written into it, could not be; see `check_folder_target`.
+
+    Args:
+        folder: the target.
+        what: it is.
+        names: of files in it, and of folders, which end with a slash.
+    """
+    check_folder_target(folder, what)
+    for name in names:
+        entry, is_folder = folder / name, name.endswith("/")
+        if _is_there(entry, what) and not (entry.is_dir() if is_folder else entry.is_file()):
+            raise _in_the_way(entry, what, "folder" if is_folder else "file")
 
 
 @contextmanager

@@ -159,6 +159,32 @@ def test_results_that_would_be_lost(
     assert (run / "eval").read_text() == (run / "report").read_text() == "mine"
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("metrics.jsonl", ("train", "{}")),
+        ("config.yaml", ("train", DEMO, "output_dir={}")),
+        ("eval/knn.csv", ("eval", "knn", "{}", "--k", "3")),
+        ("eval/sweep_map.png", ("sweep", "{}", "--k", "3")),
+        ("report/index.html", ("report", "{}")),
+    ],
+)
+def test_a_folder_in_the_place_of_a_file(
+    name: str,
+    words: Sequence[str],
+    sources: dict[str, str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    (run / name).mkdir(parents=True)
+    for entry in Path(sources["run"]).iterdir():
+        if not (run / entry.name).exists():
+            (run / entry.name).symlink_to(entry)
+    said = fails(capsys, *(word.format(run) for word in words))
+    assert f"{name}' is there already: it is a folder, and a file is needed" in said
+
+
 def test_what_can_be_written_is_let_through(tmp_path: Path) -> None:
     (tmp_path / "file.html").write_text("old")
     (tmp_path / "folder").mkdir()
