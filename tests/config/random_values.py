@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import typing
 from random import Random
 from typing import Any
 
@@ -90,11 +89,6 @@ def _number(key: Key, position: int, kind: str, rng: Random) -> str:
 def _around(end: float) -> list[float]:
     inside = [end + step * 10.0**power for step in (-1, 1) for power in (-6, -1)]
     return [float(end), math.nextafter(end, -math.inf), math.nextafter(end, math.inf), *inside]
-
-
-def is_numeric(key: Key) -> bool:
-    """Return whether a key's value is made of numbers."""
-    return key.element_type in (int, float) and typing.get_origin(key.type) is not dict
 
 
 def annotated(value: Any) -> str:

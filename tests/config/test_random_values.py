@@ -23,8 +23,9 @@ from poa_plugin.train.schedules import Schedules
 from tests.config.random_values import annotated, draw
 from tests.conftest import FAMILIES
 
-SEED, COUNT = 1, int(os.environ.get("POA_RANDOM_VALUES", "300"))
-"""Of the draws; as many again, divided by 4, set two keys at once."""
+SEED = int(os.environ.get("POA_RANDOM_SEED", "1"))
+COUNT = int(os.environ.get("POA_RANDOM_VALUES", "250"))
+"""How many single keys are drawn; a quarter as many draws set two keys at once."""
 TRAINS_EVERY = 20
 LARGEST = 200e6
 """Bytes of weights, gradients and moments that a step is taken with."""
