@@ -227,11 +227,13 @@ class TrainConfig:
     damaged_checkpoint: str = choice(
         "stop",
         ("stop", "previous"),
-        "where the newest checkpoint is damaged: stop, or resume from the newest whole one with a warning",
+        "where the newest checkpoint is damaged: stop, or resume from the newest whole one with a warning; "
+        "not saved in the run's `config.yaml`",
     )
     accept_changes: bool = switch(
         False,
-        "resume in the folder of a run whose configuration was another; the differences are printed",
+        "resume in the folder of a run whose configuration or images were others; the differences are "
+        "printed. On the command line, for one command: it is not saved, and left out of files",
     )
     max_skipped_steps: int = number(
         10,
