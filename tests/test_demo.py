@@ -44,7 +44,7 @@ def test_what_cannot_be_done_is_said_first(
     assert "k must be between 1 and the 16" in said(
         recipe(file, dataset="image_folder", path=images)
     )
-    assert "Unknown data set 'elvp'" in said(recipe(file, dataset="elvp"))
+    assert "did you mean 'elpv'" in said(recipe(file, dataset="elvp"))
     assert "must be a number" in said(str(DEMO), "new", "--minutes", "0")
     (tmp_path / "old").mkdir()
     (tmp_path / "old/networks").touch()
