@@ -36,14 +36,13 @@ def networks(arguments: argparse.Namespace) -> None:
     """Print the sub-networks of a recipe."""
     recipe = recipe_file(arguments.config, "poa networks")
 
-    import torch
-
     from poa_plugin.config.load import load_config
+    from poa_plugin.device import on_meta
     from poa_plugin.evaluate import network_table
     from poa_plugin.ssl import build_backbone
 
     config = load_config(recipe, _words(arguments))
-    with torch.device("meta"):
+    with on_meta():
         space = build_backbone(config).space
     print(network_table(space, arguments.image_size))
 

@@ -3,12 +3,43 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from poa_plugin.errors import UserError
 
 MAX_THREADS = 1024
+
+
+class _NoDraws(TorchFunctionMode):
+    """Leaves out the drawing of initial weights."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__name__", "").endswith(("normal_", "uniform_")):
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def on_meta() -> Iterator[None]:
+    """Build modules that have shapes and no memory.
+
+    Nothing is drawn for them either: on the meta device, torch's generators import its compiler first, which
+    takes a second.
+    """
+    with torch.device("meta"), _NoDraws():
+        yield
 
 
 def resolve_device(name: str) -> torch.device:

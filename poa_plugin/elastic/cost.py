@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import nn
 
+from poa_plugin.device import on_meta
 from poa_plugin.memory import check_memory
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ class CostTable:
         """Return the cost of `subnet`, given the deepest network of its width."""
         key = (deepest, image_size)
         if key not in self._traces:
-            with torch.device("meta"):
+            with on_meta():
                 network = self._plain(deepest)
             check_memory(
                 4 * sum(parameter.numel() for parameter in network.parameters()),

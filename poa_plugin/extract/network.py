@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.backbones.formats import TimmDescription
+from poa_plugin.device import on_meta
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extract.description import CONFIG, read_description
@@ -40,7 +40,7 @@ def extract(backbone: ElasticBackbone, subnet: Subnet | str) -> nn.Module:
     """
     subnet = backbone.member(subnet)
     state = backbone.sliced_state_dict(subnet)
-    with torch.device("meta"):
+    with on_meta():
         network = backbone.plain(subnet)
     network.load_state_dict(state, strict=True, assign=True)
     return network.eval()
@@ -118,7 +118,7 @@ def _build(folder: Path, description: dict[str, Any]) -> nn.Module:
     """Return the network that a description gives, its weights on the meta device."""
     backbone = BACKBONES.get(description["backbone"])
     try:
-        with torch.device("meta"):
+        with on_meta():
             network: nn.Module = backbone.build_plain(description["options"])
             return network
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:

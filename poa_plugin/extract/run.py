@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.config.load import load_config
 from poa_plugin.config.schema import Config
+from poa_plugin.device import on_meta
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extract.network import write_network
@@ -47,7 +47,7 @@ class Run:
     @property
     def space(self) -> SearchSpace:
         """The sub-networks of the run's backbone."""
-        with torch.device("meta"):
+        with on_meta():
             return build_backbone(self.config).space
 
     def trained_networks(self) -> TrainedNetworks:
@@ -70,7 +70,7 @@ class Run:
 
     def heads(self, branch: str = "teacher") -> MultiHead:
         """Return a branch's projection heads with their trained weights."""
-        with torch.device("meta"):
+        with on_meta():
             backbone = build_backbone(self.config)
         width = backbone.feature_width(backbone.space.intact)
         heads = MultiHead(width, **head_options(self.config))

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.backbones.building import backbone_errors
 from poa_plugin.config.schema import Config
-from poa_plugin.device import available_cores, resolve_device
+from poa_plugin.device import available_cores, on_meta, resolve_device
 from poa_plugin.errors import UserError
 from poa_plugin.memory import check_memory
 from poa_plugin.registry import BACKBONES
@@ -29,7 +27,7 @@ def check_model(config: Config) -> None:
             masked, or the weights do not fit into memory.
     """
     try:
-        with torch.device("meta"):
+        with on_meta():
             backbone = build_backbone(config)
             with backbone_errors(config.student.arch):
                 width = backbone.feature_width(backbone.space.intact)

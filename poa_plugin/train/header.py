@@ -3,40 +3,21 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 
 from poa_plugin.config.schema import Config
 from poa_plugin.data import Dataset
-from poa_plugin.device import resolve_device
+from poa_plugin.device import on_meta, resolve_device
 from poa_plugin.ssl import build_backbone
 from poa_plugin.train.schedules import Schedules
 
 
-class _NoDraws(TorchFunctionMode):
-    """Leaves out the drawing of initial weights: on the `meta` device there are none, and it takes seconds."""
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__name__", "").endswith(("normal_", "uniform_")):
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 def header(config: Config) -> str:
     """Return what is known before anything is read or built: device, parameters, folder and steps."""
-    with torch.device("meta"), _NoDraws():
+    with on_meta():
         backbone = build_backbone(config)
         space = backbone.space
         small, large = (_count(backbone.plain(space[name])) for name in ("smallest", "intact"))
