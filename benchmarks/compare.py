@@ -1,10 +1,12 @@
 """Steps of several checkouts of this repository, side by side in one run.
 
     git worktree add ../before <commit>
-    python benchmarks/compare.py ../before . [--rounds 3]
+    python benchmarks/compare.py ../before . [--families vit swin resnet] [--precisions fp32 bf16] [--rounds 3]
 
-Each checkout runs in a process of its own; they take turns, step by step, so that a busy machine slows all of
-them alike. Printed are the medians of seconds and their ratios to the first checkout's.
+Each checkout runs the steps of its own `benchmarks/step.py` in a process of its own, on one thread; they take
+turns, step by step, so that a busy machine slows all of them alike. Printed are the medians of CPU seconds
+and their ratios to the first checkout's: for each family and precision a POA step, averaged over two elastic
+students, and a DINOv2 step of the intact network.
 """
 
 from __future__ import annotations
@@ -14,68 +16,90 @@ import os
 import statistics
 import subprocess
 import sys
+import time
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-HERE = Path(__file__).resolve().parent
-KINDS = ("POA w256_d8", "POA w384_d11", "DINOv2 w384_d12")
+FAMILIES = ("vit", "swin", "resnet")
+PRECISIONS = ("fp32", "bf16")
 
 
 def work() -> None:
-    """Take the steps that stdin asks for with the package that PYTHONPATH gives; print seconds."""
+    """Take the steps that stdin asks for with the package and the `step.py` that PYTHONPATH gives."""
     import torch
-    from step import DINO_WORDS, POA_WORDS, Stepper, peak_of_this_process, seconds
-
-    from poa_plugin.train.loop import train_step
+    from step import DINO_WORDS, POA_WORDS, SIZES, Stepper
 
     torch.set_num_threads(1)
-    steppers = {"POA": Stepper(POA_WORDS), "DINOv2": Stepper(DINO_WORDS)}
+
+    @lru_cache(maxsize=2)
+    def stepper(family: str, precision: str, method: str) -> Any:
+        overrides = POA_WORDS if method == "POA" else DINO_WORDS
+        return Stepper([*overrides, f"train.precision={precision}"], family)
+
     for line in sys.stdin:
-        kind, name = line.split()
-        own = steppers[kind]
-        arguments = (own.model, own.optimizer, [own.batch], own.values, [own.model.space[name]])
-        print(seconds(lambda a=arguments: train_step(*a)), peak_of_this_process(), flush=True)
+        family, precision, method = line.split()
+        model = stepper(family, precision, method)
+        size = SIZES[family]
+        names = size.students[1:3] if method == "POA" else (size.intact,)
+        start = time.process_time()
+        for name in names:
+            model.step(model.model.space[name])
+        print((time.process_time() - start) / len(names), flush=True)
+
+
+def start(checkout: Path) -> subprocess.Popen[str]:
+    """Start the process that takes a checkout's steps."""
+    paths = (checkout.resolve(), checkout.resolve() / "benchmarks")
+    return subprocess.Popen(
+        [sys.executable, str(Path(__file__)), "--worker"],
+        env={
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(map(str, paths)),
+            "PYTHONSAFEPATH": "1",  # not the folder of this file, whose step.py is one checkout's
+            "OMP_NUM_THREADS": "1",
+        },
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def timed(worker: subprocess.Popen[str], what: str) -> float:
+    """Return the CPU seconds of a step that a process takes now."""
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    print(what, file=worker.stdin, flush=True)
+    return float(worker.stdout.readline())
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("checkouts", nargs="*", type=Path)
+    parser.add_argument("--families", nargs="+", default=FAMILIES, choices=FAMILIES)
+    parser.add_argument("--precisions", nargs="+", default=PRECISIONS, choices=PRECISIONS)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.worker:
         return work()
-    workers = [
-        subprocess.Popen(
-            [sys.executable, str(Path(__file__)), "--worker"],
-            env={**os.environ, "PYTHONPATH": str(path.resolve()), "OMP_NUM_THREADS": "1"},
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        for path in options.checkouts
-    ]
-    took: dict[tuple[int, str], list[float]] = {}
-    for number in range(options.rounds + 1):  # the first warms up
-        for kind in KINDS:
-            for i, worker in enumerate(workers):
-                assert worker.stdin is not None
-                assert worker.stdout is not None
-                print(kind, file=worker.stdin, flush=True)
-                value, _ = map(float, worker.stdout.readline().split())
-                if number:
-                    took.setdefault((i, kind), []).append(value)
-    print(f"{'':30}" + "".join(f"{kind:>24}" for kind in KINDS))
-    for i, path in enumerate(options.checkouts):
-        cells = []
-        for kind in KINDS:
-            value, first = (statistics.median(took[j, kind]) for j in (i, 0))
-            cells.append(f"{value:14.2f} s {value / first:6.2f} x")
-        print(f"{path!s:30}" + "".join(cells), flush=True)
+    workers = [start(path) for path in options.checkouts]
+    print(f"{'':26}" + "".join(f"{path!s:>24}" for path in options.checkouts), flush=True)
+    for family in options.families:
+        for precision in options.precisions:
+            for method in ("POA", "DINOv2"):
+                what = f"{family} {precision} {method}"
+                rounds = [
+                    [timed(worker, what) for worker in workers]
+                    for _ in range(options.rounds + 1)  # the first warms up
+                ]
+                medians = [statistics.median(column) for column in zip(*rounds[1:], strict=True)]
+                cells = [f"{took:13.3f} s {took / medians[0]:6.3f} x" for took in medians]
+                print(f"{what:26}" + "".join(cells), flush=True)
     for worker in workers:
         worker.communicate("")
     return None
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(HERE))
     main()
