@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ import torch
 
 from poa_plugin.config.load import load_config
 from poa_plugin.errors import UserError
-from poa_plugin.train import checkpoint
-from poa_plugin.train.lock import NAME, hold
+from poa_plugin.registry import DATASETS
+from poa_plugin.train import checkpoint, lock
+from poa_plugin.train.lock import hold
+from poa_plugin.train.lock_file import NAME
 from poa_plugin.train.loop import train
 from poa_plugin.train.metrics import Display
 from poa_plugin.train.processes import refuse_several_processes
@@ -140,6 +143,33 @@ def test_a_folder_in_which_another_training_runs(make: Make, tmp_path: Path) -> 
     assert sorted(run.rglob("*")) == before
     assert train(make("optim.epochs=2", "train.accept_changes=true")).finished
     assert not (run / NAME).exists()
+
+
+def test_a_training_outlives_its_lock(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody removes it, and a quota refuses each heartbeat."""
+    run, honest = tmp_path / "run", Path.write_text
+
+    def refuse(self: Path, *arguments: Any, **words: Any) -> int:
+        if NAME in self.name and (run / "metrics.jsonl").exists():
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(self))
+        return honest(self, *arguments, **words)
+
+    class Removed(Blobs):
+        def image(self, index: int) -> torch.Tensor:
+            if (run / "metrics.jsonl").exists():
+                (run / NAME).unlink(missing_ok=True)
+                time.sleep(0.01)
+            return super().image(index)
+
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.001)
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setitem(DATASETS._obj_map, "blobs", Removed)
+    assert train(make()).finished
+    said = capsys.readouterr().err
+    assert said.count(f"the lock '{run / NAME}' cannot be touched: the quota is used up") == 1
+    assert checkpoint.steps(run / "ckpt")[-1] == 6
 
 
 LAUNCHED = [
