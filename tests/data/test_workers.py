@@ -128,6 +128,13 @@ def test_the_number_that_torch_draws_next_stays_the_same() -> None:
     assert torch.equal(torch.rand(1), wanted)
 
 
+class TwoArgumentsError(UserError):
+    """Cannot be unpickled."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name} {reason}")
+
+
 class Failing(Noise):
     """A data set of the user's, whose images raise an error."""
 
@@ -145,9 +152,10 @@ class Failing(Noise):
     ("error", "said"),
     [
         (UnreadableImageError("a.png", ": it is busy"), r"^The image 'a\.png' could not be read"),
+        (TwoArgumentsError("a.png", "is odd"), r"^a\.png is odd$"),
         (OSError(errno.EIO, "Input/output error"), r"^The image '.*' could not be read: the disk"),
     ],
-    ids=["unreadable", "system"],
+    ids=["unreadable", "of a user's", "system"],
 )
 def test_an_unreadable_image_is_a_sentence_from_a_worker_too(
     small_config: Make, number: int, error: Exception, said: str, tmp_path: Path

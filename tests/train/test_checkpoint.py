@@ -376,6 +376,26 @@ def test_a_hiccup_of_the_disk_is_not_damage(
     assert checkpoint.steps(tmp_path) == [1, 2]
 
 
+def test_an_old_one_that_cannot_be_removed_ends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is another user's, perhaps."""
+    write(tmp_path, 1, 2)
+    honest = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name in "12":
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return honest(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    write(tmp_path, 3, keep=1)
+    said = capsys.readouterr().err
+    assert "that need not be kept cannot be removed: you may not write there" in said
+    assert checkpoint.latest(tmp_path) == tmp_path / "3"
+    assert checkpoint.steps(tmp_path) == [1, 2, 3]
+
+
 @pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])
 def test_files_have_the_permissions_of_the_umask(tmp_path: Path, umask: int) -> None:
     before = os.umask(umask)

@@ -18,6 +18,7 @@ from poa_plugin.config.load import load_config
 from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 from poa_plugin.train import checkpoint, lock
+from poa_plugin.train.folder import claim_folder
 from poa_plugin.train.lock import hold
 from poa_plugin.train.lock_file import NAME
 from poa_plugin.train.loop import train
@@ -115,6 +116,45 @@ def test_the_folder_of_another_configuration(
     assert "optim.epochs is 1 there and 2 here" in capsys.readouterr().out
     assert load_config(run / "config.1.yaml").optim.epochs == 1
     assert load_config(run / "config.yaml").optim.epochs == 2
+
+
+def test_no_former_configuration_is_written_over(make: Make, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for seed in (0, 1, 2):
+        claim_folder(run, make(f"train.seed={seed}"), ["changed"])
+    (run / "config.1.yaml").unlink()
+    (run / "config.mine.yaml").touch()
+    claim_folder(run, make("train.seed=3"), ["changed"])
+    seeds = {n: load_config(run / f"config.{n}.yaml").train.seed for n in (2, 3)}
+    assert seeds == {2: 1, 3: 2}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
+def test_all_files_of_a_run_have_the_permissions_of_the_umask(
+    tmp_path: Path, demo_words: list[str], umask: int
+) -> None:
+    """Of a process of its own, as a user starts it: each file and folder, of checkpoints too."""
+    run = tmp_path / "runs/one"
+    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, f"output_dir={run}"]
+    command += ["optim.epochs=1", "train.max_skipped_steps=3", "train.keep_checkpoints=2"]
+    before = os.umask(umask)
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+        more = ["optim.epochs=2", "train.accept_changes=true"]
+        subprocess.run([*command, *more], check=True, capture_output=True)
+    finally:
+        os.umask(before)
+    there = [run.parent, run, *run.rglob("*")]
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in there}
+    assert {"runs/one/config.yaml", "runs/one/config.1.yaml", "runs/one/data.json"} <= set(modes)
+    assert sum(name.endswith(".safetensors") for name in modes) >= 4
+    assert any("events.out" in name for name in modes)
+    wrong = {
+        str(path): oct(path.stat().st_mode & 0o777)
+        for path in there
+        if path.stat().st_mode & 0o777 != (0o777 if path.is_dir() else 0o666) & ~umask
+    }
+    assert not wrong
 
 
 def test_a_damaged_checkpoint_is_passed_over_when_asked(
