@@ -98,10 +98,7 @@ class Lock:
         """Remove the lock, unless another process has taken it."""
         self._released.set()
         self._thread.join()
-        with suppress(OSError):  # a lock that stays names a process that has ended
-            there = read_holder(self.path)
-            if there is not None and there.token == self.holder.token:
-                self.path.unlink(missing_ok=True)
+        _give_back(self.path, self.holder)
 
     def _beat(self) -> None:
         while self._lost_to is None and not self._released.wait(HEARTBEAT_SECONDS):
@@ -139,6 +136,8 @@ def hold(run: Path) -> Iterator[Lock]:
     finally:
         if lock is not None:
             lock.release()
+        else:  # a signal may have come just after it was taken
+            _give_back(run / NAME, here)
         for folder in made:  # an attempt that wrote nothing leaves no folder
             with suppress(OSError):
                 folder.rmdir()
@@ -154,6 +153,14 @@ def _take_in(run: Path, here: Holder) -> None:
         except FileNotFoundError:
             if attempt == ATTEMPTS:
                 raise
+
+
+def _give_back(path: Path, here: Holder) -> None:
+    """Remove a lock, unless another process holds it."""
+    with suppress(OSError):  # a lock that stays names a process that has ended
+        there = read_holder(path)
+        if there is not None and there.token == here.token:
+            path.unlink(missing_ok=True)
 
 
 def _clear_leftovers(lock: Lock) -> None:

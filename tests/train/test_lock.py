@@ -256,6 +256,21 @@ def test_one_that_lost_its_lock_says_so(run: Path) -> None:
     assert (run / NAME).exists()
 
 
+def test_a_signal_just_after_it_was_taken_leaves_no_lock(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another host it would keep others out for ten minutes."""
+
+    def end(path: Path, holder: Holder) -> None:
+        assert path.exists()
+        raise SystemExit(143)
+
+    monkeypatch.setattr(lock, "Lock", end)
+    with pytest.raises(SystemExit), hold(run):
+        pass
+    assert not run.parent.exists()
+
+
 def refuse_with(number: int) -> Callable[..., None]:
     def refuse(path: Path, *arguments: object, **words: object) -> None:
         raise OSError(number, os.strerror(number), str(path))
