@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -179,7 +179,10 @@ def _writing(root: Path, step: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        take_back(root, step)
+        with suppress(
+            OSError
+        ):  # a disk that still refuses: the next start brings back what was there
+            take_back(root, step)
         last = steps(root)
         kept = f"the one of step {last[-1]} is whole" if last else "there is no earlier one"
         raise UserError(

@@ -22,7 +22,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.extract import open_run
 from poa_plugin.train import checkpoint
 from poa_plugin.train.integrity import checksum
-from tests.train.kills import at_every_point
+from tests.train.kills import at_every_point, killed_before
 
 
 class Tiny(nn.Module):
@@ -222,6 +222,30 @@ def test_a_kill_while_a_step_is_written_again_leaves_one_of_both(tmp_path: Path)
     assert kills > 12
     assert without_a_name
     assert of_seed(root / "3", 2)
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_a_disk_that_refuses_from_some_operation_on(tmp_path: Path, number: int) -> None:
+    """Cleaning up fails, too. It is a sentence, and once the disk is mended one of both is whole."""
+    root, written, refusals = tmp_path / "ckpt", tmp_path / "written", 0
+    write(written, 2, 3, seed=1)
+    while True:
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(written, root)
+        refusal = OSError(number, os.strerror(number), str(root))
+        try:
+            with killed_before(refusals, refusal):
+                write(root, 3, seed=2)
+        except UserError as error:
+            assert "The checkpoint '3' cannot be written under" in str(error)
+        else:
+            break
+        refusals += 1
+        checkpoint.clear_unfinished(root)
+        assert checkpoint.latest(root) == root / "3"
+        assert of_seed(root / "3", 1) or of_seed(root / "3", 2)
+        assert sorted(entry.name for entry in root.iterdir()) == ["2", "3"]
+    assert refusals > 8
 
 
 def test_a_kill_while_old_ones_are_deleted_leaves_the_newest(tmp_path: Path) -> None:
