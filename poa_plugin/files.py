@@ -128,16 +128,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """Return the records of a JSON Lines file without the one that a kill cut off; none if there is no file."""
     records = []
     if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):
+        for line in path.read_bytes().splitlines():
+            with suppress(ValueError):  # also bytes that are no text, after a machine went down
                 records.append(json.loads(line))
-    return records
+    return [record for record in records if isinstance(record, dict)]
 
 
 def keep_lines_before(path: Path, step: int) -> None:
     """Drop the records of a JSON Lines file whose `step` is going to be run again."""
     if path.is_file():
-        write_lines(path, [record for record in read_lines(path) if record["step"] < step])
+        write_lines(
+            path, [record for record in read_lines(path) if record.get("step", step) < step]
+        )
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
