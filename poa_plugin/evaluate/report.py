@@ -21,13 +21,14 @@ from poa_plugin.files import flush
 PAGES = (".html", ".htm")
 
 
-def write_report(*runs: Path, to: Path | None = None) -> Path:
+def write_report(*runs: Path, to: Path | None = None, results: Path | None = None) -> Path:
     """Write a page about a run, or about several runs side by side.
 
     Args:
         runs: output folders of runs; what one does not hold yet is left out of the page.
         to: a file (`.html`), or a folder that gets `index.html` and the plots as PNG files. One run
             needs none: its page goes to `RUN/report/`.
+        results: where the results of a single run lie, if not in `RUN/eval`.
 
     Returns:
         The page: one file, its pictures within it.
@@ -39,7 +40,7 @@ def write_report(*runs: Path, to: Path | None = None) -> Path:
     """
     runs = tuple(Path(run) for run in runs)
     to = _place(runs, to)
-    records = _named_apart(runs, [read_record(run) for run in runs])
+    records = _named_apart(runs, [read_record(run, results) for run in runs])
     pictures = _pictures(records)
     page, files = to, {}
     if to.is_dir() or to.suffix.lower() not in PAGES:
