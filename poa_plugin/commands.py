@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from poa_plugin.errors import UserError
@@ -103,15 +104,14 @@ def import_(arguments: argparse.Namespace) -> None:
     paths = [word for word in arguments.config if not is_word(word)]
     if len(paths) > 1:
         raise UserError(f"--config takes one recipe, not {len(paths)}: {', '.join(paths)}.")
-    with removed_on_failure(arguments.to):
-        imported = import_checkpoint(
-            arguments.file,
-            arguments.to,
-            config=paths[0] if paths else None,
-            words=[word for word in arguments.config if is_word(word)],
-            format_name=arguments.format,
-            drop=arguments.drop,
-        )
+    imported = import_checkpoint(
+        arguments.file,
+        arguments.to,
+        config=paths[0] if paths else None,
+        words=[word for word in arguments.config if is_word(word)],
+        format_name=arguments.format,
+        drop=arguments.drop,
+    )
     print("\n".join(imported.lines))
     print(f"Wrote '{imported.run}', which stands at step {imported.step}.")
 
@@ -218,7 +218,7 @@ def report(arguments: argparse.Namespace) -> None:
 
     from poa_plugin.evaluate import write_report
 
-    with removed_on_failure(to):
+    with removed_on_failure(to) if _is_page(to) else nullcontext():
         page = write_report(*arguments.run_folders, to=arguments.to, results=arguments.results)
     print(page)
 
@@ -262,7 +262,12 @@ def _results_folder(arguments: argparse.Namespace, names: Sequence[str]) -> Path
 
 def _check_page_target(to: Path) -> None:
     """Raise if a report could not be written; what is neither a page nor a folder it refuses itself."""
-    if to.suffix.lower() in (".html", ".htm") and not os.path.isdir(to):  # noqa: PTH112
+    if _is_page(to):
         check_file_target(to, "--to")
     elif not os.path.isfile(to):  # noqa: PTH113 (false for names that are too long)
         check_entries(to, "--to", ["index.html"])
+
+
+def _is_page(to: Path) -> bool:
+    """Return whether a report goes to a file, and not into a folder."""
+    return to.suffix.lower() in (".html", ".htm") and not os.path.isdir(to)  # noqa: PTH112

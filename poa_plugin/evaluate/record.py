@@ -167,7 +167,7 @@ def merge_results(rows: Sequence[KnnRow], sweep: Sweep | None) -> tuple[list[Ent
         if own.top1 or own.network not in by_rows
     ]
     times = Counter(key[:2] for key in groups)
-    for (kind, name, *state, _), group in groups.items():
+    for (kind, name, branch, step, _), group in groups.items():
         words = series.apart(group[0])
         if kind == "untrained" and name in trained and not words:
             continue
@@ -175,7 +175,7 @@ def merge_results(rows: Sequence[KnnRow], sweep: Sweep | None) -> tuple[list[Ent
         if words:
             label += f" ({words})"
         elif times[kind, name] > 1:
-            label += f" ({state_words(*state)})"
+            label += f" ({state_words(branch, step)})"
         is_own = kind == "trained" and not words
         entry = _entry(label, group, _untrained(before, name, series) if is_own else ())
         if words:
@@ -204,8 +204,8 @@ class Series:
         if sweep is not None and any(own.top1 for own in sweep.networks):
             found = sweep.conditions
             branch, step = found.get("branch"), found.get("step")
-            known = isinstance(branch, str) and isinstance(step, int)
-            return cls(str(found.get("protocol", "")), (branch, step) if known else None)
+            state = (branch, step) if isinstance(branch, str) and isinstance(step, int) else None
+            return cls(str(found.get("protocol", "")), state)
         trained = [row for row in rows if row.kind == "trained"]
         if not trained:
             return cls()

@@ -24,10 +24,11 @@ def results_by_network(folder: Path, branch: str, step: int) -> dict[str, list[d
         branch, step: what was evaluated; results of other steps are left out.
 
     Returns:
-        For each network that has some a dict for each k and each set of images, with `k`, `top1` in percent, the
-        command that it is `by`, and, where that is known, the `data` that it was measured on. Where the number of test images is known, also `n_test`, the `standard_error` of `top1` in
-        points, the `best` network that the command evaluated at this k and its `best_top1`, and whether
-        `top1` is `distinguishable_from_best`.
+        For each network that has some a dict for each k and each set of images, with `k`, `top1` in percent,
+        the command that it is `by`, and, where that is known, the `data` that it was measured on. Where the
+        number of test images is known, also `n_test`, the `standard_error` of `top1` in points, the `best`
+        network that the command evaluated at this k and its `best_top1`, and whether `top1` is
+        `distinguishable_from_best`.
 
     Raises:
         UserError: a file is damaged.
@@ -46,7 +47,9 @@ def results_by_network(folder: Path, branch: str, step: int) -> dict[str, list[d
 
 
 def _add(
-    by_network: dict[str, dict[tuple[int, str], dict[str, Any]]], rows: Sequence[KnnRow], command: str
+    by_network: dict[str, dict[tuple[int, str], dict[str, Any]]],
+    rows: Sequence[KnnRow],
+    command: str,
 ) -> None:
     """Add what a command's rows say, each in the place of what was said of the network at its k.
 
@@ -76,9 +79,7 @@ def _add(
 def _rows(sweep: Sweep) -> list[KnnRow]:
     protocol, data = (str(sweep.conditions.get(name, "")) for name in ("protocol", "data"))
     return [
-        KnnRow(
-            own.network, "trained", k, top1, n_test=sweep.n_test, protocol=protocol, data=data
-        )
+        KnnRow(own.network, "trained", k, top1, n_test=sweep.n_test, protocol=protocol, data=data)
         for own in sweep.networks
         for k, top1 in own.top1.items()
     ]

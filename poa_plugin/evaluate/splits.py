@@ -20,7 +20,6 @@ from poa_plugin.evaluate.decoding import CHUNK, decoded
 from poa_plugin.evaluate.features import batched, check_crop
 from poa_plugin.extract import Run
 
-
 Splits = tuple[Dataset, Dataset]
 """Training and test images."""
 

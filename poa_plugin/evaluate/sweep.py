@@ -289,8 +289,7 @@ class _Sweeper:
         return [
             f"{name} was {there.get(name)} and is {here.get(name)}"
             for name in {**there, **here}
-            if name not in SILENT
-            and there.get(name) != here.get(name)
+            if name not in SILENT and there.get(name) != here.get(name)
         ]
 
     def _conditions(self) -> Mapping[str, Any]:
