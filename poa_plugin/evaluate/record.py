@@ -166,7 +166,7 @@ def merge_results(rows: Sequence[KnnRow], sweep: Sweep | None) -> tuple[list[Ent
         for own in swept.values()
         if own.top1 or own.network not in by_rows
     ]
-    times = Counter(key[:2] for key in groups)
+    times = Counter(state[:2] for state in {key[:4] for key in groups})
     for (kind, name, branch, step, _), group in groups.items():
         words = series.apart(group[0])
         if kind == "untrained" and name in trained and not words:
