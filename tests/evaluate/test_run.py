@@ -147,6 +147,22 @@ def test_rows_of_branches_and_steps_are_kept_apart(run: Run) -> None:
     }
 
 
+def test_a_reference_is_looked_at_before_anything_runs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = open_run(trained_run(tmp_path / "other", "student.vit.patch_size=16", crop=48))
+    monkeypatch.chdir(run.folder)
+    rows = evaluate_knn(run, ["intact"], ks=[1], reference=open_run("."))
+    assert [row.network for row in rows] == ["w48_d4", "run"]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("an evaluation has begun")
+
+    monkeypatch.setattr(evaluate_run, "features_of", refuse)
+    with pytest.raises(UserError, match="8"):
+        evaluate_knn(run, ["intact"], ks=[1], reference=other)
+
+
 def test_a_former_file_of_two_branches_is_set_aside(
     run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:
