@@ -189,6 +189,7 @@ def build_parser() -> Parser:
         "--reference", type=path, metavar="RUN", help="another run's intact network too"
     )
     _data(knn)
+    _results_to(knn, "results")
     knn.add_argument("--memory", default="4G", metavar="SIZE", help="bytes, such as 512M")
     _threads(knn)
 
@@ -205,6 +206,7 @@ def build_parser() -> Parser:
         "--widths", nargs="+", type=WIDTH, metavar="N", help="whose networks; all if left out"
     )
     _data(sweep)
+    _results_to(sweep, "results and features")
     _branch(sweep)
     sweep.add_argument(
         "--k",
@@ -230,6 +232,7 @@ def build_parser() -> Parser:
         "--k", type=NEIGHBOURS, metavar="N", help="neighbours; 20 or the nearest if left out"
     )
     pick.add_argument("--to", type=path, metavar="FOLDER", help="write it as an ordinary model")
+    _results(pick, "'poa sweep --to'")
     _force(pick)
 
     check = _command(
@@ -257,6 +260,7 @@ def build_parser() -> Parser:
     report.add_argument(
         "--to", type=path, metavar="FOLDER|FILE.html", help="one run needs none: RUN/report"
     )
+    _results(report, "'poa eval knn --to' and 'poa sweep --to' (of one run)")
 
     demo = _command(
         subcommands,
@@ -347,6 +351,21 @@ def _data(parser: Parser) -> None:
         default=[],
         metavar="PATH|key=value",
         help="other images: a path, and data. and evaluation. keys",
+    )
+
+
+def _results_to(parser: Parser, what: str) -> None:
+    parser.add_argument(
+        "--to", type=path, metavar="FOLDER", help=f"for {what}; RUN/eval if left out"
+    )
+
+
+def _results(parser: Parser, command: str) -> None:
+    parser.add_argument(
+        "--results",
+        type=path,
+        metavar="FOLDER",
+        help=f"what {command} wrote; RUN/eval if left out",
     )
 
 

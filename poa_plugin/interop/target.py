@@ -1,15 +1,13 @@
-"""Where an imported run is put: checked before the long work, and written whole or not at all."""
+"""Where an imported run is put, checked before the long work."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from poa_plugin.errors import UserError
-from poa_plugin.files import REASONS, flush
+from poa_plugin.files import REASONS
 from poa_plugin.train import checkpoint
 
 
@@ -45,32 +43,6 @@ def check_space(run: Path, needed: int) -> None:
             f"'{run}' cannot be written: it takes {needed / 1e6:.0f} MB, and the disk of '{above}' has "
             f"{free / 1e6:.0f} MB left."
         )
-
-
-@contextmanager
-def written_whole(run: Path) -> Iterator[Path]:
-    """Yield a hidden folder beside a run's, which gets the run's name when all of it is on the disk.
-
-    After a kill the hidden folder is left, and the next import to the same place removes it.
-
-    Raises:
-        UserError: the disk refuses; nothing is left then.
-    """
-    target = run.resolve()
-    partial = target.with_name(f".{target.name}.partial")
-    try:
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir(parents=True)
-        yield partial
-        for path in (*partial.rglob("*"), partial):
-            flush(path)
-        partial.rename(target)
-        flush(target.parent)
-    except OSError as error:
-        raise UserError(_refusal(run, error)) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def _refusal(run: Path, error: OSError) -> str:

@@ -108,7 +108,7 @@ def test_a_kill_leaves_no_half_of_a_run(
         seen.append((tmp_path / "run").exists())
 
     monkeypatch.setattr(importer.own, "save", watched)
-    partial = tmp_path / ".run.partial/ckpt/0"
+    partial = tmp_path / ".run.poa-partial/ckpt/0"
     partial.mkdir(parents=True)
     (partial / "model.safetensors").write_text("half")
     import_checkpoint(file, tmp_path / "run", words=WORDS)
