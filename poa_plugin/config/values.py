@@ -37,6 +37,8 @@ DECIMAL = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-
 SPECIAL = re.compile(r"[-+]?\.?(inf|infinity|nan)", re.IGNORECASE)
 LONGEST_NUMBER = 400
 """Characters."""
+LARGEST_NUMBER = 10**300
+"""Of a whole number; Python cannot compare ones that are much larger with others."""
 
 
 class WrongValueError(ValueError):
@@ -130,7 +132,10 @@ def _whole(raw: Scalar) -> int:
     text = raw.strip()
     if len(text) <= LONGEST_NUMBER:
         if WHOLE.fullmatch(text):
-            return int(text, 16 if "x" in text.lower() else 10)
+            number = int(text, 16 if "x" in text.lower() else 10)
+            if abs(number) > LARGEST_NUMBER:
+                raise WrongTypeError
+            return number
         if DECIMAL.fullmatch(text) and float(text.replace("_", "")).is_integer():
             near = int(float(text.replace("_", "")))
             raise WrongTypeError(f"did you mean {near}?")
