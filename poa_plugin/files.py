@@ -128,8 +128,8 @@ def read_json(path: Path) -> Any:
 def read_lines(path: Path, key: str, kind: type) -> list[dict[str, Any]]:
     """Return the records of a JSON Lines file; none if there is no file.
 
-    A last line that a kill cut off is left out. So is any other damaged line, with a warning on stderr: what was
-    only noted ends no training.
+    A last line that a kill cut off is left out. So is any other damaged line, with a warning on stderr: what
+    was only noted ends no training.
 
     Args:
         path: of the file.
