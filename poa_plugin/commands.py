@@ -102,15 +102,14 @@ def import_(arguments: argparse.Namespace) -> None:
     paths = [word for word in arguments.config if not is_word(word)]
     if len(paths) > 1:
         raise UserError(f"--config takes one recipe, not {len(paths)}: {', '.join(paths)}.")
-    with removed_on_failure(arguments.to):
-        imported = import_checkpoint(
-            arguments.file,
-            arguments.to,
-            config=paths[0] if paths else None,
-            words=[word for word in arguments.config if is_word(word)],
-            format_name=arguments.format,
-            drop=arguments.drop,
-        )
+    imported = import_checkpoint(
+        arguments.file,
+        arguments.to,
+        config=paths[0] if paths else None,
+        words=[word for word in arguments.config if is_word(word)],
+        format_name=arguments.format,
+        drop=arguments.drop,
+    )
     print("\n".join(imported.lines))
     print(f"Wrote '{imported.run}', which stands at step {imported.step}.")
 

@@ -72,7 +72,8 @@ NO_RUNS = {
     "file": "it is a file",
     "nowhere": "there is no such folder",
     "dangling": "a link to",
-    "loop": "a link to",
+    "loop": "lead in a circle",
+    "loop/below": "lead in a circle",
     "rnu": "(did you mean",
     "run/ckpt": "the run's folder is",
     "run/ckpt/4": "the run's folder is",
@@ -120,7 +121,7 @@ def test_what_is_no_recipe(
         ("empty", "an empty folder"),
         ("file", "it is a file"),
         ("nowhere", "there is no such folder"),
-        ("loop", "a link to"),
+        ("loop", "lead in a circle"),
     ],
 )
 def test_what_is_no_extracted_network(
@@ -233,6 +234,13 @@ def test_folders_of_others() -> None:
                         check(folder / name)
             with pytest.raises(UserError, match="you may not read it"):
                 check_extracted(folder / "closed")
+            with pytest.raises(UserError, match="you may not read it"):
+                open_run(folder / "closed/run")
+
+
+def test_a_name_that_is_too_long_in_python(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its name is too long"):
+        open_run(tmp_path / ("n" * 300))
 
 
 def test_a_run_by_its_folder(folders: Path, tmp_path: Path) -> None:
