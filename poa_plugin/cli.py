@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +13,7 @@ from poa_plugin.arguments import KEY_VALUE, Parser, Real, Whole, path, path_text
 from poa_plugin.completion import SHELLS
 from poa_plugin.console import guarded_console
 from poa_plugin.examples import epilog
-from poa_plugin.failures import BUG, explain, report_bug
+from poa_plugin.failures import say
 
 SIDE, WIDTH, NEIGHBOURS = Whole(1, 8192), Whole(1, 65536), Whole(1, 1_000_000)
 THREADS, WORKERS = Whole(1, 1024), Whole(0, 256)
@@ -38,17 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = end.code if isinstance(end.code, int) else 0
             raise SystemExit(console.exit_status(code, is_result)) from None
         except BaseException as error:
-            status = _say(error, words)
+            status = say(error, words)
         return console.exit_status(status, is_result)
-
-
-def _say(error: BaseException, words: Sequence[str]) -> int:
-    """Print an exception's sentence; return the exit status."""
-    if "--debug" in words or os.environ.get("POA_DEBUG", "0") not in ("", "0"):
-        traceback.print_exception(error)
-    sentence, status = explain(error) or (report_bug(error, words), BUG)
-    print(f"poa: {sentence}", file=sys.stderr)
-    return status
 
 
 def build_parser() -> Parser:

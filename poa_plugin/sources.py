@@ -37,6 +37,12 @@ def recipe_file(text: str, command: str) -> Path:
     return path
 
 
+def is_run_recipe(file: Path) -> bool:
+    """Return whether a file is the `config.yaml` of a run, beside which training has written something."""
+    beside = (file.with_name(name) for name in ("ckpt", "metrics.jsonl"))
+    return file.name == "config.yaml" and any(map(_exists, beside))
+
+
 def check_run(folder: Path, with_any_of: Iterable[str] = ("config.yaml",)) -> None:
     """Raise if a folder is not the output folder of a run.
 

@@ -61,6 +61,24 @@ def split_word(word: str) -> tuple[list[str], Scalar]:
     return re.sub(r"\[([^\[\].]+)\]", r".\1", key).split("."), Scalar.of(value, "word")
 
 
+def path_word(key: str, path: Path) -> str:
+    """Return the `key=value` word that sets a key to a path, whatever the path is called."""
+    text = str(path)
+    special = text in (*NULLS, "???") or text.startswith("~")
+    return f"{key}={escape(f'./{text}' if special else text)}"
+
+
+def escape(value: Any) -> Any:
+    r"""Return a value whose texts OmegaConf resolves to what they are: `\${` for a `${` that is text."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
+    if isinstance(value, list):
+        return [escape(element) for element in value]
+    if isinstance(value, dict):
+        return {name: escape(element) for name, element in value.items()}
+    return value
+
+
 def is_word(text: str) -> bool:
     """Return whether a command's argument is `key=value`; a path that has a `=` in it is not."""
     return re.match(r"[A-Za-z_][\w.\[\]]*=", text) is not None
