@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from poa_plugin import command_arguments
 from poa_plugin.arguments import Parser
 from poa_plugin.console import guarded_console
+from poa_plugin.errors import UserError
 from poa_plugin.examples import epilog
 from poa_plugin.failures import say
 
@@ -24,6 +26,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         is_result = True
         try:
             arguments = build_parser().parse_args(words)
+            _check_current_folder()
             is_result = not (arguments.writes or getattr(arguments, "to", None))
             status = int(arguments.run(arguments) or 0)
         except SystemExit as end:  # argparse has printed the help or the version
@@ -47,6 +50,16 @@ def build_parser() -> Parser:
     for add in command_arguments.EVERY:
         add(subcommands)
     return parser
+
+
+def _check_current_folder() -> None:
+    """Raise if the current folder has been removed: libraries that load each other end the process then."""
+    try:
+        os.getcwd()  # noqa: PTH109
+    except FileNotFoundError as error:
+        raise UserError(
+            "The current folder is not there any more: go to another one with 'cd', and run the command again."
+        ) from error
 
 
 class _Version(argparse.Action):

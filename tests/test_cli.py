@@ -288,6 +288,16 @@ def test_a_recipe_that_is_called_config(
     assert trained[0].output_dir == "runs/demo_vit"
 
 
+def test_a_current_folder_that_was_removed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for argv in (["train", DEMO], ["networks", DEMO], ["import", "x.pth", "--to", "run"]):
+        assert "The current folder is not there any more" in fails(capsys, *argv)
+
+
 def test_the_output_folder_of_a_run_is_checked_before_anything_else(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
