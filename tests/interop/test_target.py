@@ -133,3 +133,10 @@ def test_empty_folders_and_links(file: Path, tmp_path: Path) -> None:
         import_checkpoint(file, tmp_path / name, words=WORDS)
         assert checkpoint.latest(tmp_path / name / "ckpt") is not None
     assert (tmp_path / "elsewhere/config.yaml").is_file()
+
+
+def test_a_file_of_another_kind(tmp_path: Path) -> None:
+    for text in ("hello\n", "{}", "<html>"):
+        (tmp_path / "file.pth").write_text(text)
+        said = refused(tmp_path / "file.pth", tmp_path / "run")
+        assert said.endswith("can read: it is damaged, or of another kind.")
