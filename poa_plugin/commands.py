@@ -9,7 +9,13 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from poa_plugin.errors import UserError
-from poa_plugin.sources import RUN_FILES, check_extracted, check_run, recipe_file
+from poa_plugin.sources import (
+    RUN_FILES,
+    check_extracted,
+    check_run,
+    is_run_recipe,
+    recipe_file,
+)
 from poa_plugin.targets import (
     EVALUATION,
     SWEEP,
@@ -28,7 +34,7 @@ def train(arguments: argparse.Namespace) -> int:
     from poa_plugin.config.load import load_config
     from poa_plugin.train.loop import train
 
-    config = load_config(recipe, _words(arguments))
+    config = load_config(recipe, _words(arguments, recipe))
     check_entries(Path(config.output_dir), "output_dir", TRAINING)
     outcome = train(config)
     return 0 if outcome.signal is None else 128 + outcome.signal
@@ -43,7 +49,7 @@ def networks(arguments: argparse.Namespace) -> None:
     from poa_plugin.evaluate import network_table
     from poa_plugin.ssl import build_backbone
 
-    config = load_config(recipe, _words(arguments))
+    config = load_config(recipe, _words(arguments, recipe))
     with on_meta():
         space = build_backbone(config).space
     print(network_table(space, arguments.image_size))
@@ -241,10 +247,13 @@ def completion(arguments: argparse.Namespace) -> None:
     print(completion_script(build_parser(), arguments.shell))
 
 
-def _words(arguments: argparse.Namespace) -> list[str]:
-    """Return the `key=value` words; a run that is named by its folder goes on there, if it was moved too."""
-    given = Path(arguments.config)
-    return [f"output_dir={given}", *arguments.words] if given.is_dir() else arguments.words
+def _words(arguments: argparse.Namespace, recipe: Path) -> list[str]:
+    """Return the `key=value` words; a run whose `config.yaml` is the recipe goes on where that lies."""
+    from poa_plugin.config.values import path_word
+
+    folder = recipe.parent
+    is_run = os.path.isdir(arguments.config) or is_run_recipe(recipe)  # noqa: PTH112
+    return [path_word("output_dir", folder), *arguments.words] if is_run else arguments.words
 
 
 def _results_folder(arguments: argparse.Namespace, names: Sequence[str]) -> Path:

@@ -69,6 +69,8 @@ def test_the_time_of_a_step_is_measured_in_a_process_by_itself(
     words = ["train.threads=1"]
     command = step_time.command(config, 0.0, words)
     assert step_time.parse(run_side_by_side({"step": command})["step"]) > 0
+    only_one = [*words, "optim.epochs=1", "train.OFFICIAL_EPOCH_LENGTH=1"]
+    assert step_time.seconds_per_step(config, only_one, 0.0) > 0
     monkeypatch.setattr(sys, "argv", ["step_time", config, "1", "data.path=/nowhere"])
     assert step_time.main() == 2
     assert capsys.readouterr().err.startswith("poa: There is no folder '/nowhere'")

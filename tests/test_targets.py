@@ -18,7 +18,7 @@ from poa_plugin.cli import build_parser
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, write_sweep
 from poa_plugin.extract import open_run
-from poa_plugin.targets import check_file_target, check_folder_target
+from poa_plugin.targets import check_entries, check_file_target, check_folder_target
 from tests.command_checks import as_another_user, fails, open_folder, tree
 from tests.evaluate.example_runs import swept_run
 
@@ -112,6 +112,22 @@ def test_a_target_of_others() -> None:
                 with as_another_user(), pytest.raises(UserError, match="may not write there"):
                     check(target, "--to")
         assert tree(folder) == ["theirs"]
+
+
+def test_a_link_into_a_folder_of_others() -> None:
+    with open_folder() as folder:
+        (folder / "closed/run").mkdir(parents=True)
+        (folder / "closed").chmod(0o700)
+        (folder / "link").symlink_to(folder / "closed/run")
+        with as_another_user(), pytest.raises(UserError, match="cannot be written: you may not"):
+            check_folder_target(folder / "link", "--to")
+        with as_another_user(), pytest.raises(UserError, match="cannot be written: you may not"):
+            check_file_target(folder / "link", "--to")
+        (folder / "mine").mkdir()
+        (folder / "mine").chmod(0o777)
+        (folder / "mine/knn.json").symlink_to(folder / "closed/run")
+        with as_another_user(), pytest.raises(UserError, match="cannot be written: you may not"):
+            check_entries(folder / "mine", "--to", ["knn.json"])
 
 
 def test_a_read_only_disk(

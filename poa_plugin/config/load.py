@@ -20,6 +20,7 @@ from poa_plugin.config.interpolation import resolve_in_place, unresolved_values
 from poa_plugin.config.keys import Section, all_keys, new_config
 from poa_plugin.config.ranges import possible, wrong_value
 from poa_plugin.config.schema import Config
+from poa_plugin.config.values import TRUE
 from poa_plugin.config.yaml_input import Scalar
 from poa_plugin.config.yaml_output import to_yaml
 from poa_plugin.errors import UserError
@@ -30,9 +31,6 @@ FOR_ONE_COMMAND = {"train.accept_changes": False, "train.damaged_checkpoint": "s
 """Keys that take a protection away, and what a run's `config.yaml` holds of them whatever was given."""
 MOST_PROBLEMS = 5
 """So many wrong values are named at once."""
-
-FOR_ONE_COMMAND = {"train.accept_changes": False, "train.damaged_checkpoint": "stop"}
-"""Keys that take a protection away, and what a run's `config.yaml` holds of them whatever was given."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -114,10 +112,10 @@ def _out_of_range(
     config: DictConfig, tree: Section, raw: Mapping[str, Any], skip: Collection[str]
 ) -> dict[str, str]:
     """Return a sentence for each key, but for those in `skip`, whose value is missing or not allowed."""
-    problems = {}
-    unused = {f"student.{name}" for name in BACKBONES.names()}
-    unused.discard(f"student.{OmegaConf.select(config, 'student.arch')}")
-    for key, value in unresolved_values(config, tree):
+    problems, values = {}, list(unresolved_values(config, tree))
+    [arch] = [value for key, value in values if key.name == "student.arch"]
+    unused = {f"student.{name}" for name in BACKBONES.names()} - {f"student.{arch}"}
+    for key, value in values:
         if key.name in skip:
             continue
         if value == MISSING:
@@ -131,13 +129,13 @@ def _out_of_range(
     return problems
 
 
-def _without_consent(path: Path | str) -> overlay.Overlay:
+def _without_consent(path: Path) -> overlay.Overlay:
     """Return what a file sets, without `train.accept_changes`: only a command accepts changes, for itself."""
-    file = overlay.from_file(Path(path))
+    file = overlay.from_file(path)
     for _, raw in file.settings:
         section = raw.get("train")
         consent = section.pop("accept_changes", None) if isinstance(section, dict) else None
-        if isinstance(consent, Scalar) and consent.lower() in ("true", "yes", "on", "1"):
+        if isinstance(consent, Scalar) and consent.lower() in TRUE:
             print(
                 f"poa: warning: train.accept_changes is left out of '{path}': it is given on the command "
                 f"line, for one command.",

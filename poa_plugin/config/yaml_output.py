@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from poa_plugin.config.interpolation import escape
+from poa_plugin.config.values import escape
 
 UNQUOTED = re.compile(r"[A-Za-z_./][A-Za-z0-9_./-]*")
 """Texts that are written without quotes, if YAML does not take them for a truth value or null."""

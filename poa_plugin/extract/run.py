@@ -20,6 +20,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.extract.network import write_network
 from poa_plugin.extract.replace import why_not_replace
 from poa_plugin.extract.trained import TrainedNetworks, trained_networks
+from poa_plugin.files import reading
 from poa_plugin.folders import write_folder
 from poa_plugin.ssl import MultiHead, build_backbone, head_options
 from poa_plugin.train import checkpoint
@@ -196,13 +197,10 @@ def open_run(folder: str | Path) -> Run:
         UserError: it is not the folder of a run, or there is no checkpoint in it yet.
     """
     folder = Path(folder)
-    try:
-        if not (folder / "config.yaml").is_file():
-            raise UserError(
-                f"'{folder}' is not the output folder of a run: there is no config.yaml."
-            )
-    except PermissionError as error:
-        raise UserError(f"You may not read '{folder}': ask its owner for permission.") from error
+    with reading(folder):
+        is_run = (folder / "config.yaml").is_file()
+    if not is_run:
+        raise UserError(f"'{folder}' is not the output folder of a run: there is no config.yaml.")
     newest = checkpoint.latest(folder / "ckpt")
     if newest is None:
         raise UserError(f"'{folder}' has no checkpoint yet under ckpt/.")
