@@ -1,12 +1,12 @@
 """Backbones: one definition each, ordinary and elastic. Importing the package registers them."""
 
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream
-from poa_plugin.backbones.elastic_resnet import ElasticResNet
-from poa_plugin.backbones.elastic_swin import ElasticSwinTransformer
-from poa_plugin.backbones.elastic_vit import ElasticVisionTransformer
-from poa_plugin.backbones.resnet import ResNet
-from poa_plugin.backbones.swin import SwinTransformer
-from poa_plugin.backbones.vit import VisionTransformer
+from poa_plugin.backbones.resnet.elastic import ElasticResNet
+from poa_plugin.backbones.resnet.plain import ResNet
+from poa_plugin.backbones.swin.elastic import ElasticSwinTransformer
+from poa_plugin.backbones.swin.plain import SwinTransformer
+from poa_plugin.backbones.vit.elastic import ElasticVisionTransformer
+from poa_plugin.backbones.vit.plain import VisionTransformer
 
 __all__ = [
     "ElasticBackbone",

@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
 from poa_plugin.elastic.layers import Lockstep, sliced_parameters
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
+from poa_plugin.formats.description import HuggingFaceDescription, TimmDescription
 
 Features = dict[str, Tensor | None]
 """A backbone's outputs under DINOv2's names: `x_norm_clstoken` (B, D), `x_norm_patchtokens`

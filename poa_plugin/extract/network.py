@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from poa_plugin.backbones.base import ElasticBackbone
-from poa_plugin.backbones.formats import TimmDescription
 from poa_plugin.device import on_meta
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extract.description import CONFIG, read_description
+from poa_plugin.formats.description import TimmDescription
 from poa_plugin.registry import BACKBONES
 from poa_plugin.ssl import MultiHead
 from poa_plugin.version import __version__

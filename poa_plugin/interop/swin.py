@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poa_plugin.backbones.formats import mlp_ratio
 from poa_plugin.backbones.staged import N_STAGES
-from poa_plugin.backbones.swin_options import ELASTIC_STAGE
-from poa_plugin.backbones.windows import relative_positions, shift_mask
+from poa_plugin.backbones.swin.options import ELASTIC_STAGE
+from poa_plugin.backbones.swin.windows import relative_positions, shift_mask
 from poa_plugin.errors import UserError
+from poa_plugin.formats.description import mlp_ratio
 from poa_plugin.interop.families import Family, refuse_others
 from poa_plugin.interop.layout import Entry
 from poa_plugin.interop.proportions import (

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poa_plugin.backbones.formats import mlp_ratio
-from poa_plugin.backbones.vit import interpolate_position
+from poa_plugin.backbones.vit.plain import interpolate_position
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
+from poa_plugin.formats.description import mlp_ratio
 from poa_plugin.interop.families import Family
 from poa_plugin.interop.layout import Entry
 from poa_plugin.interop.proportions import LOCAL_CROP, multiple, section

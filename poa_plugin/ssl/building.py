@@ -7,7 +7,7 @@ from typing import Any, cast
 import torch
 
 from poa_plugin.backbones.base import ElasticBackbone
-from poa_plugin.backbones.building import backbone_errors
+from poa_plugin.backbones.build import backbone_errors
 from poa_plugin.config.load import backbone_options
 from poa_plugin.config.schema import Config
 from poa_plugin.registry import BACKBONES

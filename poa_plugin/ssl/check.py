@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from poa_plugin.backbones.base import ElasticBackbone
-from poa_plugin.backbones.building import backbone_errors
+from poa_plugin.backbones.build import backbone_errors
 from poa_plugin.config.schema import Config
 from poa_plugin.device import available_cores, on_meta, resolve_device
 from poa_plugin.errors import UserError

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from poa_plugin.backbones.base import ElasticBackbone
-from poa_plugin.backbones.building import backbone_errors
+from poa_plugin.backbones.build import backbone_errors
 from poa_plugin.config.schema import Config
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import Subnet

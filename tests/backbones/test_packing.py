@@ -14,11 +14,7 @@ from torch import Tensor
 
 from poa_plugin.backbones import ElasticBackbone, Stream, attention
 from poa_plugin.backbones.attention import packed_attention, xformers_kernel
-from poa_plugin.backbones.stochastic_depth import (
-    add_packed_residual,
-    add_residual,
-    draw_drop_path,
-)
+from poa_plugin.backbones.drop_path import add_packed_residual, add_residual, draw_drop_path
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic import Subnet

@@ -9,9 +9,9 @@ from torch import Tensor
 
 import poa_plugin as poa
 from poa_plugin.backbones import ElasticBackbone, Stream
-from poa_plugin.backbones import windows as windows_module
-from poa_plugin.backbones.swin import gather_four
-from poa_plugin.backbones.windows import (
+from poa_plugin.backbones.swin import windows as windows_module
+from poa_plugin.backbones.swin.plain import gather_four
+from poa_plugin.backbones.swin.windows import (
     BORDER,
     partition,
     put_together,

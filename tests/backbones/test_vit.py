@@ -11,7 +11,7 @@ from torch import Tensor
 
 from poa_plugin.backbones import ElasticBackbone, Stream, attention
 from poa_plugin.backbones.attention import xformers_kernel
-from poa_plugin.backbones.stochastic_depth import add_residual, draw_drop_path
+from poa_plugin.backbones.drop_path import add_residual, draw_drop_path
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError

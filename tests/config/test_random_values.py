@@ -32,7 +32,7 @@ LARGEST = 200e6
 MINE = """
 from dataclasses import dataclass, field
 from poa_plugin.backbones import ElasticVisionTransformer
-from poa_plugin.backbones.vit_options import ViTOptions
+from poa_plugin.backbones.vit.options import ViTOptions
 from poa_plugin.config.fields import choice, number, numbers
 from poa_plugin.registry import BACKBONES
 

@@ -15,8 +15,8 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import poa_plugin as poa
-from poa_plugin.backbones.position_graph import positions_of_any_grid
-from poa_plugin.backbones.vit import interpolate_position
+from poa_plugin.backbones.vit.plain import interpolate_position
+from poa_plugin.backbones.vit.position_graph import positions_of_any_grid
 from poa_plugin.cli import main
 from poa_plugin.extract.export import export
 from tests.extract.conftest import Find
@@ -127,7 +127,7 @@ def test_an_onnx_file_for_one_image_size(
 def test_a_graph_that_holds_for_one_size_only_is_refused(
     network: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from poa_plugin.backbones import vit
+    from poa_plugin.backbones.vit import plain as vit
 
     def fixed(pos_embed: torch.Tensor, grid: Any) -> torch.Tensor:
         return interpolate_position(pos_embed, tuple(int(side) for side in grid))

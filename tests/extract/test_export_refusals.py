@@ -13,10 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 import poa_plugin as poa
-from poa_plugin.backbones.formats import TimmDescription
 from poa_plugin.cli import main
 from poa_plugin.extract.export import export
 from poa_plugin.extract.extracted import Extracted
+from poa_plugin.formats.description import TimmDescription
 from poa_plugin.registry import EXPORTERS
 from tests.extract.conftest import Find
 from tests.test_cli import fails

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from poa_plugin.backbones.windows import relative_positions
+from poa_plugin.backbones.swin.windows import relative_positions
 
 
 def backbone_key(key: str, chunks: int = 0, depth: int = 0) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from poa_plugin.backbones.windows import relative_positions
+from poa_plugin.backbones.swin.windows import relative_positions
 from poa_plugin.config.load import default_config
 from poa_plugin.errors import UserError
 from poa_plugin.extract import write_network

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from poa_plugin.backbones.formats import IMAGENET_STATISTICS
 from poa_plugin.extract.extracted import Extracted
+from poa_plugin.formats.description import IMAGENET_STATISTICS
 
 CARD = "README.md"
 PAPER = "[POA](https://arxiv.org/abs/2408.01031)"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from poa_plugin.backbones.formats import TimmDescription, pretrained_cfg
-from poa_plugin.backbones.resnet import ResNetShape
+from poa_plugin.backbones.resnet.plain import ResNetShape
+from poa_plugin.formats.description import TimmDescription, pretrained_cfg
 
 TIMM = {"stem_width": 64, "groups": 32, "strides": [1, 2, 2, 2]}
 """What timm's ResNets with group norms have no argument for."""

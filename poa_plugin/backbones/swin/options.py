@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from poa_plugin.backbones import staged
-from poa_plugin.backbones.spaces import (
+from poa_plugin.backbones.option_checks import (
     DEEPEST,
     HIGHEST_RATIO,
     WIDEST,
     check_crop,
     check_stages,
 )
-from poa_plugin.backbones.swin import SwinShape
+from poa_plugin.backbones.swin.plain import SwinShape
 from poa_plugin.config.fields import choice, number, numbers, switch
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError, did_you_mean

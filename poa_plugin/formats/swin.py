@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from poa_plugin.backbones.formats import TimmDescription, mlp_ratio, pretrained_cfg
-from poa_plugin.backbones.swin import SwinShape
+from poa_plugin.backbones.swin.plain import SwinShape
+from poa_plugin.formats.description import TimmDescription, mlp_ratio, pretrained_cfg
 
 
 def timm_description(shape: SwinShape) -> TimmDescription:

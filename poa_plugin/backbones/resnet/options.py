@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from math import prod
 
 from poa_plugin.backbones import staged
-from poa_plugin.backbones.resnet import ResNetShape
-from poa_plugin.backbones.spaces import DEEPEST, WIDEST, check_space_size, check_stages
+from poa_plugin.backbones.option_checks import DEEPEST, WIDEST, check_space_size, check_stages
+from poa_plugin.backbones.resnet.plain import ResNetShape
 from poa_plugin.config.fields import number, numbers, switch
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poa_plugin.backbones.attention import Layout, packed_attention
-from poa_plugin.backbones.stochastic_depth import add_packed_residual, image_factors, kept_rows
-from poa_plugin.backbones.vit import Block
+from poa_plugin.backbones.drop_path import add_packed_residual, image_factors, kept_rows
+from poa_plugin.backbones.vit.plain import Block
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import Before, ElasticLayerNorm, ElasticLinear, Lockstep
 

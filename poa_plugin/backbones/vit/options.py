@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from poa_plugin.backbones.spaces import DEEPEST, HIGHEST_RATIO, WIDEST
+from poa_plugin.backbones.option_checks import DEEPEST, HIGHEST_RATIO, WIDEST
 from poa_plugin.config.fields import number, switch
 from poa_plugin.elastic.subnet import Subnet
 

@@ -12,18 +12,18 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones.attention import Layout
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
-from poa_plugin.backbones.elastic_block import LockstepBlock, read_tokens
-from poa_plugin.backbones.formats import HuggingFaceDescription, TimmDescription
 from poa_plugin.backbones.inputs import check_masks
-from poa_plugin.backbones.spaces import (
+from poa_plugin.backbones.multi_input import by_subnet, run_where, shared_stem
+from poa_plugin.backbones.option_checks import (
     check_crop,
     check_patches,
     check_space_size,
     check_widths,
     steps,
 )
-from poa_plugin.backbones.streams import by_subnet, run_where, shared_stem
-from poa_plugin.backbones.vit import (
+from poa_plugin.backbones.vit.block import LockstepBlock, read_tokens
+from poa_plugin.backbones.vit.options import SIZES, ViTOptions
+from poa_plugin.backbones.vit.plain import (
     VisionTransformer,
     ViTShape,
     add_cls_and_position,
@@ -31,12 +31,12 @@ from poa_plugin.backbones.vit import (
     intermediate,
     outputs,
 )
-from poa_plugin.backbones.vit_formats import hugging_face_description, timm_description
-from poa_plugin.backbones.vit_options import SIZES, ViTOptions
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayers
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
 from poa_plugin.errors import UserError
+from poa_plugin.formats.description import HuggingFaceDescription, TimmDescription
+from poa_plugin.formats.vit import hugging_face_description, timm_description
 from poa_plugin.registry import BACKBONES
 
 

@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from poa_plugin.backbones.attention import attention
-from poa_plugin.backbones.stochastic_depth import add_packed_residual
-from poa_plugin.backbones.swin import (
+from poa_plugin.backbones.drop_path import add_packed_residual
+from poa_plugin.backbones.swin.plain import (
     PatchEmbed,
     PatchMerging,
     SwinBlock,
     WindowAttention,
     gather_four,
 )
-from poa_plugin.backbones.windows import MapLayout, Windows, relative_bias, split_maps
+from poa_plugin.backbones.swin.windows import MapLayout, Windows, relative_bias, split_maps
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayerNorm, Lockstep
 

@@ -11,27 +11,24 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones import staged
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
-from poa_plugin.backbones.elastic_swin_block import (
-    ElasticPatchEmbed,
-    LockstepMerging,
-    LockstepSwinBlock,
+from poa_plugin.backbones.drop_path import draw_drop_path
+from poa_plugin.backbones.multi_input import by_subnet, run_where, shared_stem
+from poa_plugin.backbones.option_checks import check_patches, check_widths, steps
+from poa_plugin.backbones.swin.block import ElasticPatchEmbed, LockstepMerging, LockstepSwinBlock
+from poa_plugin.backbones.swin.options import ELASTIC_STAGE, SIZES, SwinOptions, intact_shape
+from poa_plugin.backbones.swin.plain import (
+    PatchEmbed,
+    Stage,
+    SwinShape,
+    SwinTransformer,
+    module_path,
 )
-from poa_plugin.backbones.formats import TimmDescription
-from poa_plugin.backbones.spaces import check_patches, check_widths, steps
-from poa_plugin.backbones.stochastic_depth import draw_drop_path
-from poa_plugin.backbones.streams import by_subnet, run_where, shared_stem
-from poa_plugin.backbones.swin import PatchEmbed, Stage, SwinShape, SwinTransformer, module_path
-from poa_plugin.backbones.swin_formats import timm_description
-from poa_plugin.backbones.swin_options import (
-    ELASTIC_STAGE,
-    SIZES,
-    SwinOptions,
-    intact_shape,
-)
-from poa_plugin.backbones.windows import MapLayout, split_maps, windows
+from poa_plugin.backbones.swin.windows import MapLayout, split_maps, windows
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayers, PlainLayers
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
+from poa_plugin.formats.description import TimmDescription
+from poa_plugin.formats.swin import timm_description
 from poa_plugin.registry import BACKBONES
 
 

@@ -15,22 +15,22 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones import staged
 from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
-from poa_plugin.backbones.formats import TimmDescription
-from poa_plugin.backbones.resnet import (
+from poa_plugin.backbones.multi_input import by_subnet, run_where, shared_stem
+from poa_plugin.backbones.option_checks import steps
+from poa_plugin.backbones.resnet.options import SIZES, ResNetOptions, intact_shape
+from poa_plugin.backbones.resnet.plain import (
     STEM_STRIDE,
     Bottleneck,
     ResNet,
     ResNetShape,
     module_path,
 )
-from poa_plugin.backbones.resnet_formats import timm_description
-from poa_plugin.backbones.resnet_options import SIZES, ResNetOptions, intact_shape
-from poa_plugin.backbones.spaces import steps
-from poa_plugin.backbones.streams import by_subnet, run_where, shared_stem
 from poa_plugin.elastic.layers import ElasticLayers, Lockstep
 from poa_plugin.elastic.maps import ElasticConv2d, ElasticGroupNorm
 from poa_plugin.elastic.norms import normalize
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, select_blocks
+from poa_plugin.formats.description import TimmDescription
+from poa_plugin.formats.resnet import timm_description
 from poa_plugin.registry import BACKBONES
 
 

@@ -17,11 +17,11 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones.attention import attention
 from poa_plugin.backbones.base import Features, PlainNetwork
+from poa_plugin.backbones.drop_path import add_residual, draw_drop_path
 from poa_plugin.backbones.inputs import check_images
 from poa_plugin.backbones.mlp import Mlp
-from poa_plugin.backbones.position_graph import positions_of_any_grid
-from poa_plugin.backbones.spaces import check_patches
-from poa_plugin.backbones.stochastic_depth import add_residual, draw_drop_path
+from poa_plugin.backbones.option_checks import check_patches
+from poa_plugin.backbones.vit.position_graph import positions_of_any_grid
 from poa_plugin.elastic.layers import PlainLayers
 
 

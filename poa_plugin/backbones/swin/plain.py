@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from poa_plugin.backbones import staged
 from poa_plugin.backbones.attention import attention
 from poa_plugin.backbones.base import Features, PlainNetwork
+from poa_plugin.backbones.drop_path import add_residual
 from poa_plugin.backbones.inputs import check_images
 from poa_plugin.backbones.mlp import Mlp
-from poa_plugin.backbones.spaces import check_patches
-from poa_plugin.backbones.stochastic_depth import add_residual
-from poa_plugin.backbones.windows import partition, put_together, relative_bias, shift_mask
+from poa_plugin.backbones.option_checks import check_patches
+from poa_plugin.backbones.swin.windows import partition, put_together, relative_bias, shift_mask
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import PlainLayers
 from poa_plugin.elastic.norms import normalize

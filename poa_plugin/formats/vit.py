@@ -6,13 +6,13 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from poa_plugin.backbones.formats import (
+from poa_plugin.backbones.vit.plain import ViTShape
+from poa_plugin.formats.description import (
     HuggingFaceDescription,
     TimmDescription,
     mlp_ratio,
     pretrained_cfg,
 )
-from poa_plugin.backbones.vit import ViTShape
 
 DINOV2_NAMES = {
     "cls_token": "embeddings.cls_token",

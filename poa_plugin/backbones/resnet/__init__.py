@@ -1,0 +1,1 @@
+"""ResNets: ordinary, elastic, and their options."""

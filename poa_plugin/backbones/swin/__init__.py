@@ -1,0 +1,1 @@
+"""Swin transformers: ordinary, elastic, and their options."""

@@ -1,0 +1,1 @@
+"""Vision transformers: ordinary, elastic, and their options."""
