@@ -31,7 +31,7 @@ from poa_plugin.data import Dataset, ImageFolder, normalise
 from poa_plugin.evaluate import evaluation_images
 from poa_plugin.evaluate.features import features_of
 from poa_plugin.evaluate.neighbors import ExactSearch, FastSearch
-from poa_plugin.extract import extract
+from poa_plugin.extraction.network import extract
 from poa_plugin.ssl import build_backbone
 
 ROUNDS = 3

@@ -11,16 +11,15 @@ from __future__ import annotations
 
 import importlib
 import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from poa_plugin.config.load import load_config
     from poa_plugin.elastic.subnet import SearchSpace, Subnet
     from poa_plugin.errors import UserError
-    from poa_plugin.extract.network import extract, load
-    from poa_plugin.extract.run import Run, open_run
-    from poa_plugin.extract.to_timm import to_timm
+    from poa_plugin.export.to_timm import to_timm
+    from poa_plugin.extraction.network import extract, load
+    from poa_plugin.runs.run import Run, open_run
     from poa_plugin.ssl.building import build_backbone
     from poa_plugin.version import __version__
 
@@ -39,17 +38,17 @@ __all__ = [
 ]
 
 _MODULES = {
-    "Run": "poa_plugin.extract.run",
+    "Run": "poa_plugin.runs.run",
     "SearchSpace": "poa_plugin.elastic.subnet",
     "Subnet": "poa_plugin.elastic.subnet",
     "UserError": "poa_plugin.errors",
     "__version__": "poa_plugin.version",
     "build_backbone": "poa_plugin.ssl.building",
-    "extract": "poa_plugin.extract.network",
-    "load": "poa_plugin.extract.network",
+    "extract": "poa_plugin.extraction.network",
+    "load": "poa_plugin.extraction.network",
     "load_config": "poa_plugin.config.load",
-    "open_run": "poa_plugin.extract.run",
-    "to_timm": "poa_plugin.extract.to_timm",
+    "open_run": "poa_plugin.runs.run",
+    "to_timm": "poa_plugin.export.to_timm",
 }
 """Where each public name is defined."""
 
@@ -65,18 +64,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """The package, in which `extract` is the function.
-
-    Importing a subpackage makes it an attribute of its package: without this, the first import from
-    `poa_plugin.extract` would put the subpackage in the function's place.
-    """
-
-    def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _MODULES and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from poa_plugin import backbones, data, ssl
-from poa_plugin.extract import export
+from poa_plugin import backbones, data, export, ssl
 
 __all__ = ["backbones", "data", "export", "ssl"]

@@ -69,7 +69,7 @@ def extract(arguments: argparse.Namespace) -> None:
     check_run(arguments.run_folder)
     check_folder_target(arguments.to, "--to")
 
-    from poa_plugin.extract import open_run
+    from poa_plugin.runs.run import open_run
 
     run = open_run(arguments.run_folder)
     options = (arguments.branch, arguments.with_heads, arguments.force)
@@ -86,7 +86,7 @@ def export(arguments: argparse.Namespace) -> None:
     check_folder_target(arguments.to, "--to")
 
     import poa_plugin.builtin  # noqa: F401  (registers the formats)
-    from poa_plugin.extract.export import export
+    from poa_plugin.export.exporter import export
     from poa_plugin.registry import import_packages
 
     import_packages(arguments.imports, "--imports")
@@ -133,7 +133,7 @@ def knn(arguments: argparse.Namespace) -> None:
     from poa_plugin.evaluate.run import evaluate_knn
     from poa_plugin.evaluate.sizes import parse_bytes
     from poa_plugin.evaluate.splits import with_data
-    from poa_plugin.extract import open_run
+    from poa_plugin.runs.run import open_run
 
     use_threads(arguments.threads)
     rows = evaluate_knn(
@@ -162,7 +162,7 @@ def sweep(arguments: argparse.Namespace) -> None:
     from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
     from poa_plugin.evaluate.sweep_plots import plot_sweep
     from poa_plugin.evaluate.sweep_table import sweep_table
-    from poa_plugin.extract import open_run
+    from poa_plugin.runs.run import open_run
 
     use_threads(arguments.threads)
     options = SweepOptions(

@@ -23,7 +23,7 @@ from poa_plugin.evaluate.knn import check_votes
 from poa_plugin.evaluate.results import KnnRow, beside_untrained, read_rows
 from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.evaluate.splits import labelled_splits
-from poa_plugin.extract import open_run
+from poa_plugin.runs.run import open_run
 from poa_plugin.targets import check_folder_target
 
 K = 20

@@ -65,7 +65,8 @@ def test_extract_one(run: Path, tmp_path: Path, branch: str) -> None:
 def test_extract_all_with_heads(run: Path, tmp_path: Path) -> None:
     import torch
 
-    from poa_plugin.extract import load_heads, open_run
+    from poa_plugin.extraction.network import load_heads
+    from poa_plugin.runs.run import open_run
 
     argv = ["extract", str(run), "--network", "all", "--with-heads", "--to", str(tmp_path)]
     assert main(argv) == 0

@@ -57,41 +57,18 @@ def test_help_and_import_load_no_torch() -> None:
     assert run(code).strip() == "[]"
 
 
-ORDERS = [
-    "",
-    "import poa_plugin.extract",
-    "import poa_plugin.extract.network",
-    "import poa_plugin as p; p.extract; import poa_plugin.extract.export.onnx",
-    "from poa_plugin.extract import open_run",
-    "import importlib; importlib.import_module('poa_plugin.extract')",
-    "import poa_plugin.builtin",
-]
-"""What may have been imported before."""
-
-
 def test_extract_is_the_function_whatever_was_imported() -> None:
-    code = f"""
-import os, torch, torchvision, fvcore.nn, omegaconf  # once, for all children
-
-for before in {ORDERS!r}:
-    child = os.fork()
-    if child:
-        assert os.waitpid(child, 0)[1] == 0, before
-        continue
-    names = {{}}
-    exec(before, names)
-    import types
-    import poa_plugin as poa
-    from poa_plugin import extract
-    assert isinstance(poa.extract, types.FunctionType), poa.extract
-    assert extract is poa.extract
-    from poa_plugin.extract.network import extract as original
-    assert original is poa.extract
-    exec("from poa_plugin import *", names)
-    assert names["extract"] is original
-    os._exit(0)
-print("all")
-"""
+    code = (
+        "import types\n"
+        "import poa_plugin.builtin, poa_plugin.extraction.network, poa_plugin.export.onnx\n"
+        "import poa_plugin as poa\n"
+        "from poa_plugin import extract\n"
+        "assert isinstance(extract, types.FunctionType) and extract is poa.extract\n"
+        "assert extract is poa_plugin.extraction.network.extract\n"
+        "for name in poa.__all__:\n"
+        "    assert not isinstance(getattr(poa, name), types.ModuleType), name\n"
+        "print('all')\n"
+    )
     assert run(code) == "all\n"
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from poa_plugin.cli import main
 from poa_plugin.errors import UserError
-from poa_plugin.extract import open_run
+from poa_plugin.runs.run import open_run
 from poa_plugin.sources import check_extracted, check_run, describe, nearest_path, recipe_file
 from tests.command_checks import as_another_user, fails, open_folder
 from tests.evaluate.example_runs import swept_run

@@ -16,7 +16,7 @@ from poa_plugin.config.load import backbone_options
 from poa_plugin.config.schema import Config
 from poa_plugin.data import Dataset
 from poa_plugin.evaluate.latency import device_name
-from poa_plugin.extract import Run
+from poa_plugin.runs.run import Run
 from poa_plugin.train.checkpoint import weights_checksum
 
 CROPS = "pillow"

@@ -16,8 +16,8 @@ from poa_plugin.evaluate.conditions import (
 )
 from poa_plugin.evaluate.results import KnnRow, merge_rows, read_rows, write_rows
 from poa_plugin.evaluate.splits import Splits
-from poa_plugin.extract import Run
 from poa_plugin.files import disk_errors
+from poa_plugin.runs.run import Run
 
 PERIOD = 10.0
 """Seconds after which rows are written while others are evaluated."""

@@ -11,7 +11,7 @@ from poa_plugin.evaluate.networks import trained_results
 from poa_plugin.evaluate.results import short
 from poa_plugin.evaluate.sizes import parse_milliseconds, parse_size
 from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, read_sweep
-from poa_plugin.extract import open_run
+from poa_plugin.runs.run import open_run
 from poa_plugin.train.checkpoint import weights_checksum
 
 

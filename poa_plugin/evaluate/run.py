@@ -19,7 +19,8 @@ from poa_plugin.evaluate.networks import named_networks
 from poa_plugin.evaluate.outputs import check_writable
 from poa_plugin.evaluate.results import KnnRow, merge_rows
 from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits
-from poa_plugin.extract import Run, extract
+from poa_plugin.extraction.network import extract
+from poa_plugin.runs.run import Run
 
 MOST_IN_A_GROUP = 32
 """Networks whose features are taken in one pass over the images, if memory suffices."""

@@ -18,7 +18,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.evaluate.crops import evaluation_crop, evaluation_image
 from poa_plugin.evaluate.decoding import CHUNK, decoded
 from poa_plugin.evaluate.features import batched, check_crop
-from poa_plugin.extract import Run
+from poa_plugin.runs.run import Run
 
 Splits = tuple[Dataset, Dataset]
 """Training and test images."""

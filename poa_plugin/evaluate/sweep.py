@@ -38,8 +38,8 @@ from poa_plugin.evaluate.sweep_results import (
     write_sweep,
 )
 from poa_plugin.evaluate.tree import PrefixTree, bytes_per_image, deepest_network
-from poa_plugin.extract import Run
 from poa_plugin.files import disk_errors
+from poa_plugin.runs.run import Run
 
 __all__ = ["SweepOptions", "sweep_run", "with_data"]
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from poa_plugin.backbones.base import ElasticBackbone, PlainNetwork
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.evaluate.memory import PeakMemory
-from poa_plugin.extract import extract
+from poa_plugin.extraction.network import extract
 
 
 @dataclass(eq=False)

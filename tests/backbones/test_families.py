@@ -11,7 +11,7 @@ from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.elastic.layers import Lockstep
 from poa_plugin.errors import UserError
-from poa_plugin.extract import extract
+from poa_plugin.extraction.network import extract
 from poa_plugin.registry import BACKBONES
 from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise

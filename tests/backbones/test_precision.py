@@ -7,7 +7,7 @@ import torch
 
 from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.config.load import default_config
-from poa_plugin.extract import extract
+from poa_plugin.extraction.network import extract
 from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise
 from tests.precision import one_type_each, watch_residuals

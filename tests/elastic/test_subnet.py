@@ -14,7 +14,7 @@ from poa_plugin.config.load import default_config
 from poa_plugin.elastic import SearchSpace, Subnet
 from poa_plugin.elastic.subnet import select_blocks
 from poa_plugin.errors import UserError
-from poa_plugin.extract import extract
+from poa_plugin.extraction.network import extract
 from poa_plugin.ssl import build_backbone
 
 

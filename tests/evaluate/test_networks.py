@@ -20,8 +20,8 @@ from poa_plugin.evaluate.pick import sweep_of
 from poa_plugin.evaluate.results import read_rows
 from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
 from poa_plugin.evaluate.sweep_results import NetworkResult, read_sweep, write_sweep
-from poa_plugin.extract import open_run
-from poa_plugin.extract.trained import trained_networks
+from poa_plugin.runs.run import open_run
+from poa_plugin.runs.trained import trained_networks
 from poa_plugin.ssl import trains_elastic_student
 from tests.evaluate.small_runs import trained_run
 

@@ -21,7 +21,7 @@ from poa_plugin.evaluate.results import read_rows, write_rows
 from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.evaluate.splits import EvaluationImages, with_data
 from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
-from poa_plugin.extract import Run, open_run
+from poa_plugin.runs.run import Run, open_run
 from tests.command_checks import as_another_user, fails, open_folder, tree
 from tests.evaluate.small_runs import N_TEST, N_TRAIN, trained_run, write_pictures
 

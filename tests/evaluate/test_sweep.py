@@ -22,8 +22,9 @@ from poa_plugin.evaluate.feature_store import FeatureStore
 from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits
 from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
 from poa_plugin.evaluate.sweep_results import read_sweep
-from poa_plugin.extract import Run, extract, open_run
+from poa_plugin.extraction.network import extract
 from poa_plugin.registry import DATASETS
+from poa_plugin.runs.run import Run, open_run
 from poa_plugin.train.loop import train
 from tests.conftest import SMALL, Blobs
 from tests.evaluate.small_runs import trained_run

@@ -14,7 +14,7 @@ from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.evaluate.memory import PeakMemory
 from poa_plugin.evaluate.tree import PrefixTree, bytes_per_image, deepest_network
-from poa_plugin.extract import extract
+from poa_plugin.extraction.network import extract
 
 
 def members(backbone: ElasticBackbone, width: int) -> list[Subnet]:

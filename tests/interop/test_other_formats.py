@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from poa_plugin.cli import main
 from poa_plugin.errors import UserError
-from poa_plugin.extract import open_run, write_network
+from poa_plugin.extraction.network import write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint
+from poa_plugin.runs.run import open_run
 from poa_plugin.ssl import build_backbone
 from tests.conftest import randomise
 

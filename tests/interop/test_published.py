@@ -17,8 +17,8 @@ from poa_plugin.cli import main
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
-from poa_plugin.extract import open_run
 from poa_plugin.interop import import_checkpoint
+from poa_plugin.runs.run import open_run
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.train import checkpoint
 from poa_plugin.train.loop import build_model, train

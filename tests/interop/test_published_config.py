@@ -15,10 +15,10 @@ from poa_plugin.cli import main
 from poa_plugin.config.load import load_config
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
-from poa_plugin.extract import open_run
 from poa_plugin.interop import read_checkpoint
 from poa_plugin.interop.fit import _flat, _keys, fit_config
 from poa_plugin.interop.published_config import read_published
+from poa_plugin.runs.run import open_run
 from tests.conftest import FAMILIES
 from tests.interop.published_configs import published_config, write_yaml
 from tests.interop.sharded_files import branches

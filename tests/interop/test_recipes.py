@@ -11,10 +11,10 @@ from omegaconf import OmegaConf
 
 from poa_plugin.config.load import default_config, load_config
 from poa_plugin.config.schema import Config
-from poa_plugin.extract import open_run
 from poa_plugin.interop import import_checkpoint
 from poa_plugin.interop.fit import _flat, _words
 from poa_plugin.interop.recipes import RECIPE_KEYS, RECIPES
+from poa_plugin.runs.run import open_run
 from poa_plugin.train.schedules import Schedules
 from tests.conftest import FAMILIES
 from tests.interop.published_files import optimizer_state

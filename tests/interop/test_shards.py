@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 
 from poa_plugin.cli import main
 from poa_plugin.errors import UserError
-from poa_plugin.extract import open_run
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.interop.shards import join, read_rank
+from poa_plugin.runs.run import open_run
 from poa_plugin.train import checkpoint
 from tests.conftest import FAMILIES
 from tests.interop.published_configs import published_config, write_yaml

@@ -11,7 +11,7 @@ import torch
 from poa_plugin.backbones.swin.windows import relative_positions
 from poa_plugin.config.load import default_config
 from poa_plugin.errors import UserError
-from poa_plugin.extract import write_network
+from poa_plugin.extraction.network import write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.interop.fit import fit_config
 from poa_plugin.ssl import build_backbone

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from poa_plugin.errors import UserError
-from poa_plugin.extract import open_run
 from poa_plugin.interop import import_checkpoint, importer, target
+from poa_plugin.runs.run import open_run
 from poa_plugin.train import checkpoint
 from tests.interop.sharded_files import branches
 from tests.test_cli import fails

@@ -9,7 +9,7 @@ import pytest
 from poa_plugin.cli import main
 from poa_plugin.demo import count_better
 from poa_plugin.evaluate.results import read_rows
-from poa_plugin.extract import open_run
+from poa_plugin.runs.run import open_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RECIPE = str(Path(__file__).resolve().parents[2] / "configs/ssl/demo_vit.yaml")

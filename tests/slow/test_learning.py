@@ -12,7 +12,8 @@ import torch
 from poa_plugin.config.load import load_config
 from poa_plugin.data import build_dataset
 from poa_plugin.evaluate import extract_features, knn_accuracy
-from poa_plugin.extract import extract, open_run
+from poa_plugin.extraction.network import extract
+from poa_plugin.runs.run import open_run
 from poa_plugin.train.loop import train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

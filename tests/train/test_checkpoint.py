@@ -19,7 +19,7 @@ from torch import nn
 from poa_plugin.config.load import save_config
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
-from poa_plugin.extract import open_run
+from poa_plugin.runs.run import open_run
 from poa_plugin.train import checkpoint
 from poa_plugin.train.integrity import checksum
 from tests.train.kills import at_every_point, killed_before

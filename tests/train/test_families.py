@@ -12,7 +12,8 @@ import poa_plugin as poa
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic.layers import Lockstep
 from poa_plugin.evaluate.run import evaluate_knn
-from poa_plugin.extract import load_heads, open_run
+from poa_plugin.extraction.network import load_heads
+from poa_plugin.runs.run import open_run
 from poa_plugin.ssl import POA, build_backbone
 from poa_plugin.train.loop import train
 from tests.conftest import FAMILIES, random_batch, randomise

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from poa_plugin.errors import UserError
-from poa_plugin.extract.export.card import CARD, Written, card
-from poa_plugin.extract.extracted import Extracted, open_extracted
+from poa_plugin.export.card import CARD, Written, card
+from poa_plugin.extraction.extracted import Extracted, open_extracted
 from poa_plugin.folders import write_folder
 from poa_plugin.registry import EXPORTERS
 

@@ -8,8 +8,8 @@ from typing import cast
 from torch import nn
 
 from poa_plugin.errors import UserError
-from poa_plugin.extract.extracted import open_extracted, optional
-from poa_plugin.extract.network import WEIGHTS
+from poa_plugin.extraction.extracted import open_extracted, optional
+from poa_plugin.extraction.network import WEIGHTS
 from poa_plugin.weights import load_tensors, load_weights
 
 

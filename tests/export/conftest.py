@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 
 from poa_plugin.config.load import default_config
-from poa_plugin.extract import write_network
-from poa_plugin.extract.export import export
+from poa_plugin.export.exporter import export
+from poa_plugin.extraction.network import write_network
 from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise
-from tests.extract.test_network import WIDE
+from tests.extraction.test_network import WIDE
 
 NETWORKS = {
     "vit": ("vit",),

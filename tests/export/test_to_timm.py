@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 
 import poa_plugin as poa
 from tests.conftest import FAMILIES
-from tests.extract.conftest import write
-from tests.extract.test_network import SIZES, WIDE
+from tests.export.conftest import write
+from tests.extraction.test_network import SIZES, WIDE
 
 
 @pytest.mark.parametrize("family", FAMILIES)

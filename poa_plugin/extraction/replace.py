@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from poa_plugin.errors import UserError
-from poa_plugin.extract.network import CONFIG, HEADS, WEIGHTS, read_description
+from poa_plugin.extraction.network import CONFIG, HEADS, WEIGHTS, read_description
 
 FILES = {WEIGHTS, CONFIG, HEADS}
 

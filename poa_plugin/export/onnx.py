@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from poa_plugin.errors import UserError
-from poa_plugin.extract.export.card import Written
-from poa_plugin.extract.export.compare import difference, noise
-from poa_plugin.extract.export.exporter import Task
-from poa_plugin.extract.extracted import Extracted, optional
+from poa_plugin.export.card import Written
+from poa_plugin.export.compare import difference, noise
+from poa_plugin.export.exporter import Task
+from poa_plugin.extraction.extracted import Extracted, optional
 from poa_plugin.registry import EXPORTERS
 from poa_plugin.version import __version__
 

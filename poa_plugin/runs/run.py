@@ -17,11 +17,11 @@ from poa_plugin.config.schema import Config
 from poa_plugin.device import on_meta
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
-from poa_plugin.extract.network import write_network
-from poa_plugin.extract.replace import why_not_replace
-from poa_plugin.extract.trained import TrainedNetworks, trained_networks
+from poa_plugin.extraction.network import write_network
+from poa_plugin.extraction.replace import why_not_replace
 from poa_plugin.files import reading
 from poa_plugin.folders import write_folder
+from poa_plugin.runs.trained import TrainedNetworks, trained_networks
 from poa_plugin.ssl import MultiHead, build_backbone, head_options
 from poa_plugin.train import checkpoint
 from poa_plugin.weights import load_tensors, load_weights

@@ -14,11 +14,11 @@ from safetensors.torch import load_file
 
 import poa_plugin as poa
 from poa_plugin.cli import main
-from poa_plugin.extract.export import export
-from poa_plugin.extract.extracted import Extracted
+from poa_plugin.export.exporter import export
+from poa_plugin.extraction.extracted import Extracted
 from poa_plugin.formats.description import TimmDescription
 from poa_plugin.registry import EXPORTERS
-from tests.extract.conftest import Find
+from tests.export.conftest import Find
 from tests.test_cli import fails
 
 
@@ -114,7 +114,7 @@ def test_a_users_package_registers_a_format(
     network: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "my_format.py").write_text(
-        "from poa_plugin.extract.export import Written\n"
+        "from poa_plugin.export import Written\n"
         "from poa_plugin.registry import EXPORTERS\n"
         "from safetensors.torch import save_file\n"
         "@EXPORTERS.register_as('halves')\n"

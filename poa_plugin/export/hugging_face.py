@@ -13,11 +13,11 @@ import torch
 from torch import nn
 
 from poa_plugin.errors import UserError
-from poa_plugin.extract.export.card import Written
-from poa_plugin.extract.export.compare import closeness, difference, noise
-from poa_plugin.extract.export.exporter import Task
-from poa_plugin.extract.extracted import Extracted, optional
-from poa_plugin.extract.network import CONFIG, WEIGHTS
+from poa_plugin.export.card import Written
+from poa_plugin.export.compare import closeness, difference, noise
+from poa_plugin.export.exporter import Task
+from poa_plugin.extraction.extracted import Extracted, optional
+from poa_plugin.extraction.network import CONFIG, WEIGHTS
 from poa_plugin.formats.description import IMAGENET_STATISTICS
 from poa_plugin.registry import EXPORTERS
 from poa_plugin.weights import load_tensors, save_tensors

@@ -18,8 +18,8 @@ import poa_plugin as poa
 from poa_plugin.backbones.vit.plain import interpolate_position
 from poa_plugin.backbones.vit.position_graph import positions_of_any_grid
 from poa_plugin.cli import main
-from poa_plugin.extract.export import export
-from tests.extract.conftest import Find
+from poa_plugin.export.exporter import export
+from tests.export.conftest import Find
 from tests.test_cli import fails
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from poa_plugin.extract.extracted import Extracted
+from poa_plugin.extraction.extracted import Extracted
 from poa_plugin.formats.description import IMAGENET_STATISTICS
 
 CARD = "README.md"

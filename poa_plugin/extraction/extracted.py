@@ -13,8 +13,8 @@ from typing import Any
 from torch import nn
 
 from poa_plugin.errors import UserError
-from poa_plugin.extract.description import read_description
-from poa_plugin.extract.network import load
+from poa_plugin.extraction.description import read_description
+from poa_plugin.extraction.network import load
 from poa_plugin.formats.description import CROP_SHARE, HuggingFaceDescription, TimmDescription
 from poa_plugin.registry import BACKBONES
 

@@ -12,7 +12,7 @@ from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.device import on_meta
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
-from poa_plugin.extract.description import CONFIG, read_description
+from poa_plugin.extraction.description import CONFIG, read_description
 from poa_plugin.formats.description import TimmDescription
 from poa_plugin.registry import BACKBONES
 from poa_plugin.ssl import MultiHead

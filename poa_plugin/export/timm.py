@@ -8,12 +8,12 @@ import shutil
 import torch
 
 from poa_plugin.errors import UserError
-from poa_plugin.extract.export.card import Written
-from poa_plugin.extract.export.compare import closeness, difference, noise
-from poa_plugin.extract.export.exporter import Task
-from poa_plugin.extract.extracted import optional
-from poa_plugin.extract.network import CONFIG, WEIGHTS
-from poa_plugin.extract.to_timm import to_timm
+from poa_plugin.export.card import Written
+from poa_plugin.export.compare import closeness, difference, noise
+from poa_plugin.export.exporter import Task
+from poa_plugin.export.to_timm import to_timm
+from poa_plugin.extraction.extracted import optional
+from poa_plugin.extraction.network import CONFIG, WEIGHTS
 from poa_plugin.registry import EXPORTERS
 
 LOCAL_DIR = """import timm

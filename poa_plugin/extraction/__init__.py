@@ -1,0 +1,1 @@
+"""Extraction: a sub-network becomes an ordinary model."""

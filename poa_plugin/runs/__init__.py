@@ -1,0 +1,1 @@
+"""A run's folder: opening it, and its results."""
