@@ -46,7 +46,7 @@ def networks(arguments: argparse.Namespace) -> None:
 
     from poa_plugin.config.load import load_config
     from poa_plugin.device import on_meta
-    from poa_plugin.evaluate import network_table
+    from poa_plugin.runs.results import network_table
     from poa_plugin.ssl import build_backbone
 
     config = load_config(recipe, _words(arguments, recipe))
@@ -129,11 +129,11 @@ def knn(arguments: argparse.Namespace) -> None:
     _results_folder(arguments, EVALUATION)
 
     from poa_plugin.device import use_threads
-    from poa_plugin.evaluate import results_table
     from poa_plugin.evaluate.run import evaluate_knn
-    from poa_plugin.evaluate.sizes import parse_bytes
     from poa_plugin.evaluate.splits import with_data
+    from poa_plugin.runs.results import results_table
     from poa_plugin.runs.run import open_run
+    from poa_plugin.sizes import parse_bytes
 
     use_threads(arguments.threads)
     rows = evaluate_knn(
@@ -158,11 +158,11 @@ def sweep(arguments: argparse.Namespace) -> None:
     folder = _results_folder(arguments, SWEEP)
 
     from poa_plugin.device import use_threads
-    from poa_plugin.evaluate.sizes import parse_bytes
     from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
-    from poa_plugin.evaluate.sweep_plots import plot_sweep
-    from poa_plugin.evaluate.sweep_table import sweep_table
+    from poa_plugin.report.sweep_plots import plot_sweep
+    from poa_plugin.report.sweep_table import sweep_table
     from poa_plugin.runs.run import open_run
+    from poa_plugin.sizes import parse_bytes
 
     use_threads(arguments.threads)
     options = SweepOptions(
@@ -187,8 +187,8 @@ def pick(arguments: argparse.Namespace) -> None:
     if arguments.to:
         check_folder_target(arguments.to, "--to")
 
-    from poa_plugin.evaluate.pick import Limits, pick, sweep_of, write_picked
-    from poa_plugin.evaluate.picked import explain
+    from poa_plugin.pick.choice import Limits, pick, sweep_of, write_picked
+    from poa_plugin.pick.explanation import explain
 
     limits = Limits.parse(arguments.max_params, arguments.max_flops, arguments.max_latency_ms)
     sweep = sweep_of(arguments.run_folder, arguments.results)
@@ -222,7 +222,7 @@ def report(arguments: argparse.Namespace) -> None:
     to = arguments.to or arguments.run_folders[0] / "report"
     _check_page_target(to)
 
-    from poa_plugin.evaluate import write_report
+    from poa_plugin.report.write import write_report
 
     with removed_on_failure(to) if _is_page(to) else nullcontext():
         page = write_report(*arguments.run_folders, to=arguments.to, results=arguments.results)

@@ -18,11 +18,11 @@ from poa_plugin.children import run_side_by_side
 from poa_plugin.config.load import load_config
 from poa_plugin.config.values import path_word
 from poa_plugin.device import available_cores
-from poa_plugin.evaluate import results_table, write_report
 from poa_plugin.evaluate.knn import check_votes
-from poa_plugin.evaluate.results import KnnRow, beside_untrained, read_rows
 from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.evaluate.splits import labelled_splits
+from poa_plugin.report.write import write_report
+from poa_plugin.runs.results import KnnRow, beside_untrained, read_rows, results_table
 from poa_plugin.runs.run import open_run
 from poa_plugin.targets import check_folder_target
 

@@ -14,7 +14,7 @@ import poa_plugin as poa
 from poa_plugin.cli import main
 from poa_plugin.config.load import save_config
 from poa_plugin.config.schema import Config
-from poa_plugin.evaluate.results import read_rows
+from poa_plugin.runs.results import read_rows
 from poa_plugin.train.loop import Outcome, train
 from tests.command_checks import fails
 

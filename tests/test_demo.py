@@ -12,7 +12,7 @@ from poa_plugin import step_time
 from poa_plugin.children import run_side_by_side
 from poa_plugin.data import elpv
 from poa_plugin.demo import K, count_better
-from poa_plugin.evaluate.results import KnnRow
+from poa_plugin.runs.results import KnnRow
 from tests.command_checks import fails
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.runs.run import open_run
 from poa_plugin.sources import check_extracted, check_run, describe, nearest_path, recipe_file
 from tests.command_checks import as_another_user, fails, open_folder
-from tests.evaluate.example_runs import swept_run
+from tests.report.example_runs import swept_run
 
 ROOT = Path(__file__).resolve().parents[1]
 RUN_COMMANDS = {
@@ -159,9 +159,7 @@ def test_a_damaged_file_of_a_run(
     shutil.copytree(folders / "run/ckpt", run / "ckpt")
     shutil.copy(folders / "run/config.yaml", run)
     (run / file).write_bytes(DAMAGED[damage])
-    no_pictures = (
-        "poa_plugin.evaluate.report._pictures"  # which take a second, where nothing is wrong
-    )
+    no_pictures = "poa_plugin.report.write._pictures"  # which take a second, where nothing is wrong
     monkeypatch.setattr(no_pictures, lambda *_: {}, raising=False)
     capsys.readouterr()
     status = main(words_of(RUN_COMMANDS[command], run))

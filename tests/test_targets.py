@@ -16,11 +16,11 @@ import pytest
 
 from poa_plugin.cli import build_parser
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, write_sweep
 from poa_plugin.runs.run import open_run
+from poa_plugin.runs.sweep_results import NetworkResult, Sweep, write_sweep
 from poa_plugin.targets import check_entries, check_file_target, check_folder_target
 from tests.command_checks import as_another_user, fails, open_folder, tree
-from tests.evaluate.example_runs import swept_run
+from tests.report.example_runs import swept_run
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO = str(ROOT / "configs/ssl/demo_vit.yaml")

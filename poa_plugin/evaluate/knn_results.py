@@ -14,9 +14,9 @@ from poa_plugin.evaluate.conditions import (
     data_words,
     image_conditions,
 )
-from poa_plugin.evaluate.results import KnnRow, merge_rows, read_rows, write_rows
 from poa_plugin.evaluate.splits import Splits
 from poa_plugin.files import disk_errors
+from poa_plugin.runs.results import KnnRow, merge_rows, read_rows, write_rows
 from poa_plugin.runs.run import Run
 
 PERIOD = 10.0

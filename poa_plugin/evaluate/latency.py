@@ -16,7 +16,7 @@ from torch import Tensor
 
 from poa_plugin.backbones.base import PlainNetwork
 from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.evaluate.sweep_results import NetworkResult
+from poa_plugin.runs.sweep_results import NetworkResult
 
 Name = TypeVar("Name", bound=Hashable)
 

@@ -23,8 +23,8 @@ from poa_plugin.errors import UserError
 from poa_plugin.evaluate.conditions import conditions_name
 from poa_plugin.evaluate.feature_store import remove_features
 from poa_plugin.evaluate.latency import Latency, latency_is_reliable
-from poa_plugin.evaluate.sweep_results import CSV, JSON, NetworkResult
 from poa_plugin.files import disk_errors, write_whole
+from poa_plugin.runs.sweep_results import CSV, JSON, NetworkResult
 
 Parsed = TypeVar("Parsed")
 

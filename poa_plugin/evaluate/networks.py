@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.sweep_results import Sweep
 from poa_plugin.runs.run import Run, open_run
+from poa_plugin.runs.sweep_results import Sweep
 from poa_plugin.ssl import trains_elastic_student
 
 

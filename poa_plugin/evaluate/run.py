@@ -17,9 +17,9 @@ from poa_plugin.evaluate.knn import check_votes, fitting_ks, knn_accuracy
 from poa_plugin.evaluate.knn_results import KnnResults
 from poa_plugin.evaluate.networks import named_networks
 from poa_plugin.evaluate.outputs import check_writable
-from poa_plugin.evaluate.results import KnnRow, merge_rows
 from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits
 from poa_plugin.extraction.network import extract
+from poa_plugin.runs.results import KnnRow, merge_rows
 from poa_plugin.runs.run import Run
 
 MOST_IN_A_GROUP = 32

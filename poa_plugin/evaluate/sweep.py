@@ -29,17 +29,10 @@ from poa_plugin.evaluate.networks import by_width, swept_networks
 from poa_plugin.evaluate.outputs import check_writable
 from poa_plugin.evaluate.progress import ProgressBar
 from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits, with_data
-from poa_plugin.evaluate.sweep_results import (
-    CSV,
-    JSON,
-    NetworkResult,
-    Sweep,
-    read_sweep,
-    write_sweep,
-)
 from poa_plugin.evaluate.tree import PrefixTree, bytes_per_image, deepest_network
 from poa_plugin.files import disk_errors
 from poa_plugin.runs.run import Run
+from poa_plugin.runs.sweep_results import CSV, JSON, NetworkResult, Sweep, read_sweep, write_sweep
 
 __all__ = ["SweepOptions", "sweep_run", "with_data"]
 

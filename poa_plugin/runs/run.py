@@ -128,7 +128,7 @@ class Run:
         results_folder: Path | None = None,
     ) -> None:
         # Evaluation imports this module.
-        from poa_plugin.evaluate.recorded import results_by_network
+        from poa_plugin.runs.recorded import results_by_network
 
         backbone = self.backbone(branch)
         members = {folder: backbone.member(subnet) for folder, subnet in subnets.items()}

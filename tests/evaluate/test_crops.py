@@ -11,8 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from poa_plugin.config.schema import EvaluationConfig
-from poa_plugin.evaluate import evaluation_images, raw_pixels
 from poa_plugin.evaluate.crops import evaluation_crop
+from poa_plugin.evaluate.features import evaluation_images, raw_pixels
 from poa_plugin.evaluate.splits import EvaluationImages
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, dataloader
 from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.data import ImageFolder
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate import evaluation_images, extract_features
 from poa_plugin.evaluate.crops import evaluation_crop
 from poa_plugin.evaluate.decoding import decoded
+from poa_plugin.evaluate.features import evaluation_images, extract_features
 from poa_plugin.evaluate.splits import EvaluationImages
 from tests.conftest import Noise
 from tests.data.image_files import BAD, good, write_folder

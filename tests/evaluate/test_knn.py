@@ -14,10 +14,9 @@ from torch import Tensor
 
 from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate import KnnRow, extract_features, knn_accuracy, raw_pixels, results_table
-from poa_plugin.evaluate.features import evaluation_images
-from poa_plugin.evaluate.knn import KS, fitting_ks
-from poa_plugin.evaluate.results import merge_rows, read_rows, short, write_rows
+from poa_plugin.evaluate.features import evaluation_images, extract_features, raw_pixels
+from poa_plugin.evaluate.knn import KS, fitting_ks, knn_accuracy
+from poa_plugin.runs.results import KnnRow, merge_rows, read_rows, results_table, short, write_rows
 
 
 def plain_knn(

@@ -20,8 +20,8 @@ from poa_plugin.evaluate.feature_store import FeatureStore
 from poa_plugin.evaluate.latency import Latency
 from poa_plugin.evaluate.splits import labelled_splits, with_data
 from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
-from poa_plugin.evaluate.sweep_results import Sweep, read_sweep
 from poa_plugin.runs.run import Run, open_run
+from poa_plugin.runs.sweep_results import Sweep, read_sweep
 from tests.evaluate.small_runs import trained_run, write_pictures
 
 OPTIONS = SweepOptions(widths=(24,), ks=(1, 3), latency=False)

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from poa_plugin.evaluate import knn, knn_accuracy
+from poa_plugin.evaluate import knn
+from poa_plugin.evaluate.knn import knn_accuracy
 from poa_plugin.evaluate.neighbors import ExactSearch, FastSearch, build_search
 
 KS = (1, 10, 20)

@@ -16,11 +16,11 @@ from poa_plugin.cli import main
 from poa_plugin.config.schema import Config
 from poa_plugin.demo import DINOV2_WORDS
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
-from poa_plugin.evaluate.pick import sweep_of
-from poa_plugin.evaluate.results import read_rows
 from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
-from poa_plugin.evaluate.sweep_results import NetworkResult, read_sweep, write_sweep
+from poa_plugin.pick.choice import sweep_of
+from poa_plugin.runs.results import read_rows
 from poa_plugin.runs.run import open_run
+from poa_plugin.runs.sweep_results import NetworkResult, read_sweep, write_sweep
 from poa_plugin.runs.trained import trained_networks
 from poa_plugin.ssl import trains_elastic_student
 from tests.evaluate.small_runs import trained_run

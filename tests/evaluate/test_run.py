@@ -17,10 +17,10 @@ from poa_plugin.cli import main
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import run as evaluate_run
 from poa_plugin.evaluate import sweep as evaluate_sweep
-from poa_plugin.evaluate.results import read_rows, write_rows
 from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.evaluate.splits import EvaluationImages, with_data
 from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
+from poa_plugin.runs.results import read_rows, write_rows
 from poa_plugin.runs.run import Run, open_run
 from tests.command_checks import as_another_user, fails, open_folder, tree
 from tests.evaluate.small_runs import N_TEST, N_TRAIN, trained_run, write_pictures

@@ -17,14 +17,16 @@ from torch import Tensor
 
 from poa_plugin.config.load import default_config
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate import extract_features, knn_accuracy, sweep
+from poa_plugin.evaluate import sweep
 from poa_plugin.evaluate.feature_store import FeatureStore
+from poa_plugin.evaluate.features import extract_features
+from poa_plugin.evaluate.knn import knn_accuracy
 from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits
 from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
-from poa_plugin.evaluate.sweep_results import read_sweep
 from poa_plugin.extraction.network import extract
 from poa_plugin.registry import DATASETS
 from poa_plugin.runs.run import Run, open_run
+from poa_plugin.runs.sweep_results import read_sweep
 from poa_plugin.train.loop import train
 from tests.conftest import SMALL, Blobs
 from tests.evaluate.small_runs import trained_run

@@ -14,9 +14,8 @@ import torch
 import poa_plugin as poa
 from poa_plugin.cli import main
 from poa_plugin.config.load import default_config
-from poa_plugin.evaluate import recorded
 from poa_plugin.extraction import replace
-from poa_plugin.runs import run
+from poa_plugin.runs import recorded, run
 from poa_plugin.train.loop import train
 from tests.conftest import SMALL
 from tests.test_cli import fails

@@ -8,7 +8,7 @@ import pytest
 
 from poa_plugin.cli import main
 from poa_plugin.demo import count_better
-from poa_plugin.evaluate.results import read_rows
+from poa_plugin.runs.results import read_rows
 from poa_plugin.runs.run import open_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

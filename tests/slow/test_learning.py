@@ -11,7 +11,8 @@ import torch
 
 from poa_plugin.config.load import load_config
 from poa_plugin.data import build_dataset
-from poa_plugin.evaluate import extract_features, knn_accuracy
+from poa_plugin.evaluate.features import extract_features
+from poa_plugin.evaluate.knn import knn_accuracy
 from poa_plugin.extraction.network import extract
 from poa_plugin.runs.run import open_run
 from poa_plugin.train.loop import train

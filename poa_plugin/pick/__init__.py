@@ -1,0 +1,1 @@
+"""Which network of a sweep to take, and why."""

@@ -1,0 +1,1 @@
+"""Showing results: tables, plots and the page about a run."""
