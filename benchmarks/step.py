@@ -38,6 +38,7 @@ from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.data.masking import shard_masks
 from poa_plugin.elastic import Subnet
+from poa_plugin.formats import formats_of
 from poa_plugin.randomness import numpy_generator
 from poa_plugin.ssl import POA, build_backbone
 from poa_plugin.train.loop import build_model, train_step
@@ -253,7 +254,7 @@ def beside_timm(family: str, rounds: int) -> None:
     crops = [torch.randn(8, 3, 224, 224), torch.randn(32, 3, 96, 96)]
     for name in (SIZES[family].intact, SIZES[family].students[1]):
         subnet = backbone.space[name]
-        description = backbone.timm_description(backbone.plain_options(subnet))
+        description = formats_of(family).timm(backbone.plain_options(subnet))
         arguments = dict(description.config["model_args"])
         flexible = "img_size" in arguments
         if flexible:

@@ -1,7 +1,7 @@
-"""Importing this module registers what the package ships: backbones, data sets, meta-architectures, formats."""
+"""Importing this module registers what a configuration can name, and what is known of it in other libraries."""
 
 from __future__ import annotations
 
-from poa_plugin import backbones, data, export, ssl
+from poa_plugin import backbones, data, formats, ssl
 
-__all__ = ["backbones", "data", "export", "ssl"]
+__all__ = ["backbones", "data", "formats", "ssl"]

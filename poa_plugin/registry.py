@@ -47,6 +47,7 @@ BACKBONES = Registry("backbone")
 META_ARCHS = Registry("meta-architecture")
 DATASETS = Registry("data set")
 EXPORTERS = Registry("export format")
+FORMATS = Registry("family of networks in other libraries")
 
 
 def import_packages(names: Iterable[str], where: str) -> None:

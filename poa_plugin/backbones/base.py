@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from poa_plugin.elastic.layers import Lockstep, sliced_parameters
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
-from poa_plugin.formats.description import HuggingFaceDescription, TimmDescription
 
 Features = dict[str, Tensor | None]
 """A backbone's outputs under DINOv2's names: `x_norm_clstoken` (B, D), `x_norm_patchtokens`
@@ -185,16 +184,6 @@ class ElasticBackbone(nn.Module):
     def plain_options(self, subnet: Subnet) -> dict[str, Any]:
         """Return the constructor arguments of a member's ordinary network, as plain values."""
         raise NotImplementedError
-
-    @staticmethod
-    def timm_description(options: Mapping[str, Any]) -> TimmDescription:
-        """Say how stock timm builds the ordinary network of `plain_options`, or why it has none."""
-        raise NotImplementedError
-
-    @staticmethod
-    def hugging_face_description(options: Mapping[str, Any]) -> HuggingFaceDescription | None:
-        """Say how transformers' own class for such networks is built; None where it has none."""
-        return None
 
     def sliced_mask_token(self, subnet: Subnet) -> Tensor:
         """Return the mask token of a member, which its ordinary network does not carry."""

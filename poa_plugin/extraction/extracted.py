@@ -15,8 +15,13 @@ from torch import nn
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.description import read_description
 from poa_plugin.extraction.network import load
-from poa_plugin.formats.description import CROP_SHARE, HuggingFaceDescription, TimmDescription
-from poa_plugin.registry import BACKBONES
+from poa_plugin.formats.description import (
+    CROP_SHARE,
+    HuggingFaceDescription,
+    LibraryFormats,
+    TimmDescription,
+    formats_of,
+)
 
 
 @dataclass(frozen=True)
@@ -61,16 +66,12 @@ class Extracted:
     @property
     def timm(self) -> TimmDescription:
         """How timm builds the network."""
-        description: TimmDescription = self._backbone.timm_description(self.facts["options"])
-        return description
+        return self._formats.timm(self.facts["options"])
 
     @property
     def hugging_face(self) -> HuggingFaceDescription | None:
         """How a class of transformers' own builds the network."""
-        description: HuggingFaceDescription | None = self._backbone.hugging_face_description(
-            self.facts["options"]
-        )
-        return description
+        return self._formats.hugging_face(self.facts["options"])
 
     @cached_property
     def network(self) -> nn.Module:
@@ -78,8 +79,8 @@ class Extracted:
         return load(self.folder)
 
     @property
-    def _backbone(self) -> Any:
-        return BACKBONES.get(self.facts["backbone"])
+    def _formats(self) -> LibraryFormats:
+        return formats_of(self.facts["backbone"])
 
 
 def open_extracted(folder: str | Path) -> Extracted:

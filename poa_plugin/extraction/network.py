@@ -13,7 +13,7 @@ from poa_plugin.device import on_meta
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.description import CONFIG, read_description
-from poa_plugin.formats.description import TimmDescription
+from poa_plugin.formats.description import TimmDescription, formats_of
 from poa_plugin.registry import BACKBONES
 from poa_plugin.ssl import MultiHead
 from poa_plugin.version import __version__
@@ -71,7 +71,7 @@ def write_network(
     cost = backbone.space.cost(subnet)
     options = backbone.plain_options(subnet)
     description = {
-        **_for_timm(backbone.timm_description(options)),
+        **_for_timm(formats_of(family).timm(options)),
         "poa": {
             "version": __version__,
             "backbone": family,

@@ -1,4 +1,4 @@
-"""What other libraries need to know to build an extracted network; each backbone describes its own."""
+"""What other libraries need to know to build the networks of a family."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
+
+from poa_plugin.registry import FORMATS
 
 CROP_SHARE = 0.875
 """The share of a resized image's side that the centre crop keeps: 224 of 256 pixels."""
@@ -73,3 +75,25 @@ def mlp_ratio(width: int, hidden: int) -> float:
     """Return the ratio from which truncating arithmetic gets the hidden width."""
     ratio = hidden / width
     return ratio if int(width * ratio) == hidden else (hidden + 0.5) / width
+
+
+class LibraryFormats:
+    """How other libraries build the ordinary networks of a family, registered in `FORMATS` under its name.
+
+    A family that has none is not known to them: `poa_plugin.load` loads its networks.
+    """
+
+    def timm(self, options: Mapping[str, Any]) -> TimmDescription:
+        """Say how stock timm builds the ordinary network of `plain_options`, or why it has none."""
+        return TimmDescription(
+            refusal="timm has no such network: poa_plugin.load loads it, where its backbone is registered."
+        )
+
+    def hugging_face(self, options: Mapping[str, Any]) -> HuggingFaceDescription | None:
+        """Say how transformers' own class for such networks is built; None where it has none."""
+        return None
+
+
+def formats_of(family: str) -> LibraryFormats:
+    """Return how other libraries build the networks of a family, given by its registered name."""
+    return FORMATS.get(family)() if family in FORMATS else LibraryFormats()

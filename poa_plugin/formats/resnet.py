@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from poa_plugin.backbones.resnet.plain import ResNetShape
-from poa_plugin.formats.description import TimmDescription, pretrained_cfg
+from poa_plugin.formats.description import LibraryFormats, TimmDescription, pretrained_cfg
+from poa_plugin.registry import FORMATS
 
 TIMM = {"stem_width": 64, "groups": 32, "strides": [1, 2, 2, 2]}
 """What timm's ResNets with group norms have no argument for."""
 EXPANSION = 4
 """Of timm's bottlenecks, whose inner channels are `base_width / 64` times a stage's `channels`."""
+
+
+@FORMATS.register_as("resnet")
+class ResNetFormats(LibraryFormats):
+    """ResNets in timm."""
+
+    def timm(self, options: Mapping[str, Any]) -> TimmDescription:
+        """See `LibraryFormats.timm`."""
+        return timm_description(ResNetShape(**options))
 
 
 def timm_description(shape: ResNetShape) -> TimmDescription:

@@ -2,10 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from poa_plugin.backbones.swin.plain import SwinShape
-from poa_plugin.formats.description import TimmDescription, mlp_ratio, pretrained_cfg
+from poa_plugin.formats.description import (
+    LibraryFormats,
+    TimmDescription,
+    mlp_ratio,
+    pretrained_cfg,
+)
+from poa_plugin.registry import FORMATS
+
+
+@FORMATS.register_as("swin")
+class SwinFormats(LibraryFormats):
+    """Swin transformers in timm."""
+
+    def timm(self, options: Mapping[str, Any]) -> TimmDescription:
+        """See `LibraryFormats.timm`."""
+        return timm_description(SwinShape(**options))
 
 
 def timm_description(shape: SwinShape) -> TimmDescription:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
 from poa_plugin.backbones.vit.plain import ViTShape
 from poa_plugin.formats.description import (
     HuggingFaceDescription,
+    LibraryFormats,
     TimmDescription,
     mlp_ratio,
     pretrained_cfg,
 )
+from poa_plugin.registry import FORMATS
 
 DINOV2_NAMES = {
     "cls_token": "embeddings.cls_token",
@@ -25,6 +28,19 @@ DINOV2_NAMES = {
 }
 """Names that transformers' files of Dinov2 models write in another way than timm's; `blocks.<i>.` is
 `encoder.layer.<i>.`, and `attn.qkv` is cut in three."""
+
+
+@FORMATS.register_as("vit")
+class ViTFormats(LibraryFormats):
+    """Vision transformers in timm and transformers."""
+
+    def timm(self, options: Mapping[str, Any]) -> TimmDescription:
+        """See `LibraryFormats.timm`."""
+        return timm_description(ViTShape(**options))
+
+    def hugging_face(self, options: Mapping[str, Any]) -> HuggingFaceDescription | None:
+        """See `LibraryFormats.hugging_face`."""
+        return hugging_face_description(ViTShape(**options))
 
 
 def timm_description(shape: ViTShape) -> TimmDescription:

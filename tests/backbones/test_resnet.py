@@ -11,6 +11,7 @@ from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
+from poa_plugin.formats import formats_of
 from poa_plugin.ssl import build_backbone
 from poa_plugin.ssl.param_groups import parameter_settings
 from tests.conftest import FAMILIES, randomise
@@ -77,7 +78,7 @@ def test_the_shortcuts_norms_are_decayed_only_when_told(decayed: bool) -> None:
 
 def test_timm_has_no_argument_for_another_stem_or_number_of_groups() -> None:
     backbone = build()
-    refusal = backbone.timm_description(backbone.plain_options(NARROW)).refusal
+    refusal = formats_of("resnet").timm(backbone.plain_options(NARROW)).refusal
     assert "no argument for stem_width 8, groups 4" in refusal
 
 

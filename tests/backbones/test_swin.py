@@ -23,6 +23,7 @@ from poa_plugin.backbones.swin.windows import (
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
+from poa_plugin.formats import formats_of
 from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise
 
@@ -140,9 +141,9 @@ def test_the_patch_norm_is_over_the_channels_it_is_told_to(norm: str) -> None:
 
 def test_a_full_patch_norm_is_refused_by_timm_but_not_at_full_width() -> None:
     backbone = build("student.swin.patch_norm=full")
-    narrow = backbone.timm_description(backbone.plain_options(Subnet(8, 2)))
+    narrow = formats_of("swin").timm(backbone.plain_options(Subnet(8, 2)))
     assert "no Swin whose patch norm is over 16 channels of which 8 go on" in narrow.refusal
-    assert not backbone.timm_description(backbone.plain_options(Subnet(16, 2))).refusal
+    assert not formats_of("swin").timm(backbone.plain_options(Subnet(16, 2))).refusal
 
 
 def test_stochastic_depth_rises_and_drops_whole_images() -> None:

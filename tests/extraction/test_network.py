@@ -18,6 +18,7 @@ from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.elastic.layers import ElasticConv2d, ElasticLayerNorm, ElasticLayerScale
 from poa_plugin.extraction.network import write_network
+from poa_plugin.formats import formats_of
 from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise
 
@@ -83,16 +84,16 @@ def test_extraction_equals_the_elastic_forward(family: str, subnet: Subnet, tmp_
                 for key in ("x_norm_clstoken", "x_norm_patchtokens"):
                     torch.testing.assert_close(found[key], wanted[key], atol=1e-5, rtol=1e-5)
         native = torch.randn(2, 3, *SIZES[family][0])
-        pooled = in_timm(backbone, subnet, folder)(native)
+        pooled = in_timm(family, backbone, subnet, folder)(native)
         wanted = backbone(native, subnet)["x_norm_clstoken"]
         torch.testing.assert_close(pooled, wanted, atol=1e-5, rtol=1e-5)
 
 
-def in_timm(backbone: ElasticBackbone, subnet: Subnet, folder: Path) -> nn.Module:
+def in_timm(family: str, backbone: ElasticBackbone, subnet: Subnet, folder: Path) -> nn.Module:
     """Build the network in stock timm and load its weights strictly."""
     import timm
 
-    description = backbone.timm_description(backbone.plain_options(subnet))
+    description = formats_of(family).timm(backbone.plain_options(subnet))
     config = description.config
     if not description.needs_adjusting:
         return timm.create_model(f"local-dir:{folder}", pretrained=True).eval()

@@ -29,8 +29,6 @@ from poa_plugin.elastic.layers import ElasticLayers, Lockstep
 from poa_plugin.elastic.maps import ElasticConv2d, ElasticGroupNorm
 from poa_plugin.elastic.norms import normalize
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, select_blocks
-from poa_plugin.formats.description import TimmDescription
-from poa_plugin.formats.resnet import timm_description
 from poa_plugin.registry import BACKBONES
 
 
@@ -186,11 +184,6 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
         check_member(self.space, subnet)
         own = {"width": subnet.width, "depths": list(subnet.depths)}
         return {**asdict(self.shape), "strides": list(self.shape.strides), **own}
-
-    @staticmethod
-    def timm_description(options: Mapping[str, Any]) -> TimmDescription:
-        """See `ElasticBackbone.timm_description`."""
-        return timm_description(ResNetShape(**options))
 
     def layer_id(self, parameter: str) -> int:
         """See `ElasticBackbone.layer_id`."""

@@ -27,8 +27,6 @@ from poa_plugin.backbones.swin.windows import MapLayout, split_maps, windows
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayers, PlainLayers
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
-from poa_plugin.formats.description import TimmDescription
-from poa_plugin.formats.swin import timm_description
 from poa_plugin.registry import BACKBONES
 
 
@@ -231,11 +229,6 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
             "shifts": [[own[i] for i in ids] for own, ids in shifts],
             "hidden": slicing.active_size(self.shape.hidden, self.space.share(subnet)),
         }
-
-    @staticmethod
-    def timm_description(options: Mapping[str, Any]) -> TimmDescription:
-        """See `ElasticBackbone.timm_description`."""
-        return timm_description(SwinShape(**options))
 
     def layer_id(self, parameter: str) -> int:
         """See `ElasticBackbone.layer_id`; a merging stands where the first block after it does."""

@@ -35,8 +35,6 @@ from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayers
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
 from poa_plugin.errors import UserError
-from poa_plugin.formats.description import HuggingFaceDescription, TimmDescription
-from poa_plugin.formats.vit import hugging_face_description, timm_description
 from poa_plugin.registry import BACKBONES
 
 
@@ -239,16 +237,6 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
             for name, _ in self.blocks[old].named_modules(prefix=f"blocks.{old}"):
                 names[name] = name.replace(f"blocks.{old}", f"blocks.{new}", 1)
         return names
-
-    @staticmethod
-    def timm_description(options: Mapping[str, Any]) -> TimmDescription:
-        """See `ElasticBackbone.timm_description`."""
-        return timm_description(ViTShape(**options))
-
-    @staticmethod
-    def hugging_face_description(options: Mapping[str, Any]) -> HuggingFaceDescription | None:
-        """See `ElasticBackbone.hugging_face_description`."""
-        return hugging_face_description(ViTShape(**options))
 
     def layer_id(self, parameter: str) -> int:
         """See `ElasticBackbone.layer_id`."""
