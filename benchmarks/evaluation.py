@@ -25,13 +25,13 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 import poa_plugin.builtin  # noqa: F401  (registers the backbones)
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.data import Dataset, ImageFolder, normalise
 from poa_plugin.evaluate.features import evaluation_images, features_of
 from poa_plugin.evaluate.neighbors import ExactSearch, FastSearch
 from poa_plugin.extraction.network import extract
-from poa_plugin.ssl import build_backbone
 
 ROUNDS = 3
 

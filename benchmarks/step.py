@@ -34,13 +34,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from poa_plugin.backbones import Stream
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.data.masking import shard_masks
 from poa_plugin.elastic import Subnet
 from poa_plugin.formats import formats_of
 from poa_plugin.randomness import numpy_generator
-from poa_plugin.ssl import POA, build_backbone
+from poa_plugin.ssl import POA
 from poa_plugin.train.loop import build_model, train_step
 from poa_plugin.train.optim import build_optimizer
 from poa_plugin.train.schedules import Schedules

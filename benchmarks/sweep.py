@@ -24,12 +24,12 @@ from torch import Tensor, nn
 
 import poa_plugin.builtin  # noqa: F401  (registers the backbones)
 from poa_plugin.backbones.base import ElasticBackbone, PlainNetwork
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic.cost import count
 from poa_plugin.evaluate.tree import PrefixTree, bytes_per_image, deepest_network
 from poa_plugin.extraction.network import extract
 from poa_plugin.registry import BACKBONES
-from poa_plugin.ssl import build_backbone
 
 TOLERANCE = 1e-5
 

@@ -14,13 +14,13 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from poa_plugin.backbones.build import build_backbone
     from poa_plugin.config.load import load_config
     from poa_plugin.elastic.subnet import SearchSpace, Subnet
     from poa_plugin.errors import UserError
     from poa_plugin.export.to_timm import to_timm
     from poa_plugin.extraction.network import extract, load
     from poa_plugin.runs.run import Run, open_run
-    from poa_plugin.ssl.building import build_backbone
     from poa_plugin.version import __version__
 
 __all__ = [
@@ -43,7 +43,7 @@ _MODULES = {
     "Subnet": "poa_plugin.elastic.subnet",
     "UserError": "poa_plugin.errors",
     "__version__": "poa_plugin.version",
-    "build_backbone": "poa_plugin.ssl.building",
+    "build_backbone": "poa_plugin.backbones.build",
     "extract": "poa_plugin.extraction.network",
     "load": "poa_plugin.extraction.network",
     "load_config": "poa_plugin.config.load",

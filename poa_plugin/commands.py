@@ -44,10 +44,10 @@ def networks(arguments: argparse.Namespace) -> None:
     """Print the sub-networks of a recipe."""
     recipe = recipe_file(arguments.config, "poa networks")
 
+    from poa_plugin.backbones.build import build_backbone
     from poa_plugin.config.load import load_config
     from poa_plugin.device import on_meta
     from poa_plugin.runs.results import network_table
-    from poa_plugin.ssl import build_backbone
 
     config = load_config(recipe, _words(arguments, recipe))
     with on_meta():

@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from poa_plugin.backbones import ElasticBackbone
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.registry import DATASETS
-from poa_plugin.ssl import build_backbone
 
 COMMON = [
     "crops.local_crops_size=32",

@@ -1,4 +1,4 @@
-"""Errors of backbones, those of other packages above all, as sentences."""
+"""Building the backbone that a configuration names, and the errors of backbones as sentences."""
 
 from __future__ import annotations
 
@@ -6,8 +6,48 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
+import torch
+from omegaconf import OmegaConf
+
+from poa_plugin.backbones.base import ElasticBackbone
+from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
+from poa_plugin.registry import BACKBONES
+
+
+def build_backbone(config: Config) -> ElasticBackbone:
+    """Build the elastic backbone that a configuration names, with weights drawn from its seed.
+
+    It is in evaluation mode, as are `extract`'s and `load`'s networks: a sub-network gives the features of the
+    network that is extracted. In training mode (`backbone.train()`) stochastic depth applies.
+
+    Raises:
+        UserError: the name is unknown, or the options contradict one another.
+    """
+    options = backbone_options(config)
+    backbone = BACKBONES.get(config.student.arch)
+    with backbone_errors(config.student.arch), torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.train.seed)
+        built = cast(
+            ElasticBackbone, backbone.from_options(options, config.crops.global_crops_size)
+        )
+    return built.eval()
+
+
+def backbone_options(config: Config) -> Any:
+    """Return the section of the backbone that `student.arch` names.
+
+    Raises:
+        UserError: `student.arch` is missing or names no registered backbone.
+    """
+    if OmegaConf.is_missing(config.student, "arch"):
+        raise UserError(
+            f"The key 'student.arch' is missing; known: {', '.join(BACKBONES.names())}."
+        )
+    BACKBONES.get(config.student.arch)
+    return config.student[config.student.arch]
 
 
 @contextmanager

@@ -70,20 +70,6 @@ def written_values(path: str | Path | None, overrides: Sequence[str] = ()) -> di
     return given.raw
 
 
-def backbone_options(config: Config) -> Any:
-    """Return the section of the backbone that `student.arch` names.
-
-    Raises:
-        UserError: `student.arch` is missing or names no registered backbone.
-    """
-    if OmegaConf.is_missing(config.student, "arch"):
-        raise UserError(
-            f"The key 'student.arch' is missing; known: {', '.join(BACKBONES.names())}."
-        )
-    BACKBONES.get(config.student.arch)
-    return config.student[config.student.arch]
-
-
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved configuration as YAML, every default spelled out; `load_config` reads the same.
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from poa_plugin.config.load import backbone_options
+from poa_plugin.backbones.build import backbone_options
 from poa_plugin.config.schema import Config
 from poa_plugin.data import Dataset
 from poa_plugin.evaluate.latency import device_name

@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from poa_plugin.backbones.base import ElasticBackbone
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import load_config
 from poa_plugin.config.schema import Config
 from poa_plugin.device import on_meta
@@ -22,7 +23,7 @@ from poa_plugin.extraction.replace import why_not_replace
 from poa_plugin.files import reading
 from poa_plugin.folders import write_folder
 from poa_plugin.runs.trained import TrainedNetworks, trained_networks
-from poa_plugin.ssl import MultiHead, build_backbone, head_options
+from poa_plugin.ssl import MultiHead, head_options
 from poa_plugin.train import checkpoint
 from poa_plugin.weights import load_tensors, load_weights
 

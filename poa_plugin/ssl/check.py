@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from poa_plugin.backbones.base import ElasticBackbone
-from poa_plugin.backbones.build import backbone_errors
+from poa_plugin.backbones.build import backbone_errors, build_backbone
 from poa_plugin.config.schema import Config
 from poa_plugin.device import available_cores, on_meta, resolve_device
 from poa_plugin.errors import UserError
 from poa_plugin.memory import check_memory
 from poa_plugin.registry import BACKBONES
-from poa_plugin.ssl.building import build_backbone, head_options
-from poa_plugin.ssl.heads import MultiHead
+from poa_plugin.ssl.heads import MultiHead, head_options
 
 BYTES_PER_PARAMETER = 20
 """Float32 weights of student and teacher, gradients, and the two moments of AdamW."""

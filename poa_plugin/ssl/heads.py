@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from poa_plugin.config.schema import Config
 from poa_plugin.elastic.layers import ElasticLinear, sliced_parameters
 
 LOGITS_TO_KEEP = 1 << 23
@@ -148,3 +149,14 @@ class MultiHead(nn.ModuleList):
             for name, module in self.named_modules()
             for key, tensor in sliced_parameters(module, share).items()
         }
+
+
+def head_options(config: Config) -> dict[str, Any]:
+    """Return `MultiHead`'s arguments, but for its features, as plain values."""
+    dino = config.dino
+    return {
+        "n_prototypes": list(dino.head_n_prototypes),
+        "hidden_dim": dino.head_hidden_dim,
+        "bottleneck_dim": dino.head_bottleneck_dim,
+        "nlayers": dino.head_nlayers,
+    }

@@ -10,15 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from poa_plugin.backbones.base import ElasticBackbone
-from poa_plugin.backbones.build import backbone_errors
+from poa_plugin.backbones.build import backbone_errors, build_backbone
 from poa_plugin.config.schema import Config
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.registry import META_ARCHS
-from poa_plugin.ssl.building import build_backbone, head_options
 from poa_plugin.ssl.centering import Centering, SinkhornKnopp
-from poa_plugin.ssl.heads import MultiHead
+from poa_plugin.ssl.heads import MultiHead, head_options
 from poa_plugin.ssl.objective import (
     Parts,
     Shard,

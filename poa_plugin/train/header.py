@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.schema import Config
 from poa_plugin.data import Dataset
 from poa_plugin.device import on_meta, resolve_device
-from poa_plugin.ssl import build_backbone
 from poa_plugin.train.schedules import Schedules
 
 

@@ -7,13 +7,13 @@ import torch
 from torch import nn
 
 from poa_plugin.backbones import ElasticBackbone, Stream
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.elastic.layers import Lockstep
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import extract
 from poa_plugin.registry import BACKBONES
-from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise
 
 OUTPUTS = ("x_norm_clstoken", "x_norm_patchtokens")

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from poa_plugin.backbones import ElasticBackbone, Stream
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import extract, load, write_network
-from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES
 
 DROP_PATH = {

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from poa_plugin.backbones import ElasticBackbone, Stream, attention
 from poa_plugin.backbones.attention import packed_attention, xformers_kernel
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.backbones.drop_path import add_packed_residual, add_residual, draw_drop_path
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic import Subnet
-from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise
 
 LAYOUT = ((3, 7), (4, 2), (1, 5))

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from poa_plugin.backbones import ElasticBackbone
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.extraction.network import extract
-from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise
 from tests.precision import one_type_each, watch_residuals
 

@@ -8,11 +8,11 @@ from torch import nn
 
 import poa_plugin as poa
 from poa_plugin.backbones import ElasticBackbone
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.formats import formats_of
-from poa_plugin.ssl import build_backbone
 from poa_plugin.ssl.param_groups import parameter_settings
 from tests.conftest import FAMILIES, randomise
 

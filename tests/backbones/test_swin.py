@@ -9,6 +9,7 @@ from torch import Tensor
 
 import poa_plugin as poa
 from poa_plugin.backbones import ElasticBackbone, Stream
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.backbones.swin import windows as windows_module
 from poa_plugin.backbones.swin.plain import gather_four
 from poa_plugin.backbones.swin.windows import (
@@ -24,7 +25,6 @@ from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.formats import formats_of
-from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise
 
 SWIN = FAMILIES["swin"]

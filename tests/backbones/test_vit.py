@@ -11,12 +11,12 @@ from torch import Tensor
 
 from poa_plugin.backbones import ElasticBackbone, Stream, attention
 from poa_plugin.backbones.attention import xformers_kernel
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.backbones.drop_path import add_residual, draw_drop_path
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import extract
-from poa_plugin.ssl import build_backbone
 from tests.conftest import SMALL
 
 

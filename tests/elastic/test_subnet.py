@@ -10,12 +10,12 @@ import pytest
 import torch
 
 from poa_plugin.backbones import ElasticBackbone
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import SearchSpace, Subnet
 from poa_plugin.elastic.subnet import select_blocks
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import extract
-from poa_plugin.ssl import build_backbone
 
 
 @pytest.fixture(scope="module")

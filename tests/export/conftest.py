@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.export.exporter import export
 from poa_plugin.extraction.network import write_network
-from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise
 from tests.extraction.test_network import WIDE
 

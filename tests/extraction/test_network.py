@@ -14,12 +14,12 @@ from torch import nn
 
 import poa_plugin as poa
 from poa_plugin.backbones import ElasticBackbone
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.elastic.layers import ElasticConv2d, ElasticLayerNorm, ElasticLayerScale
 from poa_plugin.extraction.network import write_network
 from poa_plugin.formats import formats_of
-from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise
 
 WIDE = {

@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.cli import main
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.runs.run import open_run
-from poa_plugin.ssl import build_backbone
 from tests.conftest import randomise
 
 WORDS = ["train.device=cpu", "dino.head_n_prototypes=[16]", "dino.head_hidden_dim=32"]

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.backbones.swin.windows import relative_positions
 from poa_plugin.config.load import default_config
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.interop.fit import fit_config
-from poa_plugin.ssl import build_backbone
 from tests.conftest import FAMILIES, randomise
 from tests.interop.published_files import module_order
 from tests.interop.test_other_formats import WORDS

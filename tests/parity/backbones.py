@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from poa_plugin.backbones.base import ElasticBackbone
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.ssl import build_backbone
 
 from .golden import Case, Golden, compare
 from .published import backbone_key, backbone_words, linear_layers, network, rename

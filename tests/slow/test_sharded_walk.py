@@ -12,9 +12,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from poa_plugin.backbones import Stream
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
-from poa_plugin.ssl import build_backbone
 from poa_plugin.train.skipping import not_finite
 from tests.conftest import SMALL, randomise
 

@@ -9,12 +9,13 @@ import torch
 from omegaconf import OmegaConf
 
 import poa_plugin as poa
+from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic.layers import Lockstep
 from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.extraction.network import load_heads
 from poa_plugin.runs.run import open_run
-from poa_plugin.ssl import POA, build_backbone
+from poa_plugin.ssl import POA
 from poa_plugin.train.loop import train
 from tests.conftest import FAMILIES, random_batch, randomise
 from tests.train.test_loop import lines, timeless, weights
