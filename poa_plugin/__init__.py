@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from poa_plugin.errors import UserError
     from poa_plugin.export.to_timm import to_timm
     from poa_plugin.extraction.network import extract, load
+    from poa_plugin.extraction.write import write_all_networks, write_networks
     from poa_plugin.runs.run import Run, open_run
     from poa_plugin.version import __version__
 
@@ -35,6 +36,8 @@ __all__ = [
     "load_config",
     "open_run",
     "to_timm",
+    "write_all_networks",
+    "write_networks",
 ]
 
 _MODULES = {
@@ -49,6 +52,8 @@ _MODULES = {
     "load_config": "poa_plugin.config.load",
     "open_run": "poa_plugin.runs.run",
     "to_timm": "poa_plugin.export.to_timm",
+    "write_all_networks": "poa_plugin.extraction.write",
+    "write_networks": "poa_plugin.extraction.write",
 }
 """Where each public name is defined."""
 

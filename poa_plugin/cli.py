@@ -49,6 +49,7 @@ def build_parser() -> Parser:
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in command_arguments.EVERY:
         add(subcommands)
+    parser.set_defaults(parser=parser)
     return parser
 
 

@@ -69,14 +69,15 @@ def extract(arguments: argparse.Namespace) -> None:
     check_run(arguments.run_folder)
     check_folder_target(arguments.to, "--to")
 
+    from poa_plugin.extraction.write import write_all_networks, write_networks
     from poa_plugin.runs.run import open_run
 
     run = open_run(arguments.run_folder)
     options = (arguments.branch, arguments.with_heads, arguments.force)
     if arguments.network == "all":
-        folders = run.write_all(arguments.to, *options)
+        folders = write_all_networks(run, arguments.to, *options)
     else:
-        folders = run.write({arguments.to: run.space[arguments.network]}, *options)
+        folders = write_networks(run, {arguments.to: run.space[arguments.network]}, *options)
     print(f"Wrote {len(folders)} network{'s' * (len(folders) > 1)} to '{arguments.to}'.")
 
 
@@ -241,10 +242,9 @@ def demo(arguments: argparse.Namespace) -> int:
 
 def completion(arguments: argparse.Namespace) -> None:
     """Print the script for a shell's Tab key."""
-    from poa_plugin.cli import build_parser
     from poa_plugin.completion import completion_script
 
-    print(completion_script(build_parser(), arguments.shell))
+    print(completion_script(arguments.parser, arguments.shell))
 
 
 def _words(arguments: argparse.Namespace, recipe: Path) -> list[str]:

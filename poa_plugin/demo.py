@@ -21,6 +21,7 @@ from poa_plugin.device import available_cores
 from poa_plugin.evaluate.knn import check_votes
 from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.evaluate.splits import labelled_splits
+from poa_plugin.extraction.write import write_all_networks
 from poa_plugin.report.write import write_report
 from poa_plugin.runs.results import KnnRow, beside_untrained, read_rows, results_table
 from poa_plugin.runs.run import open_run
@@ -64,7 +65,7 @@ def demo(config: str, folder: Path, minutes: float) -> bool:
     run = open_run(folder / "poa")
     torch.set_num_threads(available_cores())
     print(f"Extracting {len(run.space)} networks to '{folder / 'networks'}' ...", flush=True)
-    run.write_all(folder / "networks", force=True)
+    write_all_networks(run, folder / "networks", force=True)
     print("Evaluating them, and themselves before training, with k-NN ...", flush=True)
     reference = open_run(folder / "dinov2")
     evaluate_knn(run, ks=[K], untrained=True, pixels=True, reference=reference)

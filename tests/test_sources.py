@@ -13,6 +13,7 @@ import pytest
 
 from poa_plugin.cli import main
 from poa_plugin.errors import UserError
+from poa_plugin.extraction.write import write_networks
 from poa_plugin.runs.run import open_run
 from poa_plugin.sources import check_extracted, check_run, describe, nearest_path, recipe_file
 from tests.command_checks import as_another_user, fails, open_folder
@@ -51,7 +52,7 @@ def folders(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     root = tmp_path_factory.mktemp("folders")
     shutil.copytree(finished_run, root / "run")
     run = open_run(root / "run")
-    run.write({root / "networks/w32_d1": run.space["smallest"]})
+    write_networks(run, {root / "networks/w32_d1": run.space["smallest"]})
     swept_run(root / "swept")
     (root / "empty").mkdir()
     (root / "pictures").mkdir()

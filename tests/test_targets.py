@@ -16,6 +16,7 @@ import pytest
 
 from poa_plugin.cli import build_parser
 from poa_plugin.errors import UserError
+from poa_plugin.extraction.write import write_networks
 from poa_plugin.runs.run import open_run
 from poa_plugin.runs.sweep_results import NetworkResult, Sweep, write_sweep
 from poa_plugin.targets import check_entries, check_file_target, check_folder_target
@@ -32,7 +33,7 @@ def sources(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> dic
     root = tmp_path_factory.mktemp("sources")
     run = open_run(finished_run)
     network = root / "network"
-    run.write({network: run.space["smallest"]})
+    write_networks(run, {network: run.space["smallest"]})
     return {
         "run": str(finished_run),
         "swept": str(swept_run(root / "swept")),

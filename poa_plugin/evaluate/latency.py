@@ -16,7 +16,7 @@ from torch import Tensor
 
 from poa_plugin.backbones.base import PlainNetwork
 from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.runs.sweep_results import NetworkResult
+from poa_plugin.runs.front import is_reliable
 
 Name = TypeVar("Name", bound=Hashable)
 
@@ -26,9 +26,6 @@ ROUNDS, SECONDS = 9, 0.05
 MORE_ROUNDS, MORE_SECONDS = 2.0, 0.25
 """How long networks are measured that are not reliable yet: so many times as long as the first rounds took,
 or so many seconds for each network."""
-
-RELIABLE_SPREAD = 0.2
-"""Up to which share of its median the distance between a latency's quartiles may be."""
 
 CONTRADICTION = 0.1
 """By which share a network may be slower than one that contains it, and the two still be called equal."""
@@ -47,18 +44,7 @@ class Latency:
     @property
     def is_reliable(self) -> bool:
         """Whether the spread is small, as a share of the median."""
-        return self.spread <= RELIABLE_SPREAD * self.milliseconds
-
-
-def latency_is_reliable(network: NetworkResult) -> bool:
-    """Tell whether a network's latency is worth comparing: it was measured, with a small spread.
-
-    `latency_spread_ms` also covers contradictions, such as a network that was measured slower than one that
-    contains it. A latency of a file that records no spread is taken as it is.
-    """
-    if network.latency_ms is None:
-        return False
-    return Latency(network.latency_ms, network.latency_spread_ms or 0.0).is_reliable
+        return is_reliable(self.milliseconds, self.spread)
 
 
 @torch.inference_mode()

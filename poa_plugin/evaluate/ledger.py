@@ -22,8 +22,9 @@ from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.conditions import conditions_name
 from poa_plugin.evaluate.feature_store import remove_features
-from poa_plugin.evaluate.latency import Latency, latency_is_reliable
+from poa_plugin.evaluate.latency import Latency
 from poa_plugin.files import disk_errors, write_whole
+from poa_plugin.runs.front import latency_is_reliable
 from poa_plugin.runs.sweep_results import CSV, JSON, NetworkResult
 
 Parsed = TypeVar("Parsed")

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.networks import trained_results
-from poa_plugin.runs.front import evaluated, nearest_k, usable_latency
+from poa_plugin.extraction.write import write_networks
+from poa_plugin.runs.front import evaluated, shown_k, usable_latency
 from poa_plugin.runs.results import short
 from poa_plugin.runs.run import open_run
 from poa_plugin.runs.sweep_results import NetworkResult, Sweep, read_sweep
@@ -168,13 +169,7 @@ def write_picked(
             f"The sweep is of other weights than those of '{folder}' at step {step}: run 'poa sweep' on "
             f"it again."
         )
-    run.write({to: network.network}, branch, force=force, results=results)
-
-
-def shown_k(sweep: Sweep) -> int:
-    """Return the k to show where one is shown: 20, or the nearest that was evaluated."""
-    k = nearest_k(known for known in sweep.ks if evaluated(sweep.networks, known))
-    return sweep.ks[0] if k is None else k
+    write_networks(run, {to: network.network}, branch, force=force, results=results)
 
 
 def _none_fits(sweep: Sweep, limits: Limits, k: int) -> str:

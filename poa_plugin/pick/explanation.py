@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from poa_plugin.pick.choice import Limits, chosen_k, fitting_networks, unreliable
-from poa_plugin.runs.front import usable_latency
+from poa_plugin.runs.front import latency_text
 from poa_plugin.runs.results import short
 from poa_plugin.runs.sweep_results import NetworkResult, Sweep
-from poa_plugin.runs.uncertainty import CLEAR, alike, milliseconds, plus_minus
+from poa_plugin.runs.uncertainty import CLEAR, alike, plus_minus
 
 
 def explain(sweep: Sweep, limits: Limits, network: NetworkResult, k: int | None = None) -> str:
@@ -36,17 +36,6 @@ def describe(network: NetworkResult, n_test: int = 0) -> str:
     )
     names = f" ({', '.join(network.aliases)})" if network.aliases else ""
     return f"{network.network}{names}: {', '.join(words)}; top-1 {top1}"
-
-
-def latency_text(network: NetworkResult, unit: str = "") -> str:
-    """Return a latency in milliseconds as text, such as `5.9 ±0.3`; `-` if it was not measured.
-
-    Half of the rounds lie within what stands after `±`. A `?` marks a latency that is not reliable.
-    """
-    if network.latency_ms is None:
-        return "-"
-    mark = "" if usable_latency(network) is not None else " ?"
-    return f"{milliseconds(network.latency_ms, network.latency_spread_ms)}{unit}{mark}"
 
 
 def _why(sweep: Sweep, limits: Limits, n_fitting: int, k: int) -> str:

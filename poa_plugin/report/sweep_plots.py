@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from poa_plugin.errors import UserError
-from poa_plugin.pick.choice import shown_k
 from poa_plugin.report.accuracy_plots import AXES, PLACES, draw_accuracy, name_points
 from poa_plugin.report.figures import add_legend, new_figure, save_figure, write_cells
-from poa_plugin.runs.front import evaluated
+from poa_plugin.runs.front import evaluated, shown_k
 from poa_plugin.runs.record import swept_entry
 from poa_plugin.runs.sweep_results import Sweep
 from poa_plugin.runs.uncertainty import standard_error

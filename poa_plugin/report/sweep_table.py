@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from poa_plugin.pick.choice import shown_k
-from poa_plugin.pick.explanation import latency_text
-from poa_plugin.runs.front import most_accurate, pareto_front, usable_latency
+from poa_plugin.runs.front import latency_text, most_accurate, pareto_front, shown_k, usable_latency
 from poa_plugin.runs.results import short
 from poa_plugin.runs.sweep_results import NetworkResult, Sweep
 from poa_plugin.runs.uncertainty import MARK, alike, legend, plus_minus

@@ -6,8 +6,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from poa_plugin.evaluate.latency import latency_is_reliable
-from poa_plugin.runs.sweep_results import NetworkResult
+from poa_plugin.runs.sweep_results import NetworkResult, Sweep
+from poa_plugin.runs.uncertainty import milliseconds
+
+RELIABLE_SPREAD = 0.2
+"""Up to which share of its median the distance between a latency's quartiles may be."""
 
 
 class Evaluated(Protocol):
@@ -24,6 +27,12 @@ T = TypeVar("T", bound=Evaluated)
 def nearest_k(ks: Iterable[int]) -> int | None:
     """Return the k to show where one is shown: 20, or the nearest to it, the smaller of two; None of none."""
     return min(ks, key=lambda k: (abs(k - 20), k), default=None)
+
+
+def shown_k(sweep: Sweep) -> int:
+    """Return the k to show where one is shown: 20, or the nearest that was evaluated."""
+    k = nearest_k(known for known in sweep.ks if evaluated(sweep.networks, known))
+    return sweep.ks[0] if k is None else k
 
 
 def pareto_front(
@@ -70,3 +79,30 @@ def usable_latency(network: NetworkResult) -> float | None:
     latency = network.latency_ms
     usable = latency is not None and 0 < latency < math.inf and latency_is_reliable(network)
     return latency if usable else None
+
+
+def latency_is_reliable(network: NetworkResult) -> bool:
+    """Tell whether a network's latency is worth comparing: it was measured, with a small spread.
+
+    `latency_spread_ms` also covers contradictions, such as a network that was measured slower than one that
+    contains it. A latency of a file that records no spread is taken as it is.
+    """
+    if network.latency_ms is None:
+        return False
+    return is_reliable(network.latency_ms, network.latency_spread_ms or 0.0)
+
+
+def is_reliable(latency: float, spread: float) -> bool:
+    """Tell whether the distance between a latency's quartiles is small, as a share of the median."""
+    return spread <= RELIABLE_SPREAD * latency
+
+
+def latency_text(network: NetworkResult, unit: str = "") -> str:
+    """Return a latency in milliseconds as text, such as `5.9 ±0.3`; `-` if it was not measured.
+
+    Half of the rounds lie within what stands after `±`. A `?` marks a latency that is not reliable.
+    """
+    if network.latency_ms is None:
+        return "-"
+    mark = "" if usable_latency(network) is not None else " ?"
+    return f"{milliseconds(network.latency_ms, network.latency_spread_ms)}{unit}{mark}"

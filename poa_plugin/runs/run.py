@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
@@ -16,19 +12,15 @@ from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import load_config
 from poa_plugin.config.schema import Config
 from poa_plugin.device import on_meta
-from poa_plugin.elastic.subnet import SearchSpace, Subnet
+from poa_plugin.elastic.subnet import SearchSpace
 from poa_plugin.errors import UserError
-from poa_plugin.extraction.network import write_network
-from poa_plugin.extraction.replace import why_not_replace
 from poa_plugin.files import reading
-from poa_plugin.folders import write_folder
 from poa_plugin.runs.trained import TrainedNetworks, trained_networks
 from poa_plugin.ssl import MultiHead, head_options
 from poa_plugin.train import checkpoint
 from poa_plugin.weights import load_tensors, load_weights
 
 BRANCHES = ("teacher", "student")
-ADVICE = "choose another folder, or replace what 'poa extract' wrote there with --force"
 
 
 @dataclass(frozen=True)
@@ -77,97 +69,6 @@ class Run:
         load_weights(heads, self._tensors(f"{branch}.dino_head."), self.checkpoint)
         return heads.eval()
 
-    def write(
-        self,
-        subnets: Mapping[Path, Subnet | str] | Mapping[str, Subnet | str],
-        branch: str = "teacher",
-        with_heads: bool = False,
-        force: bool = False,
-        results: Path | None = None,
-    ) -> list[Path]:
-        """Write sub-networks of a branch, each to its folder; see `write_network`.
-
-        What the run's evaluations say about them at this step is written with them. A folder is written whole
-        or not at all. A warning on stderr names networks that were never trained.
-
-        Args:
-            subnets: a member of `space` or its name, for each folder.
-            branch: `teacher` or `student`.
-            with_heads: write the projection heads and the mask token, too.
-            force: replace folders that hold what was extracted earlier, and nothing else.
-            results: where the run's evaluations lie, if not in `RUN/eval`.
-
-        Raises:
-            UserError: the branch or a network is unknown, or a folder cannot be written.
-        """
-        with ExitStack() as stack:
-            partial = {
-                stack.enter_context(_folder(folder, force)): subnet
-                for folder, subnet in subnets.items()
-            }
-            self._write(partial, branch, with_heads, results)
-        return [Path(folder) for folder in subnets]
-
-    def write_all(
-        self,
-        folder: str | Path,
-        branch: str = "teacher",
-        with_heads: bool = False,
-        force: bool = False,
-    ) -> list[Path]:
-        """Write every sub-network to a folder of its name in `folder`, all of them or none; see `write`."""
-        folder, space = Path(folder), self.space
-        with _folder(folder, force) as partial:
-            self._write({partial / subnet.name: subnet for subnet in space}, branch, with_heads)
-        return [folder / subnet.name for subnet in space]
-
-    def _write(
-        self,
-        subnets: Mapping[Path, Subnet | str],
-        branch: str,
-        with_heads: bool,
-        results_folder: Path | None = None,
-    ) -> None:
-        # Evaluation imports this module.
-        from poa_plugin.runs.recorded import results_by_network
-
-        backbone = self.backbone(branch)
-        members = {folder: backbone.member(subnet) for folder, subnet in subnets.items()}
-        if warning := self.trained_networks().warning(list(members.values())):
-            print(f"WARNING: {warning}", file=sys.stderr)
-        heads = self.heads(branch) if with_heads else None
-        origin = {"branch": branch, "step": self.step, **self._origin(backbone.space)}
-        if heads is not None:
-            origin["heads"] = head_options(self.config)
-        family = self.config.student.arch
-        results = results_by_network(results_folder or self.folder / "eval", branch, self.step)
-        for folder, subnet in members.items():
-            whole = {**origin, "results": results.get(subnet.name, [])}
-            write_network(folder, family, backbone, subnet, whole, heads)
-
-    def _origin(self, space: SearchSpace) -> dict[str, Any]:
-        """Return what an extracted network tells of its run and data; no path but a data set's last name."""
-        config = self.config
-        path = config.data.path
-        return {
-            "run": {
-                "name": self.folder.resolve().name,
-                "meta_arch": config.meta_arch,
-                "intact": space.intact.name,
-                "steps": config.optim.epochs * config.train.OFFICIAL_EPOCH_LENGTH,
-                "images_per_step": config.train.shards * config.train.batch_size_per_shard,
-                "seed": config.train.seed,
-            },
-            "data": {
-                "dataset": config.data.dataset,
-                "name": Path(path).name if path else None,
-                "global_crops_size": config.crops.global_crops_size,
-                "local_crops_size": config.crops.local_crops_size,
-                "evaluation_resize_size": config.evaluation.resize_size,
-                "evaluation_crop_size": config.evaluation.crop_size,
-            },
-        }
-
     def _tensors(self, prefix: str) -> dict[str, Tensor]:
         if prefix.split(".")[0] not in BRANCHES:
             raise UserError(f"The branch must be teacher or student, not '{prefix.split('.')[0]}'.")
@@ -185,10 +86,6 @@ class Run:
             for key, value in tensors.items()
             if key.startswith(prefix)
         }
-
-
-def _folder(folder: str | Path, force: bool) -> AbstractContextManager[Path]:
-    return write_folder(folder, why_not_replace if force else None, ADVICE)
 
 
 def open_run(folder: str | Path) -> Run:

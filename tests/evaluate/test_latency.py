@@ -10,8 +10,9 @@ import torch
 
 from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.evaluate import latency
-from poa_plugin.evaluate.latency import latencies, latency_is_reliable, measure
+from poa_plugin.evaluate.latency import latencies, measure
 from poa_plugin.evaluate.tree import deepest_network
+from poa_plugin.runs.front import latency_is_reliable
 from poa_plugin.runs.sweep_results import NetworkResult
 
 TRUE = {f"d{depth}": 0.001 * depth for depth in (1, 2, 4, 8, 16)}

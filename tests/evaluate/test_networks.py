@@ -17,6 +17,7 @@ from poa_plugin.config.schema import Config
 from poa_plugin.demo import DINOV2_WORDS
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
+from poa_plugin.extraction.write import write_networks
 from poa_plugin.pick.choice import sweep_of
 from poa_plugin.runs.results import read_rows
 from poa_plugin.runs.run import open_run
@@ -119,7 +120,7 @@ def test_a_real_import_says_where_the_images_are_missing_and_what_was_trained(
     dinov2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = open_run(dinov2)
-    run.write({tmp_path / "plain": run.space.intact})
+    write_networks(run, {tmp_path / "plain": run.space.intact})
     imported = tmp_path / "imported"
     words = ["student.vit.min_width=24", "student.vit.width_step=8", "student.vit.min_depth=2"]
     words += ["student.vit.head_dim=8", "evaluation.resize_size=48", "evaluation.crop_size=48"]

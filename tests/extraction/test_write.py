@@ -14,7 +14,8 @@ import torch
 import poa_plugin as poa
 from poa_plugin.cli import main
 from poa_plugin.config.load import default_config
-from poa_plugin.extraction import replace
+from poa_plugin.extraction import replace, write
+from poa_plugin.extraction.write import write_all_networks, write_networks
 from poa_plugin.runs import recorded, run
 from poa_plugin.train.loop import train
 from tests.conftest import SMALL
@@ -63,20 +64,20 @@ def test_a_run_in_python(trained: Path, tmp_path: Path) -> None:
     assert not backbone.training
     images = torch.randn(2, 3, 48, 48)
     wanted = backbone(images, "intact")["x_norm_clstoken"]
-    folders = opened.write(
-        {str(tmp_path / "a"): "intact", str(tmp_path / "b"): opened.space["w24_d3"]}
+    folders = write_networks(
+        opened, {str(tmp_path / "a"): "intact", str(tmp_path / "b"): opened.space["w24_d3"]}
     )
     assert folders == [tmp_path / "a", tmp_path / "b"]
     found = poa.load(tmp_path / "a")(images)["x_norm_clstoken"]
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
     with pytest.raises(poa.UserError, match="Unknown network 'w30_d3': did you mean 'w24_d3'"):
-        opened.write({tmp_path / "c": "w30_d3"})
+        write_networks(opened, {tmp_path / "c": "w30_d3"})
     with pytest.raises(poa.UserError, match="branch must be teacher or student"):
-        opened.write({tmp_path / "c": "intact"}, "both")
+        write_networks(opened, {tmp_path / "c": "intact"}, "both")
     with pytest.raises(poa.UserError, match="is there already"):
-        opened.write({tmp_path / "c": "intact", tmp_path / "a": "intact"})
+        write_networks(opened, {tmp_path / "c": "intact", tmp_path / "a": "intact"})
     with pytest.raises(poa.UserError, match="name a folder in it"):
-        opened.write({"": "intact"})
+        write_networks(opened, {"": "intact"})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "b"]
 
 
@@ -137,7 +138,7 @@ def test_nothing_else_is_replaced(
     said: str,
 ) -> None:
     target = tmp_path / "net"
-    run.open_run(trained).write({target: "smallest"})
+    write_networks(run.open_run(trained), {target: "smallest"})
     if text is None:
         (target / name).unlink()
     else:
@@ -169,22 +170,22 @@ def test_runs_and_folders_of_images_are_never_replaced(
 def test_all_networks_or_none(
     trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    calls, write = [], run.write_network
+    calls, original = [], write.write_network
 
     def fail_at_the_third(folder: Path, *args: object) -> Path:
         calls.append(folder)
         if len(calls) == 3:
             raise OSError(28, os.strerror(28))
-        return write(folder, *args)
+        return original(folder, *args)
 
-    monkeypatch.setattr(run, "write_network", fail_at_the_third)
+    monkeypatch.setattr(write, "write_network", fail_at_the_third)
     with pytest.raises(poa.UserError, match=r"nets' cannot be written: the disk is full"):
-        run.open_run(trained).write_all(tmp_path / "nets")
+        write_all_networks(run.open_run(trained), tmp_path / "nets")
     assert list(tmp_path.iterdir()) == []
     calls.clear()
     folders = {tmp_path / f"{i}": "smallest" for i in range(3)}
     with pytest.raises(poa.UserError, match="cannot be written: the disk is full"):
-        run.open_run(trained).write(folders)
+        write_networks(run.open_run(trained), folders)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -197,7 +198,7 @@ def test_evaluations_are_read_once(
         monkeypatch.setattr(
             recorded, name, lambda folder, n=name, f=original: calls.append(n) or f(folder)
         )
-    run.open_run(trained).write_all(tmp_path / "nets")
+    write_all_networks(run.open_run(trained), tmp_path / "nets")
     assert sorted(calls) == ["read_rows", "read_sweep"]
 
 

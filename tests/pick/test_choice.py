@@ -11,10 +11,11 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from poa_plugin.errors import UserError
-from poa_plugin.pick.choice import Limits, pick, shown_k
+from poa_plugin.pick.choice import Limits, pick
 from poa_plugin.pick.explanation import describe, explain
 from poa_plugin.report.sweep_plots import plot_map, plot_pareto, plot_sweep
 from poa_plugin.report.sweep_table import sweep_table
+from poa_plugin.runs.front import shown_k
 from poa_plugin.runs.sweep_results import NetworkResult, Sweep
 from poa_plugin.sizes import parse_bytes, parse_milliseconds, parse_size
 

@@ -14,6 +14,7 @@ from poa_plugin.config.load import default_config
 from poa_plugin.elastic.layers import Lockstep
 from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.extraction.network import load_heads
+from poa_plugin.extraction.write import write_networks
 from poa_plugin.runs.run import open_run
 from poa_plugin.ssl import POA
 from poa_plugin.train.loop import train
@@ -47,7 +48,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_networks_are_evaluated(
 
     run = open_run(tmp_path / "run")
     smallest = run.space["smallest"]
-    run.write({tmp_path / "net": smallest}, with_heads=True)
+    write_networks(run, {tmp_path / "net": smallest}, with_heads=True)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         wanted = run.backbone()(images, smallest)["x_norm_clstoken"]
