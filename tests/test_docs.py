@@ -41,12 +41,12 @@ def test_python_is_python(page: Path) -> None:
 def test_what_a_block_needs_ends_with_the_block(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(
-        "<!-- needs a GPU -->\n\n    poa a\n\n    poa b\n\nText.\n\n    poa c\n\n"
+        "<!-- needs a GPU -->\n\n    poa a\n\n    poa b \\\n        --c\n\nText.\n\n    poa c\n\n"
         '```python title="x.py"\nif True:\n    poa = 1\n```\n\n<!-- needs time -->\n```python\nx\n```\n'
     )
     assert readme_commands(page) == [
         Command("poa a", "a GPU"),
-        Command("poa b", "a GPU"),
+        Command("poa b --c", "a GPU"),
         Command("poa c", ""),
     ]
     assert [tuple(block) for block in python_blocks(page)] == [

@@ -30,13 +30,21 @@ class Python(NamedTuple):
 
 
 def readme_commands(file: Path = ROOT / "README.md") -> list[Command]:
-    """Return the lines of indented blocks that begin with `poa`, `python`, `pip` or `make`, in order."""
+    """Return the lines of indented blocks that begin with `poa`, `python`, `pip` or `make`, in order.
+
+    A line that ends in a backslash goes on in the next one.
+    """
     lines = file.read_text(encoding="utf-8").splitlines()
-    return [
-        Command(match[1], needs)
-        for line, needs, fenced in _marked(lines)
-        if not fenced and (match := COMMAND.match(line))
-    ]
+    commands: list[Command] = []
+    goes_on = False
+    for line, needs, fenced in _marked(lines):
+        match = None if fenced else COMMAND.match(line)
+        if goes_on:
+            commands[-1] = commands[-1]._replace(text=commands[-1].text[:-1] + line.strip())
+        elif match:
+            commands.append(Command(match[1], needs))
+        goes_on = bool(match or goes_on) and line.endswith("\\")
+    return commands
 
 
 def python_blocks(file: Path) -> list[Python]:
@@ -59,7 +67,7 @@ def pages() -> list[Path]:
 
 
 def _marked(lines: list[str]) -> Iterator[tuple[str, str, bool]]:
-    """Yield each line, what the comment above its block says that it needs, and whether a fence is around it."""
+    """Yield each line, what the comment above its block says that it needs, and whether it is fenced."""
     needs, fenced = "", False
     for line in lines:
         is_fence = line.startswith("```")
