@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow test-readme fmt lint type unit clean
+.PHONY: setup demo test test-slow test-readme test-docs docs fmt lint type unit clean
 
 setup: $(STAMP)
 
@@ -36,6 +36,19 @@ test-readme: setup
 	build/wheel/venv/bin/python -m pip install --quiet --no-deps build/wheel/*.whl
 	$(BIN)/python -m tests.readme --bin build/wheel/venv/bin
 
+# Every command and example of the docs, in `build/docs`, with the run of `make demo`.
+test-docs: setup
+	$(BIN)/python -m tests.readme --docs
+
+# The documentation as a site, `site/index.html`; links and anchors are checked, nothing is fetched. Searching
+# needs a server: `python3 -m http.server --directory site`. (With `--quiet`, `--strict` would let all pass.)
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+$(VENV)/.docs: $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	touch $@
+
 fmt: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -52,4 +65,4 @@ unit: setup
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache
