@@ -44,7 +44,10 @@ def add_group(subcommands: Commands, name: str, metavar: str, text: str) -> Comm
 def add_config(parser: Parser) -> None:
     """Add the recipe, and the words that are laid over it."""
     parser.add_argument(
-        "config", metavar="CONFIG", type=path_text, help="a YAML file, or the folder of a run"
+        "config",
+        metavar="CONFIG",
+        type=path_text,
+        help="a recipe's name, a YAML file, or the folder of a run",
     )
     parser.add_argument(
         "words", nargs="*", default=[], metavar=KEY_VALUE, help="laid over the file"

@@ -49,7 +49,7 @@ def build_parser() -> Parser:
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
     for add in command_arguments.EVERY:
         add(subcommands)
-    parser.set_defaults(parser=parser)
+    parser.set_defaults(main_parser=parser)
     return parser
 
 

@@ -56,6 +56,14 @@ def networks(subcommands: Commands) -> None:
     )
 
 
+def recipes(subcommands: Commands) -> None:
+    """Add `poa recipes`."""
+    recipes = add_command(
+        subcommands, "recipes", commands.recipes, "list the recipes, or print one of them"
+    )
+    recipes.add_argument("name", metavar="NAME", nargs="?", help="of a recipe, such as vit")
+
+
 def config(subcommands: Commands) -> None:
     """Add `poa config`."""
     config = add_command(
@@ -258,7 +266,12 @@ def demo(subcommands: Commands) -> None:
         writes=True,
     )
     demo.add_argument(
-        "config", metavar="CONFIG", type=path_text, help="a recipe on a data set with labels"
+        "config",
+        metavar="CONFIG",
+        nargs="?",
+        default="demo_vit",
+        type=path_text,
+        help="a recipe on a data set with labels",
     )
     demo.add_argument(
         "--to", type=path, default=Path("runs/demo"), metavar="FOLDER", help="for all outputs"
@@ -283,6 +296,7 @@ def completion(subcommands: Commands) -> None:
 EVERY = (
     train,
     networks,
+    recipes,
     config,
     extract,
     export,

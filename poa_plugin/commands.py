@@ -55,6 +55,16 @@ def networks(arguments: argparse.Namespace) -> None:
     print(network_table(space, arguments.image_size))
 
 
+def recipes(arguments: argparse.Namespace) -> None:
+    """Print the names of the recipes, or one of them as it stands."""
+    from poa_plugin.config.recipes import recipe_path, recipe_table
+
+    if arguments.name:
+        print(recipe_path(arguments.name).read_text(encoding="utf-8"), end="")
+    else:
+        print(recipe_table())
+
+
 def config(arguments: argparse.Namespace) -> None:
     """Print the keys of the configuration."""
     from poa_plugin.config.describe import config_text, markdown
@@ -244,7 +254,7 @@ def completion(arguments: argparse.Namespace) -> None:
     """Print the script for a shell's Tab key."""
     from poa_plugin.completion import completion_script
 
-    print(completion_script(arguments.parser, arguments.shell))
+    print(completion_script(arguments.main_parser, arguments.shell))
 
 
 def _words(arguments: argparse.Namespace, recipe: Path) -> list[str]:

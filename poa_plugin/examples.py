@@ -4,18 +4,19 @@ from __future__ import annotations
 
 EXAMPLES: dict[str, list[str]] = {
     "poa": [
-        "poa train configs/ssl/demo_vit.yaml",
+        "poa train demo_vit",
         "poa extract runs/demo_vit --network all --to networks",
         "poa report runs/demo_vit",
     ],
     "poa train": [
-        "poa train configs/ssl/vit.yaml data.path=/data/imagenet output_dir=runs/vit",
+        "poa train vit data.path=/data/imagenet output_dir=runs/vit",
         "poa train runs/vit                          # where that run stopped",
         "poa train runs/vit optim.epochs=400 train.accept_changes=true",
     ],
+    "poa recipes": ["poa recipes", "poa recipes vit > my_vit.yaml"],
     "poa config": ["poa config", "poa config optim.base_lr"],
     "poa networks": [
-        "poa networks configs/ssl/vit.yaml",
+        "poa networks vit",
         "poa networks runs/vit --image-size 448",
     ],
     "poa extract": [
@@ -53,8 +54,8 @@ EXAMPLES: dict[str, list[str]] = {
         "poa report runs/vit runs/dinov2 --to both.html",
     ],
     "poa demo": [
-        "poa demo configs/ssl/demo_vit.yaml",
-        "poa demo configs/ssl/demo_vit.yaml --minutes 3 --to runs/short_demo",
+        "poa demo",
+        "poa demo demo_vit --minutes 3 --to runs/short_demo",
     ],
     "poa completion": [
         "source <(poa completion bash)               # for this shell; in ~/.bashrc, for all",

@@ -8,7 +8,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from poa_plugin.errors import UserError
+from poa_plugin.config.recipes import is_bare, recipe_names, recipe_path
+from poa_plugin.errors import UserError, did_you_mean
 from poa_plugin.files import reading
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "eval/knn.json", "eval/sweep.json")
@@ -16,25 +17,46 @@ RUN_FILES = ("config.yaml", "metrics.jsonl", "eval/knn.json", "eval/sweep.json")
 
 
 def recipe_file(text: str, command: str) -> Path:
-    """Return the YAML file that `poa train` and others are given: a file, or a run's folder.
+    """Return the YAML file that `poa train` and others are given: a recipe's name, a file, or a run's folder.
+
+    A bare name is a recipe that comes with the package; what has a separator or ends in .yaml is a path.
 
     Raises:
-        UserError: it is not there (the nearest name is given), cannot be read, or is another folder.
+        UserError: it is not there (the nearest name is given), cannot be read, is another folder, or is the
+            name of a recipe and of a run.
     """
     path = Path(text)
+    if is_bare(text):
+        if text in recipe_names():
+            return _named_recipe(text)
+        if not _exists(path):
+            nearest = did_you_mean(text, recipe_names())
+            raise UserError(
+                f"There is no recipe '{text}', and no file or folder of that name{_absence(path)}: {nearest}."
+            )
     if _is_dir(path):
         check_run(path)
         return path / "config.yaml"
     if "=" in text and not _exists(path):
         raise UserError(
             f"The configuration file is missing: '{text}' is a key=value word, and '{command}' takes "
-            f"a YAML file or a run's folder before them."
+            f"a recipe, a YAML file or a run's folder before them."
         )
     if not _exists(path):
         raise UserError(f"There is no configuration file '{path}'{_absence(path)}.")
     if _is_file(path):  # and no pipe, such as the shell's <(...), which can be opened only once
         _check_readable(path)
     return path
+
+
+def _named_recipe(name: str) -> Path:
+    """Return the file of a recipe, unless the current folder has a run of the same name."""
+    if _is_file(Path(name) / "config.yaml"):
+        raise UserError(
+            f"'{name}' is the name of a recipe and of a run: give './{name}' for the run, or "
+            f"'{recipe_path(name)}' for the recipe."
+        )
+    return recipe_path(name)
 
 
 def is_run_recipe(file: Path) -> bool:

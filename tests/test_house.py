@@ -28,7 +28,7 @@ SCHEMA = {"config", "config.fields", "config.images", "config.objective", "confi
 
 FLOORS: list[set[str]] = [
     GROUND,
-    {"failures", "sources", "targets"},
+    {"failures", "targets"},
     {"schema"},
     {"elastic"},
     {"backbones"},
@@ -40,7 +40,7 @@ FLOORS: list[set[str]] = [
     {"interop", "report", "extraction"},
     {"evaluate", "export"},
     {"pick", "step_time"},
-    {"arguments", "children", "console", "examples"},
+    {"arguments", "children", "console", "examples", "sources"},
     {"argument_groups", "completion", "demo"},
     {"commands"},
     {"command_arguments"},

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from poa_plugin.cli import build_parser
+from poa_plugin.sources import recipe_file
 from tests.readme.commands import ROOT, readme_commands
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,7 +25,7 @@ def test_commands_are_understood(command: str) -> None:
     words = shlex.split(command, comments=True)[1:]
     arguments = build_parser().parse_args(words)
     if isinstance(getattr(arguments, "config", None), str):
-        assert (ROOT / arguments.config).is_file()
+        assert recipe_file(arguments.config, "poa").is_file()
 
 
 def test_most_commands_are_run_as_they_are_written() -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from poa_plugin.cli import main
+from poa_plugin.config import recipes
+from poa_plugin.config.recipes import recipe_names, recipe_path
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.write import write_networks
 from poa_plugin.runs.run import open_run
@@ -305,3 +307,45 @@ def test_the_nearest_path(tmp_path: Path) -> None:
     assert nearest_path(tmp_path / "configs/ssl/vti.yaml") == near
     assert nearest_path(tmp_path / "unlike/anything") == ""
     assert nearest_path(tmp_path / "configs/ssl/vit.yaml/x") == ""
+
+
+def test_a_bare_name_is_a_recipe(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in recipe_names():
+        assert recipe_file(name, "poa train") == recipe_path(name)
+    (tmp_path / "vit").mkdir()  # of images, say
+    assert recipe_file("vit", "poa train") == recipe_path("vit")
+    (tmp_path / "vit/config.yaml").write_text("student: {arch: swin}\n")
+    with pytest.raises(UserError, match=r"give './vit' for the run, or '.*vit.yaml' for the rec"):
+        recipe_file("vit", "poa train")
+    assert recipe_file("./vit", "poa train") == Path("vit/config.yaml")
+    (tmp_path / "my_run").mkdir()
+    (tmp_path / "my_run/config.yaml").write_text("student: {arch: swin}\n")
+    assert recipe_file("my_run", "poa train") == Path("my_run/config.yaml")
+    for name in ("vti", "nothing", "my_ran"):
+        with pytest.raises(UserError, match=f"There is no recipe '{name}', and no file or folder"):
+            recipe_file(name, "poa train")
+    with pytest.raises(UserError, match="did you mean 'vit'"):
+        recipe_file("vti", "poa train")
+    with pytest.raises(UserError, match=r"There is no configuration file 'vit\.yaml'"):
+        recipe_file("vit.yaml", "poa train")
+    assert main(["recipes", "demo_vti"]) == 2
+    assert "did you mean 'demo_vit'" in capsys.readouterr().err
+
+
+def test_recipes_are_listed_with_what_they_say(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == recipe_names()
+    assert all(line.endswith(".") and len(line.split()) > 5 for line in lines)
+    for name in recipe_names():
+        assert main(["recipes", name]) == 0
+        assert capsys.readouterr().out == recipe_path(name).read_text()
+
+
+def test_missing_recipes_are_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(recipes, "PACKAGE", tmp_path / "site/poa_plugin")
+    with pytest.raises(UserError, match="The recipes are missing"):
+        recipes.recipe_folder()

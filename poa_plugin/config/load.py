@@ -19,6 +19,7 @@ from poa_plugin.config.contradictions import contradictions
 from poa_plugin.config.interpolation import resolve_in_place, unresolved_values
 from poa_plugin.config.keys import Section, all_keys, new_config
 from poa_plugin.config.ranges import possible, wrong_value
+from poa_plugin.config.recipes import is_bare, recipe_names, recipe_path
 from poa_plugin.config.schema import Config
 from poa_plugin.config.values import TRUE
 from poa_plugin.config.yaml_input import Scalar
@@ -34,10 +35,11 @@ MOST_PROBLEMS = 5
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a YAML file, lay `key=value` words over it, and check every key and value.
+    """Read a recipe or a YAML file, lay `key=value` words over it, and check every key and value.
 
     Args:
-        path: a YAML file; keys it leaves out keep the schema's defaults.
+        path: a YAML file, or the name of a recipe that comes with the package, such as `vit`; keys it leaves
+            out keep the schema's defaults.
         overrides: words such as `train.seed=1`, the last one wins.
 
     Returns:
@@ -48,6 +50,8 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: the file cannot be read, a key is unknown (the nearest one is named), a value has the wrong
             type or is out of its range, keys contradict one another, or a `${...}` cannot be resolved.
     """
+    if isinstance(path, str) and is_bare(path) and path in recipe_names():
+        path = recipe_path(path)
     return _resolve([_without_consent(Path(path)), overlay.from_words(overrides)])
 
 
