@@ -47,6 +47,7 @@ BACKBONES = Registry("backbone")
 META_ARCHS = Registry("meta-architecture")
 DATASETS = Registry("data set")
 EXPORTERS = Registry("export format")
+LOGGERS = Registry("logger")
 
 
 def import_packages(names: Iterable[str], where: str) -> None:

@@ -28,6 +28,7 @@ __all__ = [
     "DinoConfig",
     "EvaluationConfig",
     "IbotConfig",
+    "LoggerOptionsConfig",
     "LossConfig",
     "OptimConfig",
     "StudentConfig",
@@ -143,6 +144,11 @@ class DataConfig:
 
 
 @dataclass
+class LoggerOptionsConfig:
+    """Options of loggers, each in a section of its own; only those under `train.loggers` are used."""
+
+
+@dataclass
 class TrainConfig:
     """The run: its random seed, batch, length, precision, and when it writes."""
 
@@ -207,6 +213,13 @@ class TrainConfig:
     log_period: int = number(
         10, "steps that are averaged in a line of metrics", at_least=1, at_most=COUNT, unit="steps"
     )
+    loggers: list[str] = text(
+        ["tensorboard"],
+        "where the metrics are logged beside `metrics.jsonl`; see docs/metrics.md",
+        registry="loggers",
+        synonyms=("logger", "wandb", "mlflow", "trackio", "tensorboard"),
+    )
+    logger_options: Any = MISSING
     checkpoint_period: int = number(
         1000,
         "steps between checkpoints",
