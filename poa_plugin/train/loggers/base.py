@@ -58,7 +58,7 @@ class Logger:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Finish what is under way; nothing is logged after it."""
+        """Finish what is under way; nothing is logged after it. It is called after a `log` that failed, too."""
 
 
 def remembered(run: Path, name: str) -> dict[str, str]:

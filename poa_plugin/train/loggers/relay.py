@@ -166,6 +166,9 @@ class _Relay:
         except BaseException as error:  # nothing may end a training from here, sys.exit neither
             when = "at its end" if step is None else f"at step {step}, and is left out from here on"
             self._drop(f"failed {when}: {_reason(error)}")
+            if step is not None:
+                with suppress(BaseException):  # it has been said that it fails
+                    self.logger.close()
 
     def _drop(self, what: str) -> None:
         """Leave the logger out from here on, with one warning."""

@@ -32,7 +32,7 @@ class Options:
 
 @LOGGERS.register_as("wandb")
 class WeightsAndBiases(Logger):
-    """Logs by the training's own step; a step that comes again is a second point at the same place."""
+    """W&B's step is the training's, also where parts of a run were logged offline; W&B takes each step once."""
 
     Options = Options
     package, install = "wandb", "poa-plugin[wandb]"
@@ -56,12 +56,10 @@ class WeightsAndBiases(Logger):
             allow_val_change=True,
             settings=wandb.Settings(console="off"),
         )
-        self.run.define_metric("step")
-        self.run.define_metric("*", step_metric="step")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
         """See `Logger.log`."""
-        self.run.log({"step": step, **values})
+        self.run.log(dict(values), step=step)
 
     def close(self) -> None:
         """See `Logger.close`."""
