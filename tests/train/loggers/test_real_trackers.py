@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import struct
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +135,8 @@ def test_trackio_on_this_machine(train: Train, tmp_path: Path) -> None:
     lose_last(run)
     train("train.loggers=[trackio]")
     name = json.loads((run / "loggers/trackio.json").read_text())["name"]
-    import sqlite3
-
-    with sqlite3.connect(tmp_path / "trackio/poa.db") as base:
+    with closing(sqlite3.connect(tmp_path / "trackio/poa.db")) as base:
         rows = base.execute("select run_name, step, metrics from metrics order by id").fetchall()
-    base.close()
     assert {row[0] for row in rows} == {name}
     assert [row[1] for row in rows] == STEPS + AGAIN
     for row, line in zip(rows[:4] + rows[6:], lines(run), strict=True):
@@ -154,3 +155,56 @@ def test_a_server_that_is_not_there(demo_words: list[str], tmp_path: Path) -> No
     assert "poa: The logger 'mlflow' cannot be opened: " in ended.stderr
     assert "Traceback" not in ended.stderr
     assert not (tmp_path / "run/metrics.jsonl").exists()
+
+
+class Server(BaseHTTPRequestHandler):
+    """As much of MLflow's server as a run needs; it goes away when it has got the third line."""
+
+    lines = 0
+
+    def do_GET(self) -> None:
+        self._answer({"experiment": {"experiment_id": "1", "name": "poa"}})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        info = {"run_id": "a1", "run_uuid": "a1", "experiment_id": "1", "status": "RUNNING"}
+        self._answer({"run": {"info": info, "data": {}}})
+        Server.lines += bool(body.get("metrics"))
+        if Server.lines == 3:
+            threading.Thread(target=self._go_away).start()
+
+    def _go_away(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+    def _answer(self, answer: dict[str, Any]) -> None:
+        text = json.dumps(answer).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(text)))
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(text)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+def test_a_server_that_goes_away(demo_words: list[str], tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    words = ["train.loggers=[tensorboard,mlflow]", f"output_dir={tmp_path / 'run'}"]
+    words += [f"train.logger_options.mlflow.tracking_uri={address}", "optim.epochs=10"]
+    env = {**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, *words]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    server.shutdown()  # if it has not done so itself
+    thread.join()
+    assert Server.lines == 3
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stderr.count("poa: warning: The logger 'mlflow' failed at step 3") == 1
+    assert "Traceback" not in ended.stderr
+    assert [line["step"] for line in lines(tmp_path / "run")] == list(range(20))
