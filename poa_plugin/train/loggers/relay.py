@@ -23,7 +23,7 @@ from poa_plugin.train.loggers.base import Logger
 MOST_WAITING = 10_000
 """Calls that may wait for a logger; one that is so far behind is left out."""
 FLUSH_SECONDS, CLOSE_SECONDS = 10.0, 90.0
-"""How long a training waits for its loggers before a checkpoint, and at its end."""
+"""How long a training waits for its loggers, all together, before a checkpoint and at its end."""
 
 
 def check_loggers(config: Config) -> None:
@@ -69,8 +69,8 @@ class Loggers:
             relay.log(step, dict(values))
 
     def flush(self) -> None:
-        """Wait until the loggers have taken what they were handed, but not for one that takes long."""
-        marks = [relay.mark() for relay in self._relays]
+        """Wait until the loggers have taken what they were handed; for one that takes long, once."""
+        marks = [relay.mark() for relay in self._relays if relay.has_passed_mark]
         deadline = time.monotonic() + FLUSH_SECONDS
         for mark in marks:
             mark.wait(max(0.0, deadline - time.monotonic()))
@@ -116,6 +116,7 @@ class _Relay:
     def __init__(self, name: str, logger: Logger) -> None:
         self.name, self.logger = name, logger
         self._dropped, self._lock = False, threading.Lock()
+        self._mark: threading.Event | None = None
         self._calls: Queue[Callable[[], None] | None] = Queue(MOST_WAITING)
         self._thread = threading.Thread(target=self._work, name=f"logger {name}", daemon=True)
         self._thread.start()
@@ -126,10 +127,15 @@ class _Relay:
 
     def mark(self) -> threading.Event:
         """Return an event that is set when the calls before this one are done."""
-        done = threading.Event()
-        if not self._hand_over(done.set):
-            done.set()
-        return done
+        self._mark = threading.Event()
+        if not self._hand_over(self._mark.set):
+            self._mark.set()
+        return self._mark
+
+    @property
+    def has_passed_mark(self) -> bool:
+        """Whether the calls before the last `mark` are done."""
+        return self._mark is None or self._mark.is_set()
 
     def close(self) -> None:
         """Have the logger closed after the calls before this one."""

@@ -154,6 +154,27 @@ def test_a_checkpoint_waits_for_what_was_logged(
     loggers.close()
 
 
+def test_checkpoints_wait_once_for_one_that_hangs(
+    make: Make,
+    tmp_path: Path,
+    recorder: type[Recorder],
+    second: type[Recorder],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relay, "FLUSH_SECONDS", 0.5)
+    recorder.goes_on.clear()
+    loggers = Loggers(tmp_path, make(BOTH), 0)
+    began = time.monotonic()
+    for step in range(60):
+        loggers.log(step, {})
+        loggers.flush()
+        assert second.calls[-1][1] == step
+    assert time.monotonic() - began < 15
+    recorder.goes_on.set()
+    loggers.close()
+    assert [call[1] for call in recorder.calls[1:-1]] == list(range(60))
+
+
 def test_one_that_cannot_be_opened_is_refused_before_training(
     make: Make, tmp_path: Path, recorder: type[Recorder], second: type[Recorder]
 ) -> None:
