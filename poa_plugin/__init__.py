@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from poa_plugin.extract.network import extract, load
     from poa_plugin.extract.run import Run, open_run
     from poa_plugin.extract.to_timm import to_timm
-    from poa_plugin.ssl.poa import build_backbone
+    from poa_plugin.ssl.building import build_backbone
     from poa_plugin.version import __version__
 
 __all__ = [
@@ -44,7 +44,7 @@ _MODULES = {
     "Subnet": "poa_plugin.elastic.subnet",
     "UserError": "poa_plugin.errors",
     "__version__": "poa_plugin.version",
-    "build_backbone": "poa_plugin.ssl.poa",
+    "build_backbone": "poa_plugin.ssl.building",
     "extract": "poa_plugin.extract.network",
     "load": "poa_plugin.extract.network",
     "load_config": "poa_plugin.config.load",

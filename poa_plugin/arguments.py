@@ -178,7 +178,7 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefa
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
         notes = [f"({action.type.range})"] if isinstance(action.type, Whole | Real) else []
-        hidden = action.default in (None, False, [], argparse.SUPPRESS)
+        hidden = action.default is False or action.default in (None, [], argparse.SUPPRESS)
         if text is not None and not hidden and "%(default)" not in text:
             default = action.default
             joined = " ".join(map(str, default)) if isinstance(default, list) else default

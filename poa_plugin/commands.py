@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from poa_plugin.errors import UserError
-from poa_plugin.sources import RUN_FILES, check_extracted, check_run, recipe_file
+from poa_plugin.sources import (
+    RUN_FILES,
+    check_extracted,
+    check_run,
+    is_run_recipe,
+    recipe_file,
+)
 from poa_plugin.targets import (
     EVALUATION,
     SWEEP,
@@ -26,7 +34,7 @@ def train(arguments: argparse.Namespace) -> int:
     from poa_plugin.config.load import load_config
     from poa_plugin.train.loop import train
 
-    config = load_config(recipe, _words(arguments))
+    config = load_config(recipe, _words(arguments, recipe))
     check_entries(Path(config.output_dir), "output_dir", TRAINING)
     outcome = train(config)
     return 0 if outcome.signal is None else 128 + outcome.signal
@@ -41,7 +49,7 @@ def networks(arguments: argparse.Namespace) -> None:
     from poa_plugin.evaluate import network_table
     from poa_plugin.ssl import build_backbone
 
-    config = load_config(recipe, _words(arguments))
+    config = load_config(recipe, _words(arguments, recipe))
     with on_meta():
         space = build_backbone(config).space
     print(network_table(space, arguments.image_size))
@@ -102,15 +110,14 @@ def import_(arguments: argparse.Namespace) -> None:
     paths = [word for word in arguments.config if not is_word(word)]
     if len(paths) > 1:
         raise UserError(f"--config takes one recipe, not {len(paths)}: {', '.join(paths)}.")
-    with removed_on_failure(arguments.to):
-        imported = import_checkpoint(
-            arguments.file,
-            arguments.to,
-            config=paths[0] if paths else None,
-            words=[word for word in arguments.config if is_word(word)],
-            format_name=arguments.format,
-            drop=arguments.drop,
-        )
+    imported = import_checkpoint(
+        arguments.file,
+        arguments.to,
+        config=paths[0] if paths else None,
+        words=[word for word in arguments.config if is_word(word)],
+        format_name=arguments.format,
+        drop=arguments.drop,
+    )
     print("\n".join(imported.lines))
     print(f"Wrote '{imported.run}', which stands at step {imported.step}.")
 
@@ -119,7 +126,7 @@ def knn(arguments: argparse.Namespace) -> None:
     """Evaluate networks of a run with k-NN."""
     for folder in filter(None, (arguments.run_folder, arguments.reference)):
         check_run(folder)
-    check_entries(arguments.run_folder / "eval", "The folder for results", EVALUATION)
+    _results_folder(arguments, EVALUATION)
 
     from poa_plugin.device import use_threads
     from poa_plugin.evaluate import results_table
@@ -140,6 +147,7 @@ def knn(arguments: argparse.Namespace) -> None:
         reference=open_run(arguments.reference) if arguments.reference else None,
         memory=parse_bytes(arguments.memory, "--memory"),
         own_data=not arguments.data,
+        to=arguments.to,
     )
     print(results_table(rows))
 
@@ -147,7 +155,7 @@ def knn(arguments: argparse.Namespace) -> None:
 def sweep(arguments: argparse.Namespace) -> None:
     """Evaluate all networks of a run."""
     check_run(arguments.run_folder)
-    check_entries(arguments.run_folder / "eval", "The folder for results", SWEEP)
+    folder = _results_folder(arguments, SWEEP)
 
     from poa_plugin.device import use_threads
     from poa_plugin.evaluate.sizes import parse_bytes
@@ -164,9 +172,9 @@ def sweep(arguments: argparse.Namespace) -> None:
         temperature=arguments.temperature,
         memory=parse_bytes(arguments.memory, "--memory"),
         latency=not arguments.no_latency,
+        to=arguments.to,
     )
     swept = sweep_run(with_data(open_run(arguments.run_folder), arguments.data), options)
-    folder = arguments.run_folder / "eval"
     plots = plot_sweep(swept, folder)
     print(sweep_table(swept))
     written = (folder / "sweep.csv", folder / "sweep.json", *plots)
@@ -183,11 +191,13 @@ def pick(arguments: argparse.Namespace) -> None:
     from poa_plugin.evaluate.picked import explain
 
     limits = Limits.parse(arguments.max_params, arguments.max_flops, arguments.max_latency_ms)
-    sweep = sweep_of(arguments.run_folder)
+    sweep = sweep_of(arguments.run_folder, arguments.results)
     network = pick(sweep, limits, arguments.k)
     print(explain(sweep, limits, network, arguments.k))
     if arguments.to:
-        write_picked(arguments.run_folder, sweep, network, arguments.to, arguments.force)
+        write_picked(
+            arguments.run_folder, sweep, network, arguments.to, arguments.force, arguments.results
+        )
         print(f"Wrote it to '{arguments.to}'.")
 
 
@@ -207,13 +217,15 @@ def report(arguments: argparse.Namespace) -> None:
     """Write a page about runs."""
     for folder in arguments.run_folders:
         check_run(folder, RUN_FILES)
+    if arguments.results and len(arguments.run_folders) > 1:
+        raise UserError("--results is of one run: leave it out to compare several.")
     to = arguments.to or arguments.run_folders[0] / "report"
     _check_page_target(to)
 
     from poa_plugin.evaluate import write_report
 
-    with removed_on_failure(to):
-        page = write_report(*arguments.run_folders, to=arguments.to)
+    with removed_on_failure(to) if _is_page(to) else nullcontext():
+        page = write_report(*arguments.run_folders, to=arguments.to, results=arguments.results)
     print(page)
 
 
@@ -235,15 +247,36 @@ def completion(arguments: argparse.Namespace) -> None:
     print(completion_script(build_parser(), arguments.shell))
 
 
-def _words(arguments: argparse.Namespace) -> list[str]:
-    """Return the `key=value` words; a run that is named by its folder goes on there, if it was moved too."""
-    given = Path(arguments.config)
-    return [f"output_dir={given}", *arguments.words] if given.is_dir() else arguments.words
+def _words(arguments: argparse.Namespace, recipe: Path) -> list[str]:
+    """Return the `key=value` words; a run whose `config.yaml` is the recipe goes on where that lies."""
+    from poa_plugin.config.values import path_word
+
+    folder = recipe.parent
+    is_run = os.path.isdir(arguments.config) or is_run_recipe(recipe)  # noqa: PTH112
+    return [path_word("output_dir", folder), *arguments.words] if is_run else arguments.words
+
+
+def _results_folder(arguments: argparse.Namespace, names: Sequence[str]) -> Path:
+    """Return where results go, which can be written."""
+    folder: Path = arguments.to or arguments.run_folder / "eval"
+    if arguments.to:
+        check_entries(folder, "--to", names)
+        return folder
+    try:
+        check_entries(folder, "The folder for results", names)
+    except UserError as error:
+        raise UserError(f"{error} Another one is named with --to.") from error
+    return folder
 
 
 def _check_page_target(to: Path) -> None:
     """Raise if a report could not be written; what is neither a page nor a folder it refuses itself."""
-    if to.suffix.lower() in (".html", ".htm") and not os.path.isdir(to):  # noqa: PTH112
+    if _is_page(to):
         check_file_target(to, "--to")
     elif not os.path.isfile(to):  # noqa: PTH113 (false for names that are too long)
         check_entries(to, "--to", ["index.html"])
+
+
+def _is_page(to: Path) -> bool:
+    """Return whether a report goes to a file, and not into a folder."""
+    return to.suffix.lower() in (".html", ".htm") and not os.path.isdir(to)  # noqa: PTH112

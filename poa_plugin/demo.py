@@ -16,10 +16,11 @@ import torch
 from poa_plugin import step_time
 from poa_plugin.children import run_side_by_side
 from poa_plugin.config.load import load_config
+from poa_plugin.config.values import path_word
 from poa_plugin.device import available_cores
 from poa_plugin.evaluate import results_table, write_report
 from poa_plugin.evaluate.knn import check_votes
-from poa_plugin.evaluate.results import KnnRow, read_rows
+from poa_plugin.evaluate.results import KnnRow, beside_untrained, read_rows
 from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.evaluate.splits import labelled_splits
 from poa_plugin.extract import open_run
@@ -77,10 +78,13 @@ def demo(config: str, folder: Path, minutes: float) -> bool:
 
 
 def count_better(rows: Sequence[KnnRow]) -> tuple[int, int]:
-    """Return how many trained networks beat their untrained selves, and how many there are."""
-    before = {row.network: row.top1 for row in rows if row.kind == "untrained"}
-    trained = [row for row in rows if row.kind == "trained"]
-    return sum(row.top1 > before[row.network] for row in trained), len(trained)
+    """Return how many trained networks beat their untrained selves at K, and how many there are."""
+    pairs = [
+        (row.top1, before.top1)
+        for _, row, before in beside_untrained(rows)
+        if before is not None and row.k == K
+    ]
+    return sum(trained > before for trained, before in pairs), len(pairs)
 
 
 def _train_side_by_side(
@@ -88,7 +92,7 @@ def _train_side_by_side(
 ) -> None:
     threads = max(1, available_cores() // len(runs))
     words = {
-        name: [*own, f"train.threads={threads}", f"output_dir={folder / name}"]
+        name: [*own, f"train.threads={threads}", path_word("output_dir", folder / name)]
         for name, own in runs.items()
     }
     epochs = _epochs(config, folder, words, minutes)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import platform
 import re
 import sys
@@ -22,8 +23,6 @@ OUT_OF_MEMORY = re.compile(
 SHARED_MEMORY = re.compile(
     r"unable to (?:write to|open|mmap|resize)\b.*(?:torch_|shm)", re.IGNORECASE
 )
-
-
 REASONS = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
@@ -58,6 +57,18 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     if isinstance(error, ImportError) and not (error.name or "").startswith("poa_plugin"):
         return f"A package cannot be imported: {_one_line(error)}.", USER_ERROR
     return None
+
+
+def say(error: BaseException, words: Sequence[str]) -> int:
+    """Print an exception's sentence on stderr; return the exit status.
+
+    `POA_DEBUG=1`, or `--debug` among the command's words, shows its traceback, too.
+    """
+    if "--debug" in words or os.environ.get("POA_DEBUG", "0") not in ("", "0"):
+        traceback.print_exception(error)
+    sentence, status = explain(error) or (report_bug(error, words), BUG)
+    print(f"poa: {sentence}", file=sys.stderr)
+    return status
 
 
 def report_bug(error: BaseException, words: Sequence[str]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -124,20 +125,37 @@ def read_json(path: Path) -> Any:
         raise UserError(f"'{path}' is damaged: {reason}.") from error
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a JSON Lines file without the one that a kill cut off; none if there is no file."""
+def read_lines(path: Path, key: str, kind: type) -> list[dict[str, Any]]:
+    """Return the records of a JSON Lines file; none if there is no file.
+
+    A last line that a kill cut off is left out. So is any other damaged line, with a warning on stderr: what
+    was only noted ends no training.
+
+    Args:
+        path: of the file.
+        key: which every record has.
+        kind: of the value of that key.
+    """
+    if not path.is_file():
+        return []
     records = []
-    if path.is_file():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            with suppress(ValueError):
-                records.append(json.loads(line))
+    lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    for number, line in enumerate(lines, start=1):
+        record: Any = None
+        with suppress(ValueError, RecursionError):
+            record = json.loads(line)
+        if isinstance(record, dict) and isinstance(record.get(key), kind):
+            records.append(record)
+        elif number < len(lines):
+            print(f"WARNING: Line {number} of '{path}' is damaged and left out.", file=sys.stderr)
     return records
 
 
 def keep_lines_before(path: Path, step: int) -> None:
     """Drop the records of a JSON Lines file whose `step` is going to be run again."""
     if path.is_file():
-        write_lines(path, [record for record in read_lines(path) if record["step"] < step])
+        records = read_lines(path, "step", int)
+        write_lines(path, [record for record in records if record["step"] < step])
 
 
 def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from poa_plugin.errors import UserError
 
-LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
-"""Where Linux says how much memory a container or a job may use."""
+GROUPS = Path("/proc/self/cgroup")
+"""Where Linux says to which control groups this process belongs; a container or a job is one."""
+LIMITS = {"": "/sys/fs/cgroup/memory.max", "memory": "/sys/fs/cgroup/memory/memory.limit_in_bytes"}
+"""Where it says how much memory the topmost group may use, by controller: version 2's has no name."""
 
 
 def total_memory(device: torch.device | str = "cpu") -> int:
@@ -18,10 +21,29 @@ def total_memory(device: torch.device | str = "cpu") -> int:
     if torch.device(device).type == "cuda":
         return int(torch.cuda.mem_get_info(device)[1])
     sizes = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")]
-    for file in map(Path, LIMITS):
-        text = file.read_text().strip() if file.is_file() else ""
-        sizes += [int(text)] if text.isdigit() else []
-    return min(sizes)
+    return min([*sizes, *_limits()])
+
+
+def _limits() -> Iterator[int]:
+    """Yield the bytes that the control groups of this process, and those around them, may use."""
+    groups = dict.fromkeys(LIMITS, "/")
+    for line in _text(GROUPS).splitlines():
+        controllers, _, group = line.partition(":")[2].partition(":")
+        groups |= {name: group for name in controllers.split(",") if name in LIMITS}
+    for controller, group in groups.items():
+        top = Path(LIMITS[controller])
+        inside = top.parent / group.lstrip("/")
+        for folder in (inside, *inside.parents):
+            if folder.is_relative_to(top.parent):
+                text = _text(folder / top.name).strip()
+                yield from [int(text)] if text.isdigit() else []
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError:  # another system, or a group that a container does not see
+        return ""
 
 
 def check_memory(needed: int, what: str, then: str, device: torch.device | str = "cpu") -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
@@ -31,9 +32,15 @@ def recipe_file(text: str, command: str) -> Path:
         )
     if not _exists(path):
         raise UserError(f"There is no configuration file '{path}'{_absence(path)}.")
-    if path.is_file():  # and no pipe, such as the shell's <(...), which can be opened only once
+    if _is_file(path):  # and no pipe, such as the shell's <(...), which can be opened only once
         _check_readable(path)
     return path
+
+
+def is_run_recipe(file: Path) -> bool:
+    """Return whether a file is the `config.yaml` of a run, beside which training has written something."""
+    beside = (file.with_name(name) for name in ("ckpt", "metrics.jsonl"))
+    return file.name == "config.yaml" and any(map(_exists, beside))
 
 
 def check_run(folder: Path, with_any_of: Iterable[str] = ("config.yaml",)) -> None:
@@ -115,6 +122,8 @@ def _is_not(folder: Path, phrase: str) -> UserError:
 
 def _absence(path: Path) -> str:
     """Return what there is to say about a path that is not there, to be put behind it, or nothing."""
+    if _is_circle(path):
+        return " (the links in its path lead in a circle)"
     if path.is_symlink():
         return f" (it is a link to '{path.readlink()}', which is not there)"
     return nearest_path(path)
@@ -148,6 +157,15 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
 def _exists(path: Path) -> bool:
     with reading(path):
         return path.exists()
+
+
+def _is_circle(path: Path) -> bool:
+    """Tell whether links of a path lead back to themselves; for `exists` there is just nothing then."""
+    try:
+        path.stat()
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def _is_dir(path: Path) -> bool:

@@ -14,7 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from poa_plugin.errors import UserError
-from poa_plugin.files import write_reason
+from poa_plugin.files import write_reason, writing
 
 PROBE = 4096
 """Bytes of the attempt: one block, which a full disk refuses."""
@@ -48,17 +48,19 @@ def check_folder_target(folder: Path, what: str) -> None:
             or has an impossible name.
     """
     _check_name(folder, what)
-    if _is_there(folder, what) and not folder.is_dir():
-        raise _in_the_way(folder, what, "folder")
-    _check_writable(folder if folder.is_dir() else _nearest_folder(folder, what), folder, what)
+    with writing(folder):
+        if _is_there(folder, what) and not folder.is_dir():
+            raise _in_the_way(folder, what, "folder")
+        _check_writable(folder if folder.is_dir() else _nearest_folder(folder, what), folder, what)
 
 
 def check_file_target(file: Path, what: str) -> None:
     """Raise if a file could not be written; see `check_folder_target`."""
     _check_name(file, what)
-    if _is_there(file, what) and not file.is_file():
-        raise _in_the_way(file, what, "file")
-    _check_writable(_nearest_folder(file, what), file, what)
+    with writing(file):
+        if _is_there(file, what) and not file.is_file():
+            raise _in_the_way(file, what, "file")
+        _check_writable(_nearest_folder(file, what), file, what)
 
 
 def check_entries(folder: Path, what: str, names: Sequence[str]) -> None:
@@ -72,8 +74,9 @@ def check_entries(folder: Path, what: str, names: Sequence[str]) -> None:
     check_folder_target(folder, what)
     for name in names:
         entry, is_folder = folder / name, name.endswith("/")
-        if _is_there(entry, what) and not (entry.is_dir() if is_folder else entry.is_file()):
-            raise _in_the_way(entry, what, "folder" if is_folder else "file")
+        with writing(entry):
+            if _is_there(entry, what) and not (entry.is_dir() if is_folder else entry.is_file()):
+                raise _in_the_way(entry, what, "folder" if is_folder else "file")
 
 
 @contextmanager
@@ -142,7 +145,7 @@ def _check_writable(folder: Path, target: Path, what: str) -> None:
 
 def _kind(path: Path) -> str:
     if path.is_symlink() and not path.exists():
-        return f"a link to '{path.readlink()}', which is not there"
+        return f"a link to '{path.readlink()}', which leads nowhere"
     if path.is_dir():
         return "a folder"
     return "a file" if path.is_file() else "neither a file nor a folder"

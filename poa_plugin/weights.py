@@ -78,4 +78,5 @@ def save_tensors(
             raise
         code = int(number[1])
         raise OSError(code, os.strerror(code), str(file)) from error
-    file.chmod(permissions)
+    if file.stat().st_mode != permissions:  # some file systems have no permissions to change
+        file.chmod(permissions)

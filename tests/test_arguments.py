@@ -41,10 +41,8 @@ def test_help_shows_defaults_and_examples(command: str) -> None:
     assert len(EXAMPLES[command]) <= 3
     for action in PARSERS[command]._actions:
         assert action.help or isinstance(action, argparse._SubParsersAction), action
-        if isinstance(action.default, int | float | str) and action.default not in (
-            False,
-            argparse.SUPPRESS,
-        ):
+        is_shown = action.default is not False and action.default != argparse.SUPPRESS
+        if isinstance(action.default, int | float | str) and is_shown:
             assert f"(default: {action.default})" in " ".join(text.split())
 
 

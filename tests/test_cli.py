@@ -15,7 +15,7 @@ from poa_plugin.cli import main
 from poa_plugin.config.load import save_config
 from poa_plugin.config.schema import Config
 from poa_plugin.evaluate.results import read_rows
-from poa_plugin.train.loop import train
+from poa_plugin.train.loop import Outcome, train
 from tests.command_checks import fails
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -242,6 +242,60 @@ def test_a_run_by_its_folder_goes_on_there(
     assert not (tmp_path / "elsewhere").exists()
     assert main(["networks", "moved"]) == 0
     assert "20 networks" in capsys.readouterr().out
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[Config]:
+    """The configurations that training is called with, in place of training."""
+    configs: list[Config] = []
+
+    def take(config: Config) -> Outcome:
+        configs.append(config)
+        return Outcome(finished=True)
+
+    monkeypatch.setattr("poa_plugin.train.loop.train", take)
+    return configs
+
+
+@pytest.mark.parametrize("name", ["moved", "null", "~mine", "${train.seed}", "a\\\\${b"])
+@pytest.mark.parametrize("by_its_file", [True, False])
+def test_a_run_goes_on_where_its_configuration_lies(
+    name: str,
+    by_its_file: bool,
+    run: Path,
+    trained: list[Config],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever its folder is called now, unless another folder is asked for."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(run, tmp_path / name)
+    given = f"./{name}" if name == "~mine" else name
+    argv = ["train", f"{given}/config.yaml" if by_its_file else given]
+    assert main(argv) == 0
+    assert Path(trained[0].output_dir).resolve() == tmp_path / name
+    assert main([*argv, "output_dir=other"]) == 0
+    assert trained[1].output_dir == "other"
+
+
+def test_a_recipe_that_is_called_config(
+    trained: list[Config], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without what training writes beside it, it is a recipe."""
+    shutil.copy(DEMO, tmp_path / "config.yaml")
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "config.yaml"]) == 0
+    assert trained[0].output_dir == "runs/demo_vit"
+
+
+def test_a_current_folder_that_was_removed(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for argv in (["train", DEMO], ["networks", DEMO], ["import", "x.pth", "--to", "run"]):
+        assert "The current folder is not there any more" in fails(capsys, *argv)
 
 
 def test_the_output_folder_of_a_run_is_checked_before_anything_else(

@@ -11,6 +11,8 @@ import yaml
 from poa_plugin import step_time
 from poa_plugin.children import run_side_by_side
 from poa_plugin.data import elpv
+from poa_plugin.demo import K, count_better
+from poa_plugin.evaluate.results import KnnRow
 from tests.command_checks import fails
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -67,6 +69,23 @@ def test_the_time_of_a_step_is_measured_in_a_process_by_itself(
     words = ["train.threads=1"]
     command = step_time.command(config, 0.0, words)
     assert step_time.parse(run_side_by_side({"step": command})["step"]) > 0
+    only_one = [*words, "optim.epochs=1", "train.OFFICIAL_EPOCH_LENGTH=1"]
+    assert step_time.seconds_per_step(config, only_one, 0.0) > 0
     monkeypatch.setattr(sys, "argv", ["step_time", config, "1", "data.path=/nowhere"])
     assert step_time.main() == 2
     assert capsys.readouterr().err.startswith("poa: There is no folder '/nowhere'")
+
+
+def test_networks_are_compared_with_themselves_at_one_k() -> None:
+    """The folder may hold rows of other ks, and of networks that were not evaluated before training."""
+    rows = [
+        KnnRow("w48_d2", "untrained", K, 50.0),
+        KnnRow("w48_d2", "untrained", 1, 20.0),
+        KnnRow("w48_d2", "trained", K, 40.0),
+        KnnRow("w48_d2", "trained", 1, 40.0),
+        KnnRow("w64_d2", "untrained", K, 50.0),
+        KnnRow("w64_d2", "trained", K, 60.0),
+        KnnRow("w80_d2", "trained", K, 60.0),
+        KnnRow("raw", "pixels", K, 10.0),
+    ]
+    assert count_better(rows) == (1, 2)

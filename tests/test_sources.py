@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +18,7 @@ from poa_plugin.sources import check_extracted, check_run, describe, nearest_pat
 from tests.command_checks import as_another_user, fails, open_folder
 from tests.evaluate.example_runs import swept_run
 
+ROOT = Path(__file__).resolve().parents[1]
 RUN_COMMANDS = {
     "extract": ["extract", "{}", "--network", "all", "--to", "{to}"],
     "knn": ["eval", "knn", "{}", "--k", "3"],
@@ -72,7 +75,8 @@ NO_RUNS = {
     "file": "it is a file",
     "nowhere": "there is no such folder",
     "dangling": "a link to",
-    "loop": "a link to",
+    "loop": "lead in a circle",
+    "loop/below": "lead in a circle",
     "rnu": "(did you mean",
     "run/ckpt": "the run's folder is",
     "run/ckpt/4": "the run's folder is",
@@ -120,7 +124,7 @@ def test_what_is_no_recipe(
         ("empty", "an empty folder"),
         ("file", "it is a file"),
         ("nowhere", "there is no such folder"),
-        ("loop", "a link to"),
+        ("loop", "lead in a circle"),
     ],
 )
 def test_what_is_no_extracted_network(
@@ -220,6 +224,53 @@ def test_a_checkpoint_that_a_training_removes(
         opened.backbone()
 
 
+OTHER_SOURCES = {
+    "data check": ["data", "check", "{}"],
+    "a list": ["data", "check", "{}", "--dataset", "file_list"],
+    "shards": ["data", "check", "{}", "--dataset", "webdataset"],
+    "import": ["import", "{}", "--to", "{to}"],
+    "import --config": ["import", "{weights}", "--to", "{to}", "--config", "{}"],
+    "knn --reference": ["eval", "knn", "{run}", "--k", "3", "--reference", "{}"],
+    "knn --data": ["eval", "knn", "{run}", "--k", "3", "--data", "{}"],
+    "sweep --data": ["sweep", "{run}", "--k", "3", "--data", "{}"],
+    "train data.path": ["train", "{demo}", "data.dataset=image_folder", "data.path={}"],
+}
+"""Every command that reads something else than a run, a recipe or a network."""
+
+
+@pytest.mark.parametrize("name", ["n" * 300, "loop", "loop/below", "file/below", "nowhere", "no"])
+@pytest.mark.parametrize("command", OTHER_SOURCES)
+def test_what_cannot_be_looked_at(
+    command: str,
+    name: str,
+    folders: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Names that are too long, links in a circle, and `no`, which lies where one may not look."""
+    stat, places = (
+        os.stat,
+        {
+            "to": tmp_path / "new",
+            "run": folders / "run",
+            "weights": folders / "networks/w32_d1/model.safetensors",
+            "demo": ROOT / "configs/ssl/demo_vit.yaml",
+        },
+    )
+
+    def refuse(path: object, *arguments: object, **options: object) -> object:
+        if str(path) == str(folders / "no"):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return stat(path, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", refuse)
+    monkeypatch.chdir(tmp_path)
+    words = [word.format(folders / name, **places) for word in OTHER_SOURCES[command]]
+    assert str(folders / name)[:100] in fails(capsys, *words)
+    assert not (tmp_path / "new").exists()
+
+
 def test_folders_of_others() -> None:
     with open_folder() as folder:
         (folder / "run").mkdir()
@@ -233,6 +284,13 @@ def test_folders_of_others() -> None:
                         check(folder / name)
             with pytest.raises(UserError, match="you may not read it"):
                 check_extracted(folder / "closed")
+            with pytest.raises(UserError, match="you may not read it"):
+                open_run(folder / "closed/run")
+
+
+def test_a_name_that_is_too_long_in_python(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="its name is too long"):
+        open_run(tmp_path / ("n" * 300))
 
 
 def test_a_run_by_its_folder(folders: Path, tmp_path: Path) -> None:

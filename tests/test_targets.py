@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from poa_plugin.cli import build_parser
 from poa_plugin.errors import UserError
+from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, write_sweep
 from poa_plugin.extract import open_run
-from poa_plugin.targets import check_file_target, check_folder_target
+from poa_plugin.targets import check_entries, check_file_target, check_folder_target
 from tests.command_checks import as_another_user, fails, open_folder, tree
 from tests.evaluate.example_runs import swept_run
 
@@ -54,6 +60,12 @@ COMMANDS: dict[str, Callable[[dict[str, str], str], list[str]]] = {
     "demo": lambda has, to: ["demo", DEMO, "--to", to],
 }
 """Every command that takes a target, by name."""
+
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree"}
+"""Python's audit events of what is done to files."""
+
+STRIDES = {"import": 6, "extract all": 8, "report": 3}
+"""Of commands that change many files, or take long, not every change is the last one."""
 
 Command = Callable[[str], list[str]]
 
@@ -102,6 +114,22 @@ def test_a_target_of_others() -> None:
         assert tree(folder) == ["theirs"]
 
 
+def test_a_link_into_a_folder_of_others() -> None:
+    with open_folder() as folder:
+        (folder / "closed/run").mkdir(parents=True)
+        (folder / "closed").chmod(0o700)
+        (folder / "link").symlink_to(folder / "closed/run")
+        with as_another_user(), pytest.raises(UserError, match="cannot be written: you may not"):
+            check_folder_target(folder / "link", "--to")
+        with as_another_user(), pytest.raises(UserError, match="cannot be written: you may not"):
+            check_file_target(folder / "link", "--to")
+        (folder / "mine").mkdir()
+        (folder / "mine").chmod(0o777)
+        (folder / "mine/knn.json").symlink_to(folder / "closed/run")
+        with as_another_user(), pytest.raises(UserError, match="cannot be written: you may not"):
+            check_entries(folder / "mine", "--to", ["knn.json"])
+
+
 def test_a_read_only_disk(
     command: Command, disk: Callable[[int], Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -136,6 +164,68 @@ def test_a_disk_that_fills_up_half_way(
     said = fails(capsys, *COMMANDS[name](sources, str(folder / "new")))
     assert re.search("the disk is full|the disk of .* has 0 MB left", said)
     assert not tree(folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["extract", "extract all", "export", "import", "pick", "report", "report page"]
+)
+def test_a_kill_at_any_operation_leaves_nothing_half_written(
+    name: str, sources: dict[str, str], tmp_path: Path
+) -> None:
+    """The target is not there or whole; the same command finishes it, and nothing else is left."""
+    if name == "pick":
+        for entry in Path(sources["run"]).iterdir():
+            if entry.name != "eval":
+                (tmp_path / "run").mkdir(exist_ok=True)
+                (tmp_path / "run" / entry.name).symlink_to(entry)
+        network = open_run(sources["run"]).space["w48_d2"].name
+        found = NetworkResult(network, (), 48, 2, 1, 1, top1={20: 1.0})
+        conditions = {"branch": "teacher", "step": open_run(sources["run"]).step}
+        write_sweep(tmp_path / "run/eval", Sweep(conditions, [found]))
+        sources = {**sources, "swept": str(tmp_path / "run")}
+
+    def act(place: Path) -> None:
+        arguments = build_parser().parse_args(COMMANDS[name](sources, str(place / "new")))
+        arguments.run(arguments)
+
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    act(whole)
+    for operations in itertools.count(0, STRIDES.get(name, 1)):
+        place = tmp_path / str(operations)
+        place.mkdir()
+        status = killed_before(operations, partial(act, place))
+        left = tree(place / "new")
+        assert left in (tree(whole / "new"), []) or left == [".page.html.partial"]
+        if tree(place) != tree(whole):
+            act(place)
+            assert tree(place) == tree(whole)
+        if status == 0:
+            break
+    assert operations > 2
+
+
+def killed_before(operations: int, act: Callable[[], None]) -> int:
+    """Do something in a child that ends before so many changes of files; return its exit status."""
+    child = os.fork()
+    if child == 0:
+        left = operations
+
+        def count(event: str, _: object) -> None:
+            nonlocal left
+            left -= event in CHANGES
+            if left < 0:
+                os._exit(9)
+
+        try:
+            sys.addaudithook(count)
+            act()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, 9)
+    return status
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from omegaconf.errors import (
 from poa_plugin.config.fields import Declaration
 from poa_plugin.config.keys import Key, Section
 from poa_plugin.config.ranges import possible
-from poa_plugin.config.values import shown
+from poa_plugin.config.values import escape, shown
 
 VARIABLE = re.compile(r"Environment variable '(.*)' not found")
 
@@ -61,17 +61,6 @@ def unresolved_values(config: DictConfig, tree: Section) -> Iterator[tuple[Key, 
         for part in key.name.split("."):
             value = value[part]
         yield key, value
-
-
-def escape(value: Any) -> Any:
-    r"""Return a value whose texts OmegaConf resolves to what they are: `\${` for a `${` that is text."""
-    if isinstance(value, str):
-        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
-    if isinstance(value, list):
-        return [escape(element) for element in value]
-    if isinstance(value, dict):
-        return {name: escape(element) for name, element in value.items()}
-    return value
 
 
 def _plain(value: Any) -> Any:

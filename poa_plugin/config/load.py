@@ -20,19 +20,17 @@ from poa_plugin.config.interpolation import resolve_in_place, unresolved_values
 from poa_plugin.config.keys import Section, all_keys, new_config
 from poa_plugin.config.ranges import possible, wrong_value
 from poa_plugin.config.schema import Config
+from poa_plugin.config.values import TRUE
 from poa_plugin.config.yaml_input import Scalar
 from poa_plugin.config.yaml_output import to_yaml
 from poa_plugin.errors import UserError
 from poa_plugin.files import write_whole
-from poa_plugin.registry import BACKBONES, import_packages
+from poa_plugin.registry import BACKBONES, LOGGERS, import_packages
 
 FOR_ONE_COMMAND = {"train.accept_changes": False, "train.damaged_checkpoint": "stop"}
 """Keys that take a protection away, and what a run's `config.yaml` holds of them whatever was given."""
 MOST_PROBLEMS = 5
 """So many wrong values are named at once."""
-
-FOR_ONE_COMMAND = {"train.accept_changes": False, "train.damaged_checkpoint": "stop"}
-"""Keys that take a protection away, and what a run's `config.yaml` holds of them whatever was given."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -114,14 +112,13 @@ def _out_of_range(
     config: DictConfig, tree: Section, raw: Mapping[str, Any], skip: Collection[str]
 ) -> dict[str, str]:
     """Return a sentence for each key, but for those in `skip`, whose value is missing or not allowed."""
-    problems = {}
-    unused = {f"student.{name}" for name in BACKBONES.names()}
-    unused.discard(f"student.{OmegaConf.select(config, 'student.arch')}")
-    for key, value in unresolved_values(config, tree):
+    problems, values = {}, list(unresolved_values(config, tree))
+    unused = _unused_sections({key.name: value for key, value in values})
+    for key, value in values:
         if key.name in skip:
             continue
         if value == MISSING:
-            if ".".join(key.name.split(".")[:2]) not in unused:
+            if not key.name.startswith(unused):
                 problems[key.name] = f"The key '{key.name}' is missing: it must be {possible(key)}."
             continue
         given = raw.get(key.name)
@@ -131,13 +128,21 @@ def _out_of_range(
     return problems
 
 
-def _without_consent(path: Path | str) -> overlay.Overlay:
+def _unused_sections(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how the keys of backbones and loggers that are not chosen begin; these may lack a value."""
+    arch, loggers = values["student.arch"], values["train.loggers"] or ()
+    backbones = [f"student.{name}." for name in BACKBONES.names() if name != arch]
+    others = [f"train.logger_options.{name}." for name in LOGGERS.names() if name not in loggers]
+    return (*backbones, *others)
+
+
+def _without_consent(path: Path) -> overlay.Overlay:
     """Return what a file sets, without `train.accept_changes`: only a command accepts changes, for itself."""
-    file = overlay.from_file(Path(path))
+    file = overlay.from_file(path)
     for _, raw in file.settings:
         section = raw.get("train")
         consent = section.pop("accept_changes", None) if isinstance(section, dict) else None
-        if isinstance(consent, Scalar) and consent.lower() in ("true", "yes", "on", "1"):
+        if isinstance(consent, Scalar) and consent.lower() in TRUE:
             print(
                 f"poa: warning: train.accept_changes is left out of '{path}': it is given on the command "
                 f"line, for one command.",

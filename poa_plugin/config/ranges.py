@@ -102,7 +102,8 @@ def _wrong_text(key: Key, value: str) -> str | None:
 
 def _wrong_number(key: Key, value: Any, limits: Range) -> str | None:
     for number in _numbers(value):
-        if not math.isfinite(number) or (key.declared is not NOTHING and number not in limits):
+        is_finite = not isinstance(number, float) or math.isfinite(number)
+        if not is_finite or (key.declared is not NOTHING and number not in limits):
             hint = ""
             if limits.high == 1 and 10 <= number <= 100 and number / 100 in limits:
                 hint = f" (did you mean {show(number / 100)}?)"

@@ -37,6 +37,8 @@ DECIMAL = re.compile(r"[-+]?([0-9][0-9_]*\.?[0-9_]*|\.[0-9][0-9_]*)([eE][-+]?[0-
 SPECIAL = re.compile(r"[-+]?\.?(inf|infinity|nan)", re.IGNORECASE)
 LONGEST_NUMBER = 400
 """Characters."""
+LARGEST_NUMBER = 10**300
+"""Of a whole number; Python cannot compare ones that are much larger with others."""
 
 
 class WrongValueError(ValueError):
@@ -57,6 +59,24 @@ def split_word(word: str) -> tuple[list[str], Scalar]:
     if not equals or not key.strip():
         raise UserError(f"'{word}' is not of the form key=value, such as train.seed=1.")
     return re.sub(r"\[([^\[\].]+)\]", r".\1", key).split("."), Scalar.of(value, "word")
+
+
+def path_word(key: str, path: Path) -> str:
+    """Return the `key=value` word that sets a key to a path, whatever the path is called."""
+    text = str(path)
+    special = text in (*NULLS, "???") or text.startswith("~")
+    return f"{key}={escape(f'./{text}' if special else text)}"
+
+
+def escape(value: Any) -> Any:
+    r"""Return a value whose texts OmegaConf resolves to what they are: `\${` for a `${` that is text."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: match[1] * 2 + r"\${", value)
+    if isinstance(value, list):
+        return [escape(element) for element in value]
+    if isinstance(value, dict):
+        return {name: escape(element) for name, element in value.items()}
+    return value
 
 
 def is_word(text: str) -> bool:
@@ -130,7 +150,10 @@ def _whole(raw: Scalar) -> int:
     text = raw.strip()
     if len(text) <= LONGEST_NUMBER:
         if WHOLE.fullmatch(text):
-            return int(text, 16 if "x" in text.lower() else 10)
+            number = int(text, 16 if "x" in text.lower() else 10)
+            if abs(number) > LARGEST_NUMBER:
+                raise WrongTypeError
+            return number
         if DECIMAL.fullmatch(text) and float(text.replace("_", "")).is_integer():
             near = int(float(text.replace("_", "")))
             raise WrongTypeError(f"did you mean {near}?")

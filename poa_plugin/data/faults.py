@@ -36,8 +36,8 @@ class BadImages:
     def __init__(self, run: Path | None, n_images: int, max_share: float) -> None:
         self.path = None if run is None else run / "bad_images.jsonl"
         self.n_images, self.max_share = n_images, max_share
-        known = read_lines(self.path) if self.path else []
-        if self.path and known:  # without a line that a kill cut off
+        known = read_lines(self.path, "image", str) if self.path else []
+        if self.path and self.path.is_file():  # without a line that a kill cut off
             with disk_errors(self.path.parent):
                 write_lines(self.path, known)
         self.names = dict.fromkeys(str(record["image"]) for record in known)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypedDict
@@ -12,7 +9,6 @@ from typing import Any, TypedDict
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from poa_plugin.config.schema import Config
@@ -23,11 +19,12 @@ from poa_plugin.data.faults import BadImageNote, BadImages
 from poa_plugin.data.masking import shard_masks
 from poa_plugin.data.names import printable
 from poa_plugin.data.reading import reason_of
+from poa_plugin.data.workers import Workers, in_order
 from poa_plugin.device import resolve_device
 from poa_plugin.errors import UserError
 from poa_plugin.randomness import numpy_generator
 
-SUBSTITUTES, MAX_DEATHS = 100, 3
+SUBSTITUTES = 100
 
 
 class ShardBatch(TypedDict):
@@ -62,12 +59,13 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
         """Return the batch of one step and shard, or why there is none.
 
         An error is returned for `train_batches` to raise: one that is raised in a worker process
-        reaches the user with the worker's traceback for its message.
+        reaches the user with the worker's traceback for its message. It has the class `UserError`: one with
+        arguments of its own cannot be pickled.
         """
         try:
             return self.batch(*divmod(number, self.shards))
         except UserError as error:
-            return error
+            return UserError(str(error))
 
     def batch(self, step: int, shard: int) -> ShardBatch:
         """Return the batch of one step and shard."""
@@ -166,67 +164,18 @@ def train_batches(
     bad_images = BadImages(run, len(dataset), config.data.max_bad_share)
     shards: list[ShardBatch] = []
     numbers = range(start_step * batches.shards, end_step * batches.shards)
-    for batch in _with_new_workers(batches, numbers, config):
+    number = config.data.num_workers
+    workers = Workers(
+        number,
+        f"lower data.num_workers (now {number}), or allow the job more. The last checkpoint is whole",
+        pin_memory=resolve_device(config.train.device).type == "cuda",
+    )
+    for batch in in_order(batches, numbers, workers):
         bad_images.note(batch["bad_images"])
         shards.append(batch)
         if len(shards) == batches.shards:
             yield shards
             shards = []
-
-
-def _with_new_workers(batches: Batches, numbers: range, config: Config) -> Iterator[ShardBatch]:
-    """Yield numbered batches; where a worker process died, new ones go on at the batch that is due."""
-    due, deaths = numbers.start, 0
-    while due < numbers.stop:
-        loader = _loader(batches, range(due, numbers.stop), config)
-        try:
-            while due < numbers.stop:
-                batch = _raise_error(next(loader))
-                due, deaths = due + 1, 0
-                yield batch
-        except RuntimeError as error:
-            deaths += 1
-            if "DataLoader worker" not in str(error):
-                raise
-            if deaths == MAX_DEATHS:
-                raise UserError(
-                    f"Worker processes of the data loader were killed {deaths} times before they had "
-                    f"made one batch, which is often for want of memory: lower data.num_workers "
-                    f"(now {config.data.num_workers}), or allow the job more. The last checkpoint is "
-                    f"whole."
-                ) from error
-            print("\nA worker process of the data loader died; new ones go on.", file=sys.stderr)
-        finally:
-            # An error's traceback keeps this frame; its workers must not wait for that to be collected.
-            del loader
-
-
-def _loader(batches: Batches, numbers: range, config: Config) -> Iterator[ShardBatch | UserError]:
-    """Return an iterator over numbered batches, made by `data.num_workers` processes."""
-    workers = config.data.num_workers
-    loader = DataLoader(
-        batches,
-        batch_size=None,
-        sampler=numbers,
-        num_workers=workers,
-        prefetch_factor=2 if workers else None,
-        worker_init_fn=_start_worker if workers else None,
-        pin_memory=resolve_device(config.train.device).type == "cuda",
-    )
-    main = threading.current_thread() is threading.main_thread()
-    before = signal.getsignal(signal.SIGCHLD)
-    iterator = iter(loader)
-    if main and workers:
-        # torch's handler raises where a step happens to be when a worker dies, such as half-way
-        # through an update; without it the death is found when the next batch is asked for.
-        signal.signal(signal.SIGCHLD, before if callable(before) else signal.SIG_DFL)
-    return iterator
-
-
-def _raise_error(batch: ShardBatch | UserError) -> ShardBatch:
-    if isinstance(batch, UserError):
-        raise batch
-    return batch
 
 
 def _view_major(views: list[list[Tensor]]) -> Tensor:
@@ -236,11 +185,3 @@ def _view_major(views: list[list[Tensor]]) -> Tensor:
         if (views[0])
         else torch.zeros(0)
     )
-
-
-def _start_worker(worker: int) -> None:
-    """Leave cores and signals to the training process: it saves on Ctrl-C, and then ends its workers."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

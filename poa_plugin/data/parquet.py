@@ -49,7 +49,7 @@ class Parquet(EncodedImages):
         lengths: list[int] = []
         labels = []
         for number, file in enumerate(self.files):
-            opened = _parquet(file, os.getpid())
+            opened = _opened(file)
             names = opened.schema_arrow.names
             if "image" not in names:
                 known = ", ".join(names)
@@ -111,13 +111,19 @@ class Parquet(EncodedImages):
 @lru_cache(maxsize=OPEN_FILES)
 def _parquet(path: Path, process: int) -> Any:
     try:
-        import pyarrow
         from pyarrow import parquet
     except ImportError as error:
         raise UserError("Parquet files need pyarrow: pip install 'poa-plugin[parquet]'.") from error
+    return parquet.ParquetFile(path)
+
+
+def _opened(path: Path) -> Any:
+    """Return an opened file, or say why it cannot be used."""
     try:
-        return parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
+        return _parquet(path, os.getpid())
+    except (OSError, ValueError, RuntimeError, TypeError, KeyError, NotImplementedError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"The file '{path}' cannot be read: {_reason(error)}.") from error
 
 

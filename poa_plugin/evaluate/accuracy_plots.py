@@ -20,9 +20,9 @@ from poa_plugin.evaluate.figures import (
     save_figure,
     shown_name,
 )
-from poa_plugin.evaluate.front import evaluated, nearest_k, pareto_front
+from poa_plugin.evaluate.front import evaluated, pareto_front
 from poa_plugin.evaluate.point_names import place_names
-from poa_plugin.evaluate.record import SIZES, Entry, RunRecord
+from poa_plugin.evaluate.record import OTHER, SIZES, Entry, RunRecord, first_k
 from poa_plugin.evaluate.results import short
 from poa_plugin.evaluate.uncertainty import standard_error
 
@@ -47,7 +47,7 @@ def plot_accuracy(record: RunRecord, file: Target) -> None:
     """Draw accuracy against parameters (the paper's Figure 1), as the page's first view shows it."""
     k = _shown_k([record])
     figure, [axes] = new_figure(1)
-    entries = evaluated(record.entries, k)
+    entries = [entry for entry in evaluated(record.entries, k) if entry.kind != OTHER]
     trained = [entry for entry in entries if entry.kind == "trained"]
     draw_accuracy(axes, trained, "params", k)
     before = [(own.params, own.before[k]) for own in trained if own.params and k in own.before]
@@ -174,7 +174,7 @@ def own_names(entry: Entry) -> list[str]:
 
 
 def _shown_k(records: Sequence[RunRecord]) -> int:
-    k = nearest_k({k for record in records for entry in record.entries for k in entry.top1})
+    k = first_k(entry for record in records for entry in record.entries)
     if k is None:
         raise ValueError("nothing was evaluated")
     return k

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -25,21 +26,29 @@ SAMPLED = 128
 """Images of a split whose pixels tell data sets with equal names apart; all of them in a smaller split."""
 
 
-def accuracy_conditions(
-    run: Run, branch: str, splits: Sequence[Dataset], temperature: float
-) -> dict[str, Any]:
+def accuracy_conditions(run: Run, branch: str, images: Mapping[str, Any]) -> dict[str, Any]:
     """Return what decides the accuracies of a run's networks, as JSON values.
 
     The run's folder, the device, the number of threads and the version of torch are not among them, and
     neither is k: accuracies of one k stay what they are when others are asked for.
+
+    Args:
+        run: an opened run.
+        branch: `teacher` or `student`.
+        images: see `image_conditions`.
     """
     return {
         **_architecture(run.config),
         "step": run.step,
         "branch": branch,
         "weights": weights_checksum(run.checkpoint),
-        **image_conditions(run.config, splits, temperature),
+        **images,
     }
+
+
+def baseline_conditions(config: Config, images: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what decides the accuracies of a run's networks before training, as JSON values."""
+    return {**_architecture(config), "seed": config.train.seed, **images}
 
 
 def image_conditions(
@@ -54,6 +63,16 @@ def image_conditions(
         "decoded_size": config.data.image_size,
         "temperature": temperature,
     }
+
+
+def data_words(config: Config, temperature: float) -> str:
+    """Return in words on which images, and how, networks are evaluated; no path but its last name."""
+    data, evaluation = config.data, config.evaluation
+    name = " ".join(filter(None, (data.dataset, data.path and Path(data.path).name)))
+    return (
+        f"{name}, {evaluation.crop_size} of {evaluation.resize_size} pixels, "
+        f"temperature {temperature:g}"
+    )
 
 
 def latency_conditions(config: Config, device: torch.device) -> dict[str, Any]:

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import signal
-import sys
-import threading
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from poa_plugin.data import Dataset
+from poa_plugin.data.workers import Workers, in_order
 from poa_plugin.device import available_cores
 from poa_plugin.errors import UserError
 
 CHUNK = 16
 """Images that a worker process sends at a time: 2.4 MB at 224 pixels."""
-
-MAX_DEATHS = 3
-"""Worker processes that may be killed one after the other before they have sent anything."""
 
 
 def decoded(
@@ -43,29 +37,8 @@ def decoded(
     chunks = _Chunks(dataset, crop)
     firsts = range(start, len(dataset), CHUNK)
     workers = min(workers, available_cores(), len(firsts))
-    done, deaths = 0, 0
-    while done < len(firsts):
-        loader = _loader(chunks, firsts[done:], workers)
-        try:
-            for chunk in loader:
-                if isinstance(chunk, UserError):
-                    raise chunk
-                done, deaths = done + 1, 0
-                yield chunk
-        except (RuntimeError, ConnectionError, EOFError) as error:
-            # Of a chunk that a worker had announced before it died, the memory cannot be had any more.
-            if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
-                raise
-            deaths += 1
-            if deaths == MAX_DEATHS:
-                raise UserError(
-                    f"Worker processes that decode images were killed {deaths} times before they had sent "
-                    f"any, which is often for want of memory: lower data.num_workers (now {workers}) with "
-                    f"--data data.num_workers=1, or allow the job more."
-                ) from error
-            print("A process that decodes images died; another takes its place.", file=sys.stderr)
-        finally:
-            del loader  # an error's traceback keeps this frame, and would keep the workers waiting
+    advice = f"lower data.num_workers (now {workers}) with --data data.num_workers=1, or allow the job more"
+    yield from in_order(chunks, firsts, Workers(workers, advice, prefetch=4))
 
 
 class _Chunks(TorchDataset["Tensor | UserError"]):
@@ -86,29 +59,3 @@ class _Chunks(TorchDataset["Tensor | UserError"]):
         if len({len(crop) for crop in crops}) > 1:
             crops = [crop.expand(3, -1, -1) for crop in crops]
         return torch.stack(crops)
-
-
-def _loader(chunks: _Chunks, firsts: range, workers: int) -> Iterator[Tensor | UserError]:
-    loader = DataLoader(
-        chunks,
-        batch_size=None,
-        sampler=firsts,
-        num_workers=workers,
-        prefetch_factor=4 if workers else None,
-        worker_init_fn=_start_worker if workers else None,
-        generator=torch.Generator(),  # a loader draws a seed, which must not be torch's next number
-    )
-    before = signal.getsignal(signal.SIGCHLD)
-    iterator = iter(loader)
-    if workers and threading.current_thread() is threading.main_thread():
-        # torch's handler raises wherever the main process happens to be when a worker dies; without it
-        # the death is seen when the next chunk is asked for.
-        signal.signal(signal.SIGCHLD, before if callable(before) else signal.SIG_DFL)
-    return iterator
-
-
-def _start_worker(worker: int) -> None:
-    """Leave cores and Ctrl-C to the main process, which ends its workers."""
-    torch.set_num_threads(1)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)

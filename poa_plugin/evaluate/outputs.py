@@ -13,7 +13,7 @@ def check_writable(folder: Path, *names: str) -> None:
     """Make a folder for results, and try whether files can be written into it.
 
     Args:
-        folder: `RUN/eval`.
+        folder: `RUN/eval`, or the one that was asked for.
         names: of the files that are going to be written.
 
     Raises:
@@ -28,8 +28,7 @@ def check_writable(folder: Path, *names: str) -> None:
         reason = REASONS.get(error.errno or 0, error.strerror or str(error))
         raise UserError(
             f"The results go into '{folder}', which cannot be written: {reason}. Nothing was evaluated. For a "
-            f"run of somebody else's make a folder with links to its config.yaml and its ckpt, and "
-            f"evaluate that."
+            f"run of somebody else's name a folder of your own with --to."
         ) from error
     for name in names:
         if (folder / name).is_dir():

@@ -12,6 +12,7 @@ from poa_plugin.evaluate.results import short
 from poa_plugin.evaluate.sizes import parse_milliseconds, parse_size
 from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, read_sweep
 from poa_plugin.extract import open_run
+from poa_plugin.train.checkpoint import weights_checksum
 
 
 @dataclass(frozen=True)
@@ -108,21 +109,34 @@ def unreliable(sweep: Sweep, limits: Limits) -> str:
     )
 
 
-def sweep_of(folder: Path) -> Sweep:
+def sweep_of(folder: Path, results: Path | None = None) -> Sweep:
     """Return the sweep of a run.
+
+    Args:
+        folder: of the run.
+        results: where the sweep lies, if not in `RUN/eval`.
 
     Raises:
         UserError: it is no run's folder, or there is no sweep in it.
     """
-    sweep = read_sweep(folder / "eval")
+    sweep = read_sweep(results or folder / "eval")
     if sweep is None:
         open_run(folder)
+        if results is not None:
+            raise UserError(
+                f"There is no sweep in '{results}': 'poa sweep {folder} --to {results}' writes one."
+            )
         raise UserError(f"'{folder}' has no sweep yet: run 'poa sweep {folder}' first.")
     return trained_results(folder, sweep)
 
 
 def write_picked(
-    folder: Path, sweep: Sweep, network: NetworkResult, to: Path, force: bool = False
+    folder: Path,
+    sweep: Sweep,
+    network: NetworkResult,
+    to: Path,
+    force: bool = False,
+    results: Path | None = None,
 ) -> None:
     """Write a network of a run's sweep as an ordinary model, from the branch that was evaluated.
 
@@ -131,18 +145,30 @@ def write_picked(
         sweep, network: what was picked.
         to: a new folder.
         force: replace a network that was extracted there earlier.
+        results: where the run's results lie, if not in `RUN/eval`.
 
     Raises:
         UserError: the run was trained on since the sweep, or `to` cannot be written.
     """
     run = open_run(folder)
-    step = sweep.conditions["step"]
+    step, branch = (sweep.conditions.get(name) for name in ("step", "branch"))
+    if branch is None or step is None:
+        raise UserError(
+            f"The sweep of '{folder}' does not say of which step and branch it is: run 'poa sweep' on it "
+            f"again."
+        )
     if run.step != step:
         raise UserError(
             f"The sweep is of step {step}, and the newest checkpoint of '{folder}' is of step "
             f"{run.step}: run 'poa sweep' on it again."
         )
-    run.write({to: network.network}, sweep.conditions["branch"], force=force)
+    weights = sweep.conditions.get("weights")
+    if weights not in (None, weights_checksum(run.checkpoint)):
+        raise UserError(
+            f"The sweep is of other weights than those of '{folder}' at step {step}: run 'poa sweep' on "
+            f"it again."
+        )
+    run.write({to: network.network}, branch, force=force, results=results)
 
 
 def shown_k(sweep: Sweep) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,13 @@ import yaml
 
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.curves import Losses, loss_curves, skipped_ranges
-from poa_plugin.evaluate.front import usable_latency
+from poa_plugin.evaluate.front import nearest_k, usable_latency
 from poa_plugin.evaluate.results import KnnRow, read_rows
 from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, read_sweep
 from poa_plugin.evaluate.training_lines import read_metrics, read_skipped
+
+OTHER = "other"
+"""The kind of an entry that was evaluated under other conditions than those it stands beside."""
 
 FILES = ("config.yaml", "metrics.jsonl", "eval/knn.json", "eval/sweep.json")
 
@@ -27,7 +30,7 @@ class Entry:
 
     Attributes:
         network: its name; `label` is the name as it is shown, `aliases` are its further names.
-        kind: one of `poa_plugin.evaluate.results.KINDS`.
+        kind: one of `poa_plugin.evaluate.results.KINDS`, or OTHER.
         width, depth, params, flops: None where it is not known.
         latency_ms: the median, None where it is not known; `latency_spread_ms` is the distance between the
             quartiles, and `latency_is_reliable` tells whether the latency can be compared.
@@ -99,8 +102,12 @@ class RunRecord:
         return skipped_ranges(self.lines, self.skipped)
 
 
-def read_record(run: Path) -> RunRecord:
+def read_record(run: Path, results: Path | None = None) -> RunRecord:
     """Read everything that a page shows about a run.
+
+    Args:
+        run: its folder.
+        results: where its results lie, if not in `RUN/eval`.
 
     Raises:
         UserError: the folder is not a run's, holds nothing to show, or a file in it is damaged.
@@ -111,7 +118,8 @@ def read_record(run: Path) -> RunRecord:
             f"and no {FILES[-1]}."
         )
     lines = read_metrics(run / "metrics.jsonl")
-    rows, sweep = read_rows(run / "eval"), read_sweep(run / "eval")
+    results = results or run / "eval"
+    rows, sweep = read_rows(results), read_sweep(results)
     if not lines and not rows and not (sweep and sweep.networks):
         raise UserError(f"'{run}' has nothing to show yet: no metrics and no evaluation.")
     entries, n_left_out = merge_results(rows, sweep)
@@ -137,44 +145,115 @@ def merge_results(rows: Sequence[KnnRow], sweep: Sweep | None) -> tuple[list[Ent
     """Return the entries of a run's k-NN rows and its sweep, and how many rows are not among them.
 
     A network that the sweep evaluated is shown as the sweep has it. The rows add what a sweep has not:
-    accuracy before training, references, pixels, and networks that it did not evaluate.
+    accuracy before training, references, pixels, and networks that it did not evaluate. Rows on other images,
+    under another protocol, or of another branch or step are entries of the kind OTHER, whose labels say which.
     """
-    before: dict[str, list[KnnRow]] = {}
-    for row in rows:
-        if row.kind == "untrained":
-            before.setdefault(row.network, []).append(row)
+    series = Series.of(rows, sweep)
     swept = {own.network: own for own in (sweep.networks if sweep else ())}
     evaluated = {name for name, own in swept.items() if own.top1}
-    kept = [row for row in rows if row.kind != "trained" or row.network not in evaluated]
+    kept = [
+        row
+        for row in rows
+        if row.kind != "trained" or row.network not in evaluated or series.apart(row)
+    ]
     groups = _groups(kept)
-    trained = {row.network for row in rows if row.kind == "trained"} | set(swept)
-    by_rows = {key[1] for key in groups if key[0] == "trained"}
+    before = {key: group for key, group in groups.items() if key[0] == "untrained"}
+    own_rows = [row for row in rows if not series.apart(row)]
+    trained = {row.network for row in own_rows if row.kind == "trained"} | set(swept)
+    by_rows = {row.network for row in kept if row.kind == "trained" and not series.apart(row)}
     entries = [
-        swept_entry(own, sweep.n_test if sweep else 0, before.get(own.network, ()))
+        swept_entry(own, sweep.n_test if sweep else 0, _untrained(before, own.network, series))
         for own in swept.values()
         if own.top1 or own.network not in by_rows
     ]
-    times = Counter(key[:2] for key in groups)
-    for (kind, name, *state), group in groups.items():
-        if kind == "untrained" and name in trained:
+    times = Counter(state[:2] for state in {key[:4] for key in groups})
+    for (kind, name, branch, step, _), group in groups.items():
+        words = series.apart(group[0])
+        if kind == "untrained" and name in trained and not words:
             continue
         label = name if kind == "trained" else f"{kind}: {name}"
-        if times[kind, name] > 1:
-            branch, step = state
-            label += f" ({branch}, step {step})" if branch else f" (step {step})"
-        entry = _entry(label, group, before.get(name, ()) if kind == "trained" else ())
-        if kind == "trained" and name in swept:
+        if words:
+            label += f" ({words})"
+        elif times[kind, name] > 1:
+            label += f" ({state_words(branch, step)})"
+        is_own = kind == "trained" and not words
+        entry = _entry(label, group, _untrained(before, name, series) if is_own else ())
+        if words:
+            entry = replace(entry, kind=OTHER)
+        elif kind == "trained" and name in swept:
             entry = replace(entry, aliases=swept[name].aliases, **_latency(swept[name]))
         entries.append(entry)
     return entries, len(rows) - len(kept)
 
 
-def _groups(rows: Sequence[KnnRow]) -> dict[tuple[str, str, str, int], list[KnnRow]]:
-    """Return rows by kind, network, branch and step: those of one group differ in k alone."""
-    groups: dict[tuple[str, str, str, int], list[KnnRow]] = {}
+@dataclass(frozen=True)
+class Series:
+    """Under which conditions the networks were evaluated that are compared with each other.
+
+    Attributes:
+        protocol: see `KnnRow`; empty where it is not known.
+        state: branch and step, None where they are not known.
+    """
+
+    protocol: str = ""
+    state: tuple[str, int] | None = None
+
+    @classmethod
+    def of(cls, rows: Sequence[KnnRow], sweep: Sweep | None) -> Series:
+        """Return the conditions of a sweep; without one, those of the rows of the newest step."""
+        if sweep is not None and any(own.top1 for own in sweep.networks):
+            found = sweep.conditions
+            branch, step = found.get("branch"), found.get("step")
+            state = (branch, step) if isinstance(branch, str) and isinstance(step, int) else None
+            return cls(str(found.get("protocol", "")), state)
+        trained = [row for row in rows if row.kind == "trained"]
+        if not trained:
+            return cls()
+        newest = max(trained, key=lambda row: (row.step, row.branch == "teacher"))
+        return cls(newest.protocol, (newest.branch, newest.step))
+
+    def apart(self, row: KnnRow) -> str:
+        """Return in words how a row's conditions differ; nothing where they are the same or not known."""
+        words = []
+        if row.protocol and self.protocol and row.protocol != self.protocol:
+            words.append(row.data or "other images")
+        state = (row.branch, row.step)
+        if row.kind == "trained" and self.state not in (None, state) and state != ("", 0):
+            words.append(state_words(*state))
+        return "; ".join(words)
+
+
+def state_words(branch: str, step: int) -> str:
+    """Return in words which branch at which step was evaluated."""
+    return f"{branch}, step {step}" if branch else f"step {step}"
+
+
+def first_k(entries: Iterable[Entry]) -> int | None:
+    """Return the k to show first, see `nearest_k`: one of the entries that are compared if there is any."""
+    entries = list(entries)
+    own = {k for entry in entries if entry.kind != OTHER for k in entry.top1}
+    return nearest_k(own or {k for entry in entries for k in entry.top1})
+
+
+def _groups(rows: Sequence[KnnRow]) -> dict[tuple[str, str, str, int, str], list[KnnRow]]:
+    """Return rows by kind, network, branch, step and protocol: those of one group differ in k alone."""
+    groups: dict[tuple[str, str, str, int, str], list[KnnRow]] = {}
     for row in rows:
-        groups.setdefault((row.kind, row.network, row.branch, row.step), []).append(row)
+        key = (row.kind, row.network, row.branch, row.step, row.protocol)
+        groups.setdefault(key, []).append(row)
     return groups
+
+
+def _untrained(
+    groups: Mapping[tuple[str, str, str, int, str], Sequence[KnnRow]], name: str, series: Series
+) -> list[KnnRow]:
+    """Return a network's rows before training that were measured as those of a series."""
+    return [
+        row
+        for key, group in groups.items()
+        for row in group
+        if key[1] == name and not series.apart(row)
+    ]
 
 
 def swept_entry(own: NetworkResult, n_test: int = 0, before: Sequence[KnnRow] = ()) -> Entry:

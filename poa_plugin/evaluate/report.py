@@ -17,17 +17,19 @@ from poa_plugin.evaluate.page import build_page
 from poa_plugin.evaluate.plots import plot_losses, plot_runs_losses, plot_sampling
 from poa_plugin.evaluate.record import RunRecord, printable, read_record
 from poa_plugin.files import flush
+from poa_plugin.folders import write_folder
 
 PAGES = (".html", ".htm")
 
 
-def write_report(*runs: Path, to: Path | None = None) -> Path:
+def write_report(*runs: Path, to: Path | None = None, results: Path | None = None) -> Path:
     """Write a page about a run, or about several runs side by side.
 
     Args:
         runs: output folders of runs; what one does not hold yet is left out of the page.
         to: a file (`.html`), or a folder that gets `index.html` and the plots as PNG files. One run
             needs none: its page goes to `RUN/report/`.
+        results: where the results of a single run lie, if not in `RUN/eval`.
 
     Returns:
         The page: one file, its pictures within it.
@@ -39,29 +41,33 @@ def write_report(*runs: Path, to: Path | None = None) -> Path:
     """
     runs = tuple(Path(run) for run in runs)
     to = _place(runs, to)
-    records = _named_apart(runs, [read_record(run) for run in runs])
+    records = _named_apart(runs, [read_record(run, results) for run in runs])
     pictures = _pictures(records)
-    page, files = to, {}
-    if to.is_dir() or to.suffix.lower() not in PAGES:
-        page = to / "index.html"
-        files = {to / f"{name}.png": picture for name, picture in pictures.items()}
-    files[page] = build_page(records, pictures).encode("utf-8")
-    page.parent.mkdir(parents=True, exist_ok=True)
-    _write_together(files)
-    return page
+    html = build_page(records, pictures).encode("utf-8")
+    if not to.is_dir() and to.suffix.lower() in PAGES:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        _write_together(to.parent, {to.name: html})
+        return to
+    files = {**{f"{name}.png": picture for name, picture in pictures.items()}, "index.html": html}
+    if to.is_dir():
+        _write_together(to, files)
+    else:
+        with write_folder(to) as folder:
+            _write_together(folder, files)
+    return to / "index.html"
 
 
-def _write_together(files: Mapping[Path, bytes]) -> None:
-    """Write all files, or leave all as they were if one cannot be written."""
-    partial = {file: file.with_name(f".{file.name}.partial") for file in files}
+def _write_together(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write all files, the last name last, or leave all as they were if one cannot be written."""
+    partial = {name: folder / f".{name}.partial" for name in files}
     try:
-        for file, content in files.items():
-            if file.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-            partial[file].write_bytes(content)
-            flush(partial[file])
-        for file in files:
-            partial[file].replace(file)
+        for name, content in files.items():
+            if (folder / name).is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(folder / name))
+            partial[name].write_bytes(content)
+            flush(partial[name])
+        for name in files:
+            partial[name].replace(folder / name)
     finally:
         for unfinished in partial.values():
             unfinished.unlink(missing_ok=True)

@@ -25,7 +25,8 @@ class KnnRow:
 
     `kind` is one of KINDS: the run's network, the same before training, another run's intact
     network, or raw pixels. `top1` is in percent on `n_test` images (0 where that is not known), `flops`
-    are multiply-adds of one image.
+    are multiply-adds of one image. Rows of one `protocol` were measured on the same images in the same way,
+    which `data` says in words; both are empty where that is not known.
     """
 
     network: str
@@ -39,6 +40,8 @@ class KnnRow:
     branch: str = ""
     step: int = 0
     n_test: int = 0
+    protocol: str = ""
+    data: str = ""
 
 
 def merge_rows(old: Sequence[KnnRow], new: Sequence[KnnRow]) -> list[KnnRow]:
@@ -162,7 +165,8 @@ def _like(row: KnnRow, best: KnnRow | None) -> bool:
 
 def _row(record: dict[str, Any]) -> KnnRow:
     row = KnnRow(**record)
-    if not isinstance(row.network, str) or not isinstance(row.branch, str):
+    texts = (row.network, row.branch, row.protocol, row.data)
+    if not all(isinstance(text, str) for text in texts):
         raise ValueError(f"the network '{row.network}' has a name that is not text")
     if row.kind not in KINDS:
         raise ValueError(f"unknown kind '{row.kind}'; {did_you_mean(str(row.kind), KINDS)}")

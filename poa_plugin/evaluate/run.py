@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from torch import Tensor, nn
 
@@ -11,7 +12,6 @@ from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.data import Dataset
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.evaluate.conditions import image_conditions
 from poa_plugin.evaluate.features import features_of, raw_pixels
 from poa_plugin.evaluate.knn import check_votes, fitting_ks, knn_accuracy
 from poa_plugin.evaluate.knn_results import KnnResults
@@ -36,6 +36,7 @@ def evaluate_knn(
     reference: Run | None = None,
     memory: int = 4_000_000_000,
     own_data: bool = True,
+    to: Path | None = None,
 ) -> list[KnnRow]:
     """Evaluate a run's networks and add the rows to `RUN/eval/knn.json` and `.csv`.
 
@@ -54,6 +55,7 @@ def evaluate_knn(
         memory: bytes: half of it for decoded images, which are kept if they fit, and half for features, of
             one network at least, with the weights of the networks beside them.
         own_data: whether the images are those of the run's configuration.
+        to: a folder for the results in the place of `RUN/eval`.
 
     Returns:
         The new rows.
@@ -62,16 +64,19 @@ def evaluate_knn(
         UserError: a name is unknown, the data set has no labels, a k or the temperature does not fit, or
             the results cannot be written.
     """
-    folder = run.folder / "eval"
+    folder = to or run.folder / "eval"
     check_writable(folder, "knn.json", "knn.csv")
     backbone = run.backbone(branch)
     backbone.check_image_size(run.config.evaluation.crop_size)
+    other = None if reference is None else reference.backbone(branch)
+    if other is not None:
+        other.check_image_size(run.config.evaluation.crop_size)
     subnets = named_networks(run, backbone.space, names)
     splits = labelled_splits(run.config)
     n_train, n_test = map(len, splits)
     ks = fitting_ks(n_train) if ks is None else ks
     check_votes(n_train, n_test, ks, temperature)
-    results = KnnResults(folder, image_conditions(run.config, splits, temperature), own_data)
+    results = KnnResults(folder, run, branch, splits, temperature, own_data)
     classify = _Classifier(run, splits, ks, temperature, memory)
     with results:
         for rows in classify.networks(backbone, subnets, "trained", branch, run.step):
@@ -80,11 +85,10 @@ def evaluate_knn(
             before = run.untrained_backbone()
             for rows in classify.networks(before, subnets, "untrained", branch, 0):
                 results.add(rows)
-        if reference is not None:
-            other = reference.backbone(branch)
+        if reference is not None and other is not None:
             intact = [other.space.intact]
             for rows in classify.networks(other, intact, "reference", branch, reference.step):
-                results.add([replace(row, network=reference.folder.name) for row in rows])
+                results.add([replace(row, network=reference.folder.resolve().name) for row in rows])
         if pixels:
             top1 = classify(
                 *(raw_pixels(split, workers=run.config.data.num_workers) for split in splits)

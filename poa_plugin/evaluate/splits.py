@@ -20,8 +20,11 @@ from poa_plugin.evaluate.decoding import CHUNK, decoded
 from poa_plugin.evaluate.features import batched, check_crop
 from poa_plugin.extract import Run
 
+Splits = tuple[Dataset, Dataset]
+"""Training and test images."""
 
-def labelled_splits(config: Config) -> tuple[Dataset, Dataset]:
+
+def labelled_splits(config: Config) -> Splits:
     """Return the training and the test images of a configuration's data set.
 
     Raises:

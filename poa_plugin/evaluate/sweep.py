@@ -14,7 +14,13 @@ from poa_plugin.backbones.base import PlainNetwork
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.conditions import accuracy_conditions, latency_conditions
+from poa_plugin.evaluate.conditions import (
+    accuracy_conditions,
+    conditions_name,
+    data_words,
+    image_conditions,
+    latency_conditions,
+)
 from poa_plugin.evaluate.feature_store import FeatureStore
 from poa_plugin.evaluate.knn import check_votes, fitting_ks, knn_accuracy
 from poa_plugin.evaluate.latency import device_name, latencies
@@ -38,6 +44,8 @@ from poa_plugin.files import disk_errors
 __all__ = ["SweepOptions", "sweep_run", "with_data"]
 
 SPLITS = ("train", "test")
+SILENT = ("run", "device", "threads", "torch", "protocol", "data", "weights")
+"""Conditions that are no reason to start anew, or that others say in words."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,7 @@ class SweepOptions:
         memory: bytes, of which a quarter each is for the activations of a batch, for decoded images, for
             features, and, while no network runs, two quarters for k-NN.
         latency: whether it is measured.
+        to: a folder for results and features in the place of `RUN/eval`.
     """
 
     widths: Sequence[int] | None = None
@@ -60,6 +69,7 @@ class SweepOptions:
     temperature: float = 0.07
     memory: int = 4_000_000_000
     latency: bool = True
+    to: Path | None = None
 
     @property
     def room(self) -> int:
@@ -88,7 +98,7 @@ class _Sweeper:
     """A sweep under way: what all widths have in common."""
 
     def __init__(self, run: Run, options: SweepOptions) -> None:
-        self.run, self.options, self.folder = run, options, run.folder / "eval"
+        self.run, self.options, self.folder = run, options, options.to or run.folder / "eval"
         check_writable(self.folder, JSON, CSV)
         self.evaluation = run.config.evaluation
         self.backbone = run.backbone(options.branch)
@@ -107,9 +117,13 @@ class _Sweeper:
             for split in self.splits
         ]
         self.device = resolve_device(run.config.train.device)
+        images = image_conditions(run.config, self.splits, options.temperature)
+        self.protocol = conditions_name(images)
+        accuracy = accuracy_conditions(run, options.branch, images)
+        self.weights = str(accuracy["weights"])
         self.ledger = Ledger(
             self.folder / "sweep",
-            accuracy_conditions(run, options.branch, self.splits, options.temperature),
+            accuracy,
             latency_conditions(run.config, self.device),
             self.ks,
             self.space,
@@ -275,8 +289,7 @@ class _Sweeper:
         return [
             f"{name} was {there.get(name)} and is {here.get(name)}"
             for name in {**there, **here}
-            if name not in ("run", "device", "threads", "torch")
-            and there.get(name) != here.get(name)
+            if name not in SILENT and there.get(name) != here.get(name)
         ]
 
     def _conditions(self) -> Mapping[str, Any]:
@@ -286,10 +299,13 @@ class _Sweeper:
             "family": config.student.arch,
             "step": self.run.step,
             "branch": self.options.branch,
+            "weights": self.weights,
             "dataset": " ".join(filter(None, (config.data.dataset, config.data.path))),
             "image_size": self.evaluation.crop_size,
             "resize_size": self.evaluation.resize_size,
             "decoded_size": config.data.image_size,
+            "protocol": self.protocol,
+            "data": data_words(config, self.options.temperature),
             "ks": sorted(set(self.ks)),
             "temperature": self.options.temperature,
             "n_train": len(self.splits[0]),

@@ -20,14 +20,13 @@ from poa_plugin.errors import UserError
 from poa_plugin.extract.network import write_network
 from poa_plugin.extract.replace import why_not_replace
 from poa_plugin.extract.trained import TrainedNetworks, trained_networks
+from poa_plugin.files import reading
 from poa_plugin.folders import write_folder
 from poa_plugin.ssl import MultiHead, build_backbone, head_options
 from poa_plugin.train import checkpoint
 from poa_plugin.weights import load_tensors, load_weights
 
 BRANCHES = ("teacher", "student")
-ATTEMPTS = 5
-"""How often a checkpoint is looked for that a training under way removes meanwhile."""
 ADVICE = "choose another folder, or replace what 'poa extract' wrote there with --force"
 
 
@@ -83,6 +82,7 @@ class Run:
         branch: str = "teacher",
         with_heads: bool = False,
         force: bool = False,
+        results: Path | None = None,
     ) -> list[Path]:
         """Write sub-networks of a branch, each to its folder; see `write_network`.
 
@@ -94,6 +94,7 @@ class Run:
             branch: `teacher` or `student`.
             with_heads: write the projection heads and the mask token, too.
             force: replace folders that hold what was extracted earlier, and nothing else.
+            results: where the run's evaluations lie, if not in `RUN/eval`.
 
         Raises:
             UserError: the branch or a network is unknown, or a folder cannot be written.
@@ -103,7 +104,7 @@ class Run:
                 stack.enter_context(_folder(folder, force)): subnet
                 for folder, subnet in subnets.items()
             }
-            self._write(partial, branch, with_heads)
+            self._write(partial, branch, with_heads, results)
         return [Path(folder) for folder in subnets]
 
     def write_all(
@@ -119,7 +120,13 @@ class Run:
             self._write({partial / subnet.name: subnet for subnet in space}, branch, with_heads)
         return [folder / subnet.name for subnet in space]
 
-    def _write(self, subnets: Mapping[Path, Subnet | str], branch: str, with_heads: bool) -> None:
+    def _write(
+        self,
+        subnets: Mapping[Path, Subnet | str],
+        branch: str,
+        with_heads: bool,
+        results_folder: Path | None = None,
+    ) -> None:
         # Evaluation imports this module.
         from poa_plugin.evaluate.recorded import results_by_network
 
@@ -132,7 +139,7 @@ class Run:
         if heads is not None:
             origin["heads"] = head_options(self.config)
         family = self.config.student.arch
-        results = results_by_network(self.folder / "eval", branch, self.step)
+        results = results_by_network(results_folder or self.folder / "eval", branch, self.step)
         for folder, subnet in members.items():
             whole = {**origin, "results": results.get(subnet.name, [])}
             write_network(folder, family, backbone, subnet, whole, heads)
@@ -190,26 +197,11 @@ def open_run(folder: str | Path) -> Run:
         UserError: it is not the folder of a run, or there is no checkpoint in it yet.
     """
     folder = Path(folder)
-    try:
-        if not (folder / "config.yaml").is_file():
-            raise UserError(
-                f"'{folder}' is not the output folder of a run: there is no config.yaml."
-            )
-    except PermissionError as error:
-        raise UserError(f"You may not read '{folder}': ask its owner for permission.") from error
-    newest = _newest(folder / "ckpt")
+    with reading(folder):
+        is_run = (folder / "config.yaml").is_file()
+    if not is_run:
+        raise UserError(f"'{folder}' is not the output folder of a run: there is no config.yaml.")
+    newest = checkpoint.latest(folder / "ckpt")
     if newest is None:
         raise UserError(f"'{folder}' has no checkpoint yet under ckpt/.")
     return Run(folder, load_config(folder / "config.yaml"), newest)
-
-
-def _newest(root: Path) -> Path | None:
-    """Return the newest checkpoint; a training under way may remove the one that is being looked at."""
-    for _ in range(ATTEMPTS):
-        steps = checkpoint.steps(root)
-        try:
-            return checkpoint.latest(root)
-        except UserError:
-            if checkpoint.steps(root) == steps:
-                raise
-    raise UserError(f"A training changes the checkpoints under '{root}': run the command again.")

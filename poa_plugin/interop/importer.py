@@ -14,13 +14,14 @@ from torch import Tensor
 from poa_plugin.config.load import save_config
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
+from poa_plugin.folders import write_folder
 from poa_plugin.interop.agreement import compare_schedules
 from poa_plugin.interop.contents import Checkpoint, read_checkpoint
 from poa_plugin.interop.fit import fit_config
 from poa_plugin.interop.layout import BRANCHES, Entry
 from poa_plugin.interop.moments import named_moments
 from poa_plugin.interop.source import check_source, find_config
-from poa_plugin.interop.target import check_space, check_target, written_whole
+from poa_plugin.interop.target import check_space, check_target
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.train import checkpoint as own
@@ -279,6 +280,6 @@ def _write(
     ]
     check_space(run, sum(tensor.nbytes for tensor in tensors))
     state = {"step": step, "scaler": None, "imported": True, "format": checkpoint.format.name}
-    with written_whole(run) as folder:
+    with write_folder(run) as folder:
         save_config(config, folder / "config.yaml")
         own.save(folder / "ckpt", model, optimizer, state, config.train.keep_checkpoints)

@@ -91,7 +91,9 @@ def _why(file: Path, message: str) -> str:
         )
     reason = " ".join(message.rpartition("WeightsUnpickler error:")[2].split())
     reason = reason.partition(". ")[0].partition(" Check the documentation")[0].rstrip(".")
-    return f"The file '{file}' is no checkpoint that torch can read: {reason or 'it is damaged'}."
+    if re.fullmatch(r"(Unsupported operand )?\d*", reason):  # a byte that is no part of a pickle
+        reason = "it is damaged, or of another kind"
+    return f"The file '{file}' is no checkpoint that torch can read: {reason}."
 
 
 WHOLE = (

@@ -141,7 +141,7 @@ def join(files: Sequence[Path]) -> tuple[dict[str, Any], bool]:
     ranks = [_rank(file, i, read_rank(file) if i else first) for i, file in enumerate(files)]
     _check_same_run(ranks)
     contents = {**ranks[0].contents, "model": _joined(ranks)}
-    if isinstance(contents.get("optimizer"), Mapping):
+    if ranks[0].units and isinstance(contents.get("optimizer"), Mapping):
         contents["optimizer"] = _joined_optimizer(ranks)
     return contents, bool(ranks[0].units)
 

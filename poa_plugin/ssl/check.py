@@ -9,8 +9,8 @@ from poa_plugin.device import available_cores, on_meta, resolve_device
 from poa_plugin.errors import UserError
 from poa_plugin.memory import check_memory
 from poa_plugin.registry import BACKBONES
+from poa_plugin.ssl.building import build_backbone, head_options
 from poa_plugin.ssl.heads import MultiHead
-from poa_plugin.ssl.poa import build_backbone, head_options
 
 BYTES_PER_PARAMETER = 20
 """Float32 weights of student and teacher, gradients, and the two moments of AdamW."""

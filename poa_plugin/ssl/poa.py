@@ -9,15 +9,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from poa_plugin.backbones.base import ElasticBackbone, Stream
+from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.backbones.building import backbone_errors
-from poa_plugin.config.load import backbone_options
 from poa_plugin.config.schema import Config
 from poa_plugin.device import resolve_device
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
-from poa_plugin.randomness import torch_generator
-from poa_plugin.registry import BACKBONES, META_ARCHS
+from poa_plugin.registry import META_ARCHS
+from poa_plugin.ssl.building import build_backbone, head_options
 from poa_plugin.ssl.centering import Centering, SinkhornKnopp
 from poa_plugin.ssl.heads import MultiHead
 from poa_plugin.ssl.objective import (
@@ -30,38 +29,8 @@ from poa_plugin.ssl.objective import (
     mean_over_shards,
 )
 from poa_plugin.ssl.param_groups import params_groups
-
-ROLES = ("intact", "elastic")
-
-
-def build_backbone(config: Config) -> ElasticBackbone:
-    """Build the elastic backbone that a configuration names, with weights drawn from its seed.
-
-    It is in evaluation mode, as are `extract`'s and `load`'s networks: a sub-network gives the features of the
-    network that is extracted. In training mode (`backbone.train()`) stochastic depth applies.
-
-    Raises:
-        UserError: the name is unknown, or the options contradict one another.
-    """
-    options = backbone_options(config)
-    backbone = BACKBONES.get(config.student.arch)
-    with backbone_errors(config.student.arch), torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.train.seed)
-        built = cast(
-            ElasticBackbone, backbone.from_options(options, config.crops.global_crops_size)
-        )
-    return built.eval()
-
-
-def head_options(config: Config) -> dict[str, Any]:
-    """Return `MultiHead`'s arguments, but for its features, as plain values."""
-    dino = config.dino
-    return {
-        "n_prototypes": list(dino.head_n_prototypes),
-        "hidden_dim": dino.head_hidden_dim,
-        "bottleneck_dim": dino.head_bottleneck_dim,
-        "nlayers": dino.head_nlayers,
-    }
+from poa_plugin.ssl.students import ROLES, make_shard, run_students
+from poa_plugin.ssl.targets import teacher_targets
 
 
 @META_ARCHS.register_as("poa")
@@ -276,81 +245,25 @@ class POA(nn.Module):
         return bool(started and used and ibot.loss_weight > 0)
 
     def _shard(self, index: int, batch: Mapping[str, Any], subnet: Subnet) -> Shard:
-        device = self.step.device
-        local = batch.get("collated_local_crops")
-        if local is not None:
-            local = local.to(device, non_blocking=True) if len(local) else None
-        crops = batch["collated_global_crops"].to(device, non_blocking=True)
-        masks = batch["collated_masks"].to(device) if self.masks_active else None
-        patch_ids = torch.zeros(0, dtype=torch.long, device=device)
-        weights = torch.zeros(0, device=device)
-        if masks is not None:
-            patch_ids = masks.flatten().nonzero().flatten()
-            per_image = masks.sum(dim=-1, keepdim=True).clamp(min=1)
-            weights = (1 / per_image).expand_as(masks)[masks]
-        return Shard(
-            index=index,
-            subnet=subnet,
-            global_crops=crops,
-            local_crops=local,
-            masks=masks,
-            patch_ids=patch_ids,
-            patch_weights=weights,
-        )
+        return make_shard(index, subnet, batch, self.step.device, self.masks_active)
 
-    @torch.no_grad()
     def _teacher_targets(self, shards: Sequence[Shard], temperature: float) -> list[Targets]:
-        streams = [
-            Stream(shard.global_crops, self.space.intact, patch_ids=shard.patch_ids)
-            for shard in shards
-        ]
-        features = self.teacher["backbone"](streams)
-        inputs, sizes = [], []
-        for out in features:
-            inputs += [out["x_norm_clstoken"], out["x_norm_patchtokens"]]
-            sizes.append((len(inputs[-2]), len(inputs[-1])))
-        logits = self.teacher["dino_head"](inputs)
-        cls = [torch.cat(own) for own in zip(*logits[0::2], strict=True)]
-        patches = [torch.cat(own) for own in zip(*logits[1::2], strict=True)]
-        cls_split = [x.split([n for n, _ in sizes]) for x in self.cls_targets(cls, temperature)]
-        masked = self.patch_targets(patches, temperature) if self.masks_active else patches
-        patch_split = [x.split([m for _, m in sizes]) for x in masked]
-        return [
-            Targets([x[i] for x in cls_split], [x[i] for x in patch_split])
-            for i in range(len(shards))
-        ]
+        patches = self.patch_targets if self.masks_active else None
+        intact = self.space.intact
+        return teacher_targets(self.teacher, intact, shards, self.cls_targets, patches, temperature)
 
     def _run_students(
         self, shards: Sequence[Shard], walk: Sequence[str]
     ) -> list[dict[str, Student]]:
-        """Run the students of some roles on all crops in one walk; by role for each shard."""
-        streams = []
-        for shard in shards:
-            for role in walk:
-                subnet = shard.subnet if role == "elastic" else self.space.intact
-                for kind, crops in enumerate((shard.global_crops, shard.local_crops)):
-                    if crops is not None:
-                        masks = shard.masks if kind == 0 else None
-                        generator = self._generator(shard.index, ROLES.index(role), kind)
-                        ids = shard.patch_ids if kind == 0 else shard.patch_ids[:0]
-                        streams.append(Stream(crops, subnet, masks, generator, ids))
-        features = iter(self.student["backbone"](streams))
-        return [{role: self._student(shard, features) for role in walk} for shard in shards]
-
-    def _student(self, shard: Shard, features: Iterator[dict[str, Any]]) -> Student:
-        """Gather what goes into the heads from the next streams' features."""
-        out = next(features)
-        cls = out["x_norm_clstoken"]
-        local = cls[:0]
-        if shard.local_crops is not None:
-            local = next(features)["x_norm_clstoken"]
-        patches = out["x_norm_patchtokens"]
-        sizes = (len(cls), len(local), len(patches))
-        return Student(cls, torch.cat([cls, local, patches]), sizes)
-
-    def _generator(self, shard: int, role: int, kind: int) -> torch.Generator:
-        key = (self.config.train.seed, int(self.step), shard, role, kind)
-        return torch_generator("drop_path", *key)
+        seed, step = self.config.train.seed, int(self.step)
+        return run_students(
+            cast(ElasticBackbone, self.student["backbone"]),
+            self.space.intact,
+            shards,
+            walk,
+            seed,
+            step,
+        )
 
     def _autocast(self, device: torch.device) -> torch.autocast:
         dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}

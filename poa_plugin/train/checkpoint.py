@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from poa_plugin.errors import UserError
-from poa_plugin.files import REASONS, flush
+from poa_plugin.files import flush, write_reason
 from poa_plugin.train.integrity import (
     CHECKSUMS,
     MODEL,
@@ -73,7 +74,8 @@ def save(
     """Write `root/<step>/`, and remove older checkpoints that need not be kept.
 
     The folder gets its name when all of it is on the disk, so that a kill or a failure at any moment
-    leaves the earlier checkpoints as they were and no half of a new one.
+    leaves the earlier checkpoints as they were and no half of a new one. An older one that cannot be
+    removed is named on stderr, and stays.
 
     Args:
         root: the run's `ckpt` folder.
@@ -102,7 +104,15 @@ def save(
         for file in (*partial.iterdir(), partial):
             flush(file)
         target = put_in_place(root, step)
+    try:
         prune(root, step, keep, keep_multiples_of)
+    except (OSError, UnreadableError) as error:
+        reason = write_reason(error) if isinstance(error, OSError) else str(error)
+        print(
+            f"\npoa: warning: a checkpoint under '{root}' that need not be kept cannot be removed: "
+            f"{reason}. The one of step {step} is whole, and the training goes on.",
+            file=sys.stderr,
+        )
     return target
 
 
@@ -169,12 +179,15 @@ def _writing(root: Path, step: int) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        take_back(root, step)
+        with suppress(
+            OSError
+        ):  # a disk that still refuses: the next start brings back what was there
+            take_back(root, step)
         last = steps(root)
         kept = f"the one of step {last[-1]} is whole" if last else "there is no earlier one"
         raise UserError(
             f"The checkpoint '{step}' cannot be written under '{root}': "
-            f"{REASONS.get(error.errno or 0, str(error))}; {kept}. Mend that, and the same command goes on."
+            f"{write_reason(error)}; {kept}. Mend that, and the same command goes on."
         ) from error
 
 

@@ -83,11 +83,17 @@ def claim_folder(run: Path, config: Config, changes: list[str], names: Names | N
     if changes:
         print(f"Going on with other values than before: {_few(changes)}.")
     if changes and file.is_file():
-        earlier = len(list(run.glob("config.*.yaml")))
-        save_config(load_config(file), run / f"config.{earlier + 1}.yaml")
+        save_config(load_config(file), _unused(run))
     save_config(config, file)
     if names is not None:
         record_images(run, names)
+
+
+def _unused(run: Path) -> Path:
+    """Return the first of `config.1.yaml`, `config.2.yaml`, ... after all that are there."""
+    numbers = [file.name.split(".")[1] for file in run.glob("config.*.yaml")]
+    last = max((int(number) for number in numbers if number.isdecimal()), default=0)
+    return run / f"config.{last + 1}.yaml"
 
 
 def differences(there: Config, here: Config) -> list[str]:

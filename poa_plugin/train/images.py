@@ -89,9 +89,7 @@ def record_images(run: Path, names: Names) -> None:
     """
     record = ImageRecord.of(names)
     if record != read_record(run):
-        partial = run / f".{NAMES}.partial"
-        partial.write_bytes(gzip.compress(names.text, compresslevel=1, mtime=0))
-        partial.replace(run / NAMES)
+        write_whole(run / NAMES, gzip.compress(names.text, compresslevel=1, mtime=0))
         write_whole(run / RECORD, json.dumps(record._asdict(), indent=2) + "\n")
 
 

@@ -114,7 +114,8 @@ def put_in_place(root: Path, step: int) -> Path:
         shutil.rmtree(removed, ignore_errors=True)
         target.rename(removed)
     partial.rename(target)
-    flush(root)
+    for folder in (root, root.parent):  # where a first checkpoint's `ckpt` folder is new, too
+        flush(folder)
     _verified.add(target)
     shutil.rmtree(removed, ignore_errors=True)
     return target

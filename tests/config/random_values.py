@@ -11,6 +11,7 @@ from poa_plugin.config.keys import Key
 
 FAR = [
     *("1e30", "-1e30", "-1", "0", "nan", "inf", "-inf", ".nan", str(2**40), str(2**70), "9" * 500),
+    *("9" * 350, f"0x{'f' * 390}"),
     *(
         "",
         " ",

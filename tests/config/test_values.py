@@ -77,6 +77,8 @@ def test_null_home_and_other_values(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         ("output_dir=null", "may not be null; a folder of this name is './null'"),
         ("output_dir=~no_such_user/x", "no home folder '~no_such_user'"),
         ("output_dir=${oc.env:NO_SUCH_THING}", "no environment variable 'NO_SUCH_THING'"),
+        ("student.arch=${oc.env:NO_SUCH_THING}", "no environment variable 'NO_SUCH_THING'"),
+        ("student.arch=${a.b}", "no key 'a.b'"),
         ("output_dir=${now:%Y}", "no resolver 'now'"),
         ("output_dir=${a.b}", "no key 'a.b'"),
         ("output_dir=${output_dir}", "refers to itself"),
@@ -90,6 +92,33 @@ def test_what_has_no_value_is_a_sentence(word: str, said: str) -> None:
     with pytest.raises(UserError, match="The key") as error:
         default_config(["student.arch=vit", word])
     assert said in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        f"train.seed={'9' * 350}",
+        f"train.seed=-{'9' * 350}",
+        f"train.seed=0x{'f' * 390}",
+        f"optim.base_lr={'9' * 350}",
+        f"optim.base_lr=0x{'f' * 390}",
+        f"dino.head_n_prototypes=[{'9' * 350}]",
+        f"train.max_minutes=0x{'f' * 390}",
+    ],
+    ids=range(7),
+)
+def test_numbers_that_no_computer_reckons_with(word: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"it must be (null, or )?a "):
+        default_config(["student.arch=vit", word])
+
+
+def test_consent_in_a_file_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """However it is spelled; a file that says no to it says nothing."""
+    file = tmp_path / "c.yaml"
+    for text, warned in (("true", True), ("Y", True), ("off", False)):
+        file.write_text(f"student: {{arch: vit}}\ntrain: {{accept_changes: {text}}}\n")
+        assert not load_config(file).train.accept_changes
+        assert ("accept_changes is left out" in capsys.readouterr().err) is warned
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,8 @@ from poa_plugin.data import (
     build_dataset,
     train_batches,
 )
+from poa_plugin.data import parquet as parquet_files
+from poa_plugin.data.datasets import UnreadableImageError
 from poa_plugin.errors import UserError
 from tests.data.image_files import BAD, good, write_folder, write_tar
 
@@ -243,6 +246,32 @@ def test_a_disk_with_a_hiccup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match="could not be read, in 3 attempts") as found:
         dataset.image(0)
     assert not isinstance(found.value, BadImageError)
+
+
+@pytest.mark.parametrize("failures", [2, 3])
+def test_a_hiccup_as_a_parquet_file_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failures: int
+) -> None:
+    """Each worker process opens it anew."""
+    monkeypatch.setattr("poa_plugin.data.datasets.PAUSES", (0.0, 0.0))
+    dataset = Parquet(str(write_parquet(tmp_path / "a.parquet", [good(0)], None)), "train")
+    wanted, honest, left = dataset.image(0), parquet.ParquetFile, failures
+
+    def opened(path: Path) -> parquet.ParquetFile:
+        nonlocal left
+        left -= 1
+        if left >= 0:
+            raise OSError(errno.ESTALE, "Stale file handle", str(path))
+        return honest(path)
+
+    monkeypatch.setattr(parquet, "ParquetFile", opened)
+    parquet_files._parquet.cache_clear()
+    parquet_files._row_group.cache_clear()
+    if failures == 2:
+        assert torch.equal(dataset.image(0), wanted)
+    else:
+        with pytest.raises(UnreadableImageError, match="could not be read, in 3 attempts"):
+            dataset.image(0)
 
 
 def test_an_archive_that_ends_early(tmp_path: Path) -> None:

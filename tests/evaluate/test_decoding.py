@@ -91,7 +91,7 @@ def test_a_worker_that_is_killed_is_replaced(
     images.file = tmp_path / "killed"
     found = torch.cat(list(decoded(images, CROP, 0, 2)))
     assert torch.equal(found, torch.cat(list(decoded(Noise(60), CROP))))
-    assert "A process that decodes images died; another takes" in capsys.readouterr().err
+    assert "A worker process of the data loader died; new ones" in capsys.readouterr().err
 
 
 def test_workers_that_are_killed_again_and_again() -> None:
@@ -106,7 +106,7 @@ def test_no_more_workers_than_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
         seen.append(num_workers)
         return DataLoader(*args, num_workers=num_workers, **rest)
 
-    monkeypatch.setattr("poa_plugin.evaluate.decoding.DataLoader", noted)
+    monkeypatch.setattr("poa_plugin.data.workers.DataLoader", noted)
     list(decoded(Noise(5), CROP, 0, 8))
     list(decoded(Noise(60), CROP, 0, 8))
     assert seen == [1, 2]

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
+from poa_plugin.cli import main
 from poa_plugin.evaluate.accuracy_plots import draw_accuracy
 from poa_plugin.evaluate.best import best_of
 from poa_plugin.evaluate.colors import luminance as luminance_of
@@ -20,7 +21,7 @@ from poa_plugin.evaluate.front import pareto_front
 from poa_plugin.evaluate.page import build_page
 from poa_plugin.evaluate.record import SIZES, Entry, RunRecord, read_record
 from poa_plugin.evaluate.results import KnnRow, read_rows, write_rows
-from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, write_sweep
+from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, read_sweep, write_sweep
 from tests.evaluate.browser import Browser
 from tests.evaluate.example_runs import swept_run
 from tests.evaluate.test_page import (
@@ -223,6 +224,35 @@ def test_the_page_and_the_plots_have_one_front(browser: Browser, tmp_path: Path)
             [line] = [line for line in axes.lines if line.get_drawstyle() == "steps-post"]
             points = [[SIZES[key](own), own.top1[k]] for own in front]
             assert line.get_xydata().tolist()[:-1] == points
+
+
+def test_networks_of_other_images_are_hollow_named_and_on_no_front(
+    browser: Browser, tmp_path: Path
+) -> None:
+    run = swept_run(tmp_path / "run", n_test=600)
+    sweep = read_sweep(run / "eval")
+    assert sweep is not None
+    write_sweep(run / "eval", replace(sweep, conditions={**sweep.conditions, "protocol": "a"}))
+    row = KnnRow("w48_d2", "trained", 20, 99.0, 48, 2, 55_296, 1, n_test=600)
+    write_rows(run / "eval", [replace(row, protocol="b", data="<i>cars</i>")])
+    record = read_record(run)
+    number = next(i for i, own in enumerate(record.entries) if own.kind == "other")
+    browser.size(1100, 800)
+    for records in ([record], [record, read_record(swept_run(tmp_path / "two", n_test=600))]):
+        browser.open(written(tmp_path / "page.html", *records))
+        own = f"document.querySelector('.point[data-row=\"{number}\"]')"
+        classes = browser.run(f"[...{own}.classList]")
+        assert "hollow" in classes
+        assert "best" not in classes
+        cells = text_of(browser, f'tr[data-row="{number}"]')
+        assert "w48_d2 (<i>cars</i>)" in cells
+        assert "≈" not in cells
+        notes = text_of(browser, ".note.signs")
+        assert "1 network was evaluated on other images" in notes
+        assert "99" not in text_of(browser, "#scatter-note")
+        click(browser, "#front")
+        assert not browser.run(f"Boolean({own})")
+    assert main(["report", str(run), "--to", str(tmp_path / "folder")]) == 0
 
 
 def test_uncertainty_is_shown(browser: Browser, tmp_path: Path) -> None:

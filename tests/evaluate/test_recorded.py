@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,23 @@ def test_uncertainty_is_recorded_where_the_number_of_images_is_known(tmp_path: P
     write_rows(tmp_path, [row])
     [near] = recorded_results(tmp_path, "w32_d2", "teacher", 4)
     assert (near["by"], near["best"], near["top1"]) == ("poa eval knn", "w32_d2", 71.0)
+
+
+def test_accuracies_on_other_images_stand_beside_each_other(tmp_path: Path) -> None:
+    """That of other images is not taken for the sweep's, and the best one is of the same images."""
+    conditions = {"branch": "teacher", "step": 4, "n_test": 600, "protocol": "a", "data": "pets"}
+    networks = [NetworkResult("w32_d2", (), 32, 2, 1, 1, top1={20: 70.0})]
+    write_sweep(tmp_path, Sweep(conditions, networks))
+    row = KnnRow("w32_d2", "trained", 20, 99.0, branch="teacher", step=4, n_test=600)
+    write_rows(tmp_path, [replace(row, protocol="b", data="cars")])
+    found = recorded_results(tmp_path, "w32_d2", "teacher", 4)
+    assert [(own["top1"], own["data"], own["best_top1"]) for own in found] == [
+        (70.0, "pets", 70.0),
+        (99.0, "cars", 99.0),
+    ]
+    write_rows(tmp_path, [replace(row, protocol="a", data="pets")])
+    [own] = recorded_results(tmp_path, "w32_d2", "teacher", 4)
+    assert own["by"] == "poa eval knn"
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from PIL import Image
 from poa_plugin.cli import main
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate import KnnRow, write_report
-from poa_plugin.evaluate.record import merge_results, read_record
+from poa_plugin.evaluate.best import best_of
+from poa_plugin.evaluate.record import first_k, merge_results, read_record
 from poa_plugin.evaluate.results import write_rows
 from poa_plugin.evaluate.sweep_results import NetworkResult, Sweep, write_sweep
 from tests.evaluate.example_runs import swept_run
@@ -150,6 +152,56 @@ def test_rows_of_different_steps_are_told_apart() -> None:
     labels = [entry.label for entry in entries]
     assert labels == ["w48_d2 (step 5)", "w48_d2 (step 9)"]
     assert [entry.top1 for entry in entries] == [{1: 51.0}, {2: 52.0}]
+    assert [entry.kind for entry in entries] == ["other", "trained"]
+    other = KnnRow("w64_d2", "trained", 1, 60.0, **sizes, branch="student", step=9)
+    teacher = replace(other, network="w48_d2", branch="teacher")
+    entries, _ = merge_results([other, teacher], None)
+    assert [(entry.label, entry.kind) for entry in entries] == [
+        ("w64_d2 (student, step 9)", "other"),
+        ("w48_d2", "trained"),
+    ]
+
+
+def test_rows_of_other_conditions_than_the_sweep_are_no_part_of_its_series() -> None:
+    """Neither on its front nor beside it before training, whatever they differ in; the label says what."""
+    conditions = {"branch": "teacher", "step": 9, "protocol": "a", "n_test": 100}
+    networks = [
+        NetworkResult(f"w48_d{depth}", (), 48, depth, depth, 8, top1={20: 50.0}) for depth in (2, 3)
+    ]
+    same = KnnRow("w48_d2", "trained", 20, 99.0, 48, 2, 2, 8, "teacher", 9, 100, "a", "pets")
+    before = replace(same, kind="untrained", top1=9.0, step=0)
+    rows = [
+        same,
+        replace(same, network="w48_d4"),
+        replace(same, step=7),
+        replace(same, branch="student"),
+        replace(same, protocol="b", data="cars, 8 of 8 pixels"),
+        replace(before, network="w48_d3"),
+        replace(before, protocol="b", data="cars"),
+        KnnRow("raw", "pixels", 20, 30.0, protocol="b", data="cars"),
+        KnnRow("raw", "pixels", 20, 40.0, protocol="a", data="pets"),
+    ]
+    entries, n_left_out = merge_results(rows, Sweep(conditions, networks))
+    assert n_left_out == 1, "what the sweep has"
+    assert [(entry.label, entry.kind) for entry in entries] == [
+        ("w48_d2", "trained"),
+        ("w48_d3", "trained"),
+        ("w48_d4", "trained"),
+        ("w48_d2 (teacher, step 7)", "other"),
+        ("w48_d2 (student, step 9)", "other"),
+        ("w48_d2 (cars, 8 of 8 pixels)", "other"),
+        ("untrained: w48_d2 (cars)", "other"),
+        ("pixels: raw (cars)", "other"),
+        ("pixels: raw", "pixels"),
+    ]
+    assert [entry.before for entry in entries[:3]] == [{}, {20: 9.0}, {}]
+    best = best_of(entries, 20)
+    assert best is not None
+    assert best.entry.label == "w48_d4"
+    assert not [entry for entry in entries if entry.kind == "other" and best.is_like(entry)]
+    assert first_k([*entries[:1], replace(entries[3], top1={21: 1.0})]) == 20
+    assert first_k([replace(entries[3], top1={30: 1.0})]) == 30
+    assert first_k([]) is None
 
 
 def test_a_sweep_without_accuracies_gives_latencies_to_the_rows(tmp_path: Path) -> None:

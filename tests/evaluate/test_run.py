@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import threading
@@ -21,6 +22,7 @@ from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.evaluate.splits import EvaluationImages, with_data
 from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
 from poa_plugin.extract import Run, open_run
+from tests.command_checks import as_another_user, fails, open_folder, tree
 from tests.evaluate.small_runs import N_TEST, N_TRAIN, trained_run, write_pictures
 
 
@@ -123,6 +125,101 @@ def test_rows_of_other_images_and_temperatures_are_kept_apart(
     assert len(read_rows(eval_)) == 1
     assert read_rows(eval_ / "knn/former") == first
     assert "The rows of other images stay in" in capsys.readouterr().out
+
+
+def test_rows_of_branches_and_steps_are_kept_apart(run: Run) -> None:
+    """Rows of one file are of one branch and step; what networks are compared with stays with them."""
+    eval_ = run.folder / "eval"
+    first = evaluate_knn(run, ["intact"], ks=[1], untrained=True, pixels=True)
+    student = evaluate_knn(run, ["smallest"], branch="student", ks=[1])
+    found = read_rows(eval_)
+    assert [row for row in found if row.kind == "trained"] == student
+    assert {row.kind for row in found} == {"trained", "untrained", "pixels"}
+    again = evaluate_knn(run, ["smallest"], ks=[1])
+    assert {row.branch for row in read_rows(eval_) if row.kind == "trained"} == {"teacher"}
+    assert sorted(read_rows(eval_), key=repr) == sorted([*first, *again], key=repr)
+    longer = shutil.copytree(run.checkpoint, run.checkpoint.with_name("2"))
+    later = replace(run, checkpoint=longer)  # as if it had been trained on
+    evaluate_knn(later, ["w24_d3"], ks=[1])
+    assert {row.step for row in read_rows(eval_) if row.kind == "trained"} == {2}
+    assert {row.data for row in read_rows(eval_)} == {
+        "image_folder images, 8 of 8 pixels, temperature 0.07"
+    }
+
+
+def test_a_reference_is_looked_at_before_anything_runs(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = open_run(trained_run(tmp_path / "other", "student.vit.patch_size=16", crop=48))
+    monkeypatch.chdir(run.folder)
+    rows = evaluate_knn(run, ["intact"], ks=[1], reference=open_run("."))
+    assert [row.network for row in rows] == ["w48_d4", "run"]
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("an evaluation has begun")
+
+    monkeypatch.setattr(evaluate_run, "features_of", refuse)
+    with pytest.raises(UserError, match="8"):
+        evaluate_knn(run, ["intact"], ks=[1], reference=other)
+
+
+def test_a_former_file_of_two_branches_is_set_aside(
+    run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    eval_ = run.folder / "eval"
+    former = [
+        replace(row, protocol="", data="")
+        for branch, name in (("teacher", "smallest"), ("student", "intact"))
+        for row in evaluate_knn(run, [name], branch=branch, ks=[1])
+    ]
+    shutil.rmtree(eval_ / "knn")
+    write_rows(eval_, former)
+    evaluate_knn(run, ["w24_d3"], ks=[1])
+    assert {row.network for row in read_rows(eval_)} == {"w24_d2", "w24_d3"}
+    assert read_rows(eval_ / "knn/former") == former
+    assert "The rows of other branches or steps stay in" in capsys.readouterr().out
+
+
+def test_the_results_of_a_run_that_may_only_be_read(
+    trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Results and features go to a folder of one's own, from where `poa pick` and `poa report` read them."""
+    with open_folder() as folder:
+        run, mine = folder / "run", folder / "mine"
+        shutil.copytree(trained, run)
+        shutil.copytree(trained.parent / "images", folder / "images")
+        mine.mkdir()
+        mine.chmod(0o777)
+        before = tree(run)
+        words = [str(run), "--k", "1", "--data", str(folder / "images")]
+        with as_another_user():
+            for command in (["eval", "knn"], ["sweep"]):
+                said = fails(capsys, *command, *words)
+                assert "you may not write there" in said
+                assert "named with --to" in said
+                assert main([*command, *words, "--to", str(mine / "results")]) == 0
+            at = ["--results", str(mine / "results")]
+            assert main(["pick", str(run), *at, "--to", str(mine / "picked")]) == 0
+            said = fails(capsys, "pick", str(run), "--results", str(folder / "images"))
+            assert f"There is no sweep in '{folder / 'images'}'" in said
+        to = ["--to", str(mine / "page.html")]
+        assert "--results is of one" in fails(capsys, "report", str(run), str(trained), *at, *to)
+        assert main(["report", str(run), *at, *to]) == 0
+        assert tree(run) == before
+        assert read_rows(mine / "results")
+        [result] = json.loads((mine / "picked/config.json").read_text())["poa"]["results"]
+        assert result["data"] == "image_folder images, 8 of 8 pixels, temperature 0.07"
+        assert "w24_d2" in (mine / "page.html").read_text()
+
+
+def test_a_place_for_results_is_checked_first(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("mine")
+    for command in (["eval", "knn"], ["sweep"]):
+        said = fails(capsys, *command, str(run.folder), "--to", str(tmp_path / "file"))
+        assert "it is a file, and a folder is needed" in said
+    assert not (run.folder / "eval").exists()
 
 
 def _file_in_the_place_of_the_folder(eval_: Path) -> None:

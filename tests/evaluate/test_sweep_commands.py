@@ -101,6 +101,24 @@ def test_a_run_that_was_trained_on_since_its_sweep(
     assert "Starting the sweep anew: step was 1 and is 2" in says(capsys, *argv)
 
 
+def test_a_sweep_of_other_weights_or_of_unknown_ones(
+    capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
+) -> None:
+    other = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(other / "eval", ignore_errors=True)
+    says(capsys, "sweep", str(other), "--k", "1", "--threads", "1", "--no-latency")
+    file = other / "eval/sweep.json"
+    sweep = json.loads(file.read_text())
+    picked = ("pick", str(other), "--to", str(tmp_path / "picked"))
+    sweep["conditions"]["weights"] = "0" * 64
+    file.write_text(json.dumps(sweep))
+    assert "is of other weights than those of" in fails(capsys, *picked)
+    del sweep["conditions"]["step"]
+    file.write_text(json.dumps(sweep))
+    assert "does not say of which step and branch it is" in fails(capsys, *picked)
+    assert not (tmp_path / "picked").exists()
+
+
 def test_wrong_words(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
     assert "--memory is 'much'" in fails(capsys, "sweep", str(run), "--memory", "much")
     assert "is not the output folder of a run" in fails(capsys, "sweep", str(tmp_path))

@@ -255,6 +255,25 @@ def test_the_card_tells_what_is_recorded(
     assert "resizes positions in another way" in card
 
 
+def test_the_card_says_on_which_images(network: Find, tmp_path: Path) -> None:
+    folder = shutil.copytree(network("vit"), tmp_path / "from")
+    config = json.loads((folder / "config.json").read_text())
+    config["poa"] |= {
+        "data": {"evaluation_resize_size": 50, "evaluation_crop_size": 48},
+        "results": [
+            {"k": 20, "top1": 71.25, "by": "poa eval knn", "data": "pets|cats, 48 of 50 pixels"},
+            {"k": 20, "top1": 70.0, "by": "poa sweep"},
+        ],
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    export(folder, "timm", tmp_path / "to")
+    card = (tmp_path / "to/README.md").read_text()
+    assert "| 20 | 71.2 | poa eval knn | pets cats, 48 of 50 pixels |\n" in card
+    assert "| 20 | 70.0 | poa sweep | not recorded |\n" in card
+    assert "on the test images of the data that is named:" in card
+    assert "the data set above" not in card
+
+
 def test_the_card_says_what_is_not_known(network: Find, tmp_path: Path) -> None:
     export(network("vit without layer scale"), "timm", tmp_path / "x")
     card = (tmp_path / "x/README.md").read_text()

@@ -145,10 +145,10 @@ def test_unknown_keys_are_named(tmp_path: Path) -> None:
     config = published_config("vit")
     config["optim"]["lookahead"] = 3
     config["extra"] = {"a": {"b": 1}}
-    config["data"] = {"path": "/data/mine"}
+    config["data"] = {"path": "/data/my images"}
     fitted, said = fit("vit", tmp_path, config)
     assert "extra.a.b, optim.lookahead (unknown here, and in the published code)" in said
-    assert fitted.data.path == "/data/mine"
+    assert fitted.data.path == "/data/my images"
 
 
 def test_what_a_configuration_leaves_out_is_the_published_default(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from poa_plugin.cli import main
 from poa_plugin.errors import UserError
 from poa_plugin.extract import open_run
 from poa_plugin.interop import import_checkpoint, read_checkpoint
-from poa_plugin.interop.shards import read_rank
+from poa_plugin.interop.shards import join, read_rank
 from poa_plugin.train import checkpoint
 from tests.conftest import FAMILIES
 from tests.interop.published_configs import published_config, write_yaml
@@ -160,6 +160,13 @@ def test_files_without_divided_parameters(run: Path, tmp_path: Path) -> None:
         torch.save({"model": whole}, run / f"{NAME}.rank_{rank}.pth")
     words = ["train.device=cpu", "student.vit.head_dim=8"]
     assert import_checkpoint(run, tmp_path / "run", words=words).step == 0
+    state = {0: {"step": torch.tensor(1.0), "exp_avg": torch.arange(5.0)}}
+    optimizer = {"state": state, "param_groups": [{"params": [0]}]}
+    files = [run / f"{NAME}.rank_{rank}.pth" for rank in range(2)]
+    for file in files:
+        torch.save({"model": whole, "optimizer": optimizer}, file)
+    moments = join(files)[0]["optimizer"]["state"][0]
+    assert torch.equal(moments["exp_avg"], torch.arange(5.0)), "whole, and not one after the other"
     flat = {"model": {"student.backbone._flat_param": torch.zeros(10)}}
     torch.save(flat, run / f"{NAME}.rank_0.pth")
     torch.save(flat, run / f"{NAME}.rank_1.pth")

@@ -44,18 +44,21 @@ def refused(file: Path, run: Path) -> str:
     return str(error.value)
 
 
-def test_targets(file: Path, tmp_path: Path, unread: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_targets(file: Path, tmp_path: Path, unread: None) -> None:
     (tmp_path / "note").write_text("")
-    assert "is a file: a run is a folder" in refused(file, tmp_path / "note")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
+    assert "it is a file, and a folder is needed" in refused(file, tmp_path / "note")
+    for name in ("loop", "dangling"):
+        assert "which leads nowhere" in refused(file, tmp_path / name)
+    assert "lead in a circle" in refused(file, tmp_path / "loop/run")
     assert "is a file" in refused(file, tmp_path / "note/below/run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("")
     assert "is not empty, it holds 'mine.txt'" in refused(file, tmp_path / "full")
     assert "name a new one" in refused(file, Path())
-    assert "its name is too long" in refused(file, tmp_path / ("x" * 300))
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    assert f"you may not write in '{tmp_path}'" in refused(file, tmp_path / "a/run")
-    assert {path.name for path in tmp_path.iterdir()} == {"note", "full"}
+    assert "a name in it is longer than" in refused(file, tmp_path / ("x" * 300))
+    assert {path.name for path in tmp_path.iterdir()} == {"note", "full", "loop", "dangling"}
 
 
 def test_sources(
@@ -89,7 +92,7 @@ def test_a_disk_that_is_full(file: Path, tmp_path: Path, monkeypatch: pytest.Mon
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(checkpoint, "save_tensors", full)
-    assert "the disk is full" in refused(file, tmp_path / "run")
+    assert "the disk is full" in refused(file, tmp_path / "new/run")
     monkeypatch.setattr(importer, "save_config", full)
     assert "'" + str(tmp_path / "run") + "' cannot be written: the disk is full" in refused(
         file, tmp_path / "run"
@@ -108,7 +111,7 @@ def test_a_kill_leaves_no_half_of_a_run(
         seen.append((tmp_path / "run").exists())
 
     monkeypatch.setattr(importer.own, "save", watched)
-    partial = tmp_path / ".run.partial/ckpt/0"
+    partial = tmp_path / ".run.poa-partial/ckpt/0"
     partial.mkdir(parents=True)
     (partial / "model.safetensors").write_text("half")
     import_checkpoint(file, tmp_path / "run", words=WORDS)
@@ -118,14 +121,22 @@ def test_a_kill_leaves_no_half_of_a_run(
     assert open_run(tmp_path / "run").config.output_dir == str(tmp_path / "run")
     monkeypatch.setattr(importer.own, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(KeyboardInterrupt):
-        import_checkpoint(file, tmp_path / "other", words=WORDS)
+        import_checkpoint(file, tmp_path / "new/other", words=WORDS)
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
 def test_empty_folders_and_links(file: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
+    (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for name in ("empty", "link"):
         import_checkpoint(file, tmp_path / name, words=WORDS)
         assert checkpoint.latest(tmp_path / name / "ckpt") is not None
     assert (tmp_path / "elsewhere/config.yaml").is_file()
+
+
+def test_a_file_of_another_kind(tmp_path: Path) -> None:
+    for text in ("hello\n", "{}", "<html>"):
+        (tmp_path / "file.pth").write_text(text)
+        said = refused(tmp_path / "file.pth", tmp_path / "run")
+        assert said.endswith("can read: it is damaged, or of another kind.")

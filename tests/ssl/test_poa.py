@@ -14,7 +14,7 @@ from poa_plugin.elastic import Subnet
 from poa_plugin.ssl import POA, losses
 from poa_plugin.ssl.centering import sinkhorn_knopp
 from poa_plugin.ssl.param_groups import parameter_settings
-from poa_plugin.ssl.poa import ROLES
+from poa_plugin.ssl.students import ROLES
 from tests.conftest import random_batch, randomise
 
 Make = Callable[..., Config]

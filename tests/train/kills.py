@@ -17,8 +17,11 @@ class Killed(BaseException):
 
 
 @contextmanager
-def killed_before(operation: int) -> Iterator[None]:
-    """Raise `Killed` in the place of the n-th operation on files, counted from 0, and of all after it."""
+def killed_before(operation: int, error: BaseException | None = None) -> Iterator[None]:
+    """Raise `Killed` in the place of the n-th operation on files, counted from 0, and of all after it.
+
+    Or another error: a disk that refuses from then on.
+    """
     count = 0
 
     def counted(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -26,7 +29,7 @@ def killed_before(operation: int) -> Iterator[None]:
             nonlocal count
             count += 1
             if count > operation:
-                raise Killed
+                raise error or Killed
             return original(*arguments, **words)
 
         return run

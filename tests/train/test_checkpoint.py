@@ -22,7 +22,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.extract import open_run
 from poa_plugin.train import checkpoint
 from poa_plugin.train.integrity import checksum
-from tests.train.kills import at_every_point
+from tests.train.kills import at_every_point, killed_before
 
 
 class Tiny(nn.Module):
@@ -224,6 +224,30 @@ def test_a_kill_while_a_step_is_written_again_leaves_one_of_both(tmp_path: Path)
     assert of_seed(root / "3", 2)
 
 
+@pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
+def test_a_disk_that_refuses_from_some_operation_on(tmp_path: Path, number: int) -> None:
+    """Cleaning up fails, too. It is a sentence, and once the disk is mended one of both is whole."""
+    root, written, refusals = tmp_path / "ckpt", tmp_path / "written", 0
+    write(written, 2, 3, seed=1)
+    while True:
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(written, root)
+        refusal = OSError(number, os.strerror(number), str(root))
+        try:
+            with killed_before(refusals, refusal):
+                write(root, 3, seed=2)
+        except UserError as error:
+            assert "The checkpoint '3' cannot be written under" in str(error)
+        else:
+            break
+        refusals += 1
+        checkpoint.clear_unfinished(root)
+        assert checkpoint.latest(root) == root / "3"
+        assert of_seed(root / "3", 1) or of_seed(root / "3", 2)
+        assert sorted(entry.name for entry in root.iterdir()) == ["2", "3"]
+    assert refusals > 8
+
+
 def test_a_kill_while_old_ones_are_deleted_leaves_the_newest(tmp_path: Path) -> None:
     root, written = tmp_path / "ckpt", tmp_path / "written"
     write(written, 1, 2)
@@ -357,7 +381,7 @@ def test_a_run_of_somebody_else(
     (shared / closed).chmod(0)
     with somebody_else(), pytest.raises(UserError) as raised:
         open_run(shared)
-    assert re.search(r"You may not read|ermission denied", str(raised.value))
+    assert re.search(r"[Yy]ou may not read|ermission denied", str(raised.value))
     assert "damaged" not in str(raised.value)
     assert "not the output folder" not in str(raised.value)
 
@@ -374,6 +398,26 @@ def test_a_hiccup_of_the_disk_is_not_damage(
     with pytest.raises(checkpoint.UnreadableError, match=r"cannot be read now: Stale file handle"):
         checkpoint.latest(tmp_path, fall_back=True)
     assert checkpoint.steps(tmp_path) == [1, 2]
+
+
+def test_an_old_one_that_cannot_be_removed_ends_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is another user's, perhaps."""
+    write(tmp_path, 1, 2)
+    honest = Path.rename
+
+    def refuse(self: Path, target: Path) -> Path:
+        if self.name in "12":
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), str(self))
+        return honest(self, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    write(tmp_path, 3, keep=1)
+    said = capsys.readouterr().err
+    assert "that need not be kept cannot be removed: you may not write there" in said
+    assert checkpoint.latest(tmp_path) == tmp_path / "3"
+    assert checkpoint.steps(tmp_path) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o002, 0o077])

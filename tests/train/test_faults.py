@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,11 @@ import torch
 
 from poa_plugin.config.load import load_config
 from poa_plugin.errors import UserError
-from poa_plugin.train import checkpoint
-from poa_plugin.train.lock import NAME, hold
+from poa_plugin.registry import DATASETS
+from poa_plugin.train import checkpoint, lock
+from poa_plugin.train.folder import claim_folder
+from poa_plugin.train.lock import hold
+from poa_plugin.train.lock_file import NAME
 from poa_plugin.train.loop import train
 from poa_plugin.train.metrics import Display
 from poa_plugin.train.processes import refuse_several_processes
@@ -114,6 +118,45 @@ def test_the_folder_of_another_configuration(
     assert load_config(run / "config.yaml").optim.epochs == 2
 
 
+def test_no_former_configuration_is_written_over(make: Make, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for seed in (0, 1, 2):
+        claim_folder(run, make(f"train.seed={seed}"), ["changed"])
+    (run / "config.1.yaml").unlink()
+    (run / "config.mine.yaml").touch()
+    claim_folder(run, make("train.seed=3"), ["changed"])
+    seeds = {n: load_config(run / f"config.{n}.yaml").train.seed for n in (2, 3)}
+    assert seeds == {2: 1, 3: 2}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
+def test_all_files_of_a_run_have_the_permissions_of_the_umask(
+    tmp_path: Path, demo_words: list[str], umask: int
+) -> None:
+    """Of a process of its own, as a user starts it: each file and folder, of checkpoints too."""
+    run = tmp_path / "runs/one"
+    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, f"output_dir={run}"]
+    command += ["optim.epochs=1", "train.max_skipped_steps=3", "train.keep_checkpoints=2"]
+    before = os.umask(umask)
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+        more = ["optim.epochs=2", "train.accept_changes=true"]
+        subprocess.run([*command, *more], check=True, capture_output=True)
+    finally:
+        os.umask(before)
+    there = [run.parent, run, *run.rglob("*")]
+    modes = {str(path.relative_to(tmp_path)): path.stat().st_mode & 0o777 for path in there}
+    assert {"runs/one/config.yaml", "runs/one/config.1.yaml", "runs/one/data.json"} <= set(modes)
+    assert sum(name.endswith(".safetensors") for name in modes) >= 4
+    assert any("events.out" in name for name in modes)
+    wrong = {
+        str(path): oct(path.stat().st_mode & 0o777)
+        for path in there
+        if path.stat().st_mode & 0o777 != (0o777 if path.is_dir() else 0o666) & ~umask
+    }
+    assert not wrong
+
+
 def test_a_damaged_checkpoint_is_passed_over_when_asked(
     make: Make,
     tmp_path: Path,
@@ -140,6 +183,33 @@ def test_a_folder_in_which_another_training_runs(make: Make, tmp_path: Path) -> 
     assert sorted(run.rglob("*")) == before
     assert train(make("optim.epochs=2", "train.accept_changes=true")).finished
     assert not (run / NAME).exists()
+
+
+def test_a_training_outlives_its_lock(
+    make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Somebody removes it, and a quota refuses each heartbeat."""
+    run, honest = tmp_path / "run", Path.write_text
+
+    def refuse(self: Path, *arguments: Any, **words: Any) -> int:
+        if NAME in self.name and (run / "metrics.jsonl").exists():
+            raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(self))
+        return honest(self, *arguments, **words)
+
+    class Removed(Blobs):
+        def image(self, index: int) -> torch.Tensor:
+            if (run / "metrics.jsonl").exists():
+                (run / NAME).unlink(missing_ok=True)
+                time.sleep(0.01)
+            return super().image(index)
+
+    monkeypatch.setattr(lock, "HEARTBEAT_SECONDS", 0.001)
+    monkeypatch.setattr(Path, "write_text", refuse)
+    monkeypatch.setitem(DATASETS._obj_map, "blobs", Removed)
+    assert train(make()).finished
+    said = capsys.readouterr().err
+    assert said.count(f"the lock '{run / NAME}' cannot be touched: the quota is used up") == 1
+    assert checkpoint.steps(run / "ckpt")[-1] == 6
 
 
 LAUNCHED = [

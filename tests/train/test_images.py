@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
 import time
@@ -171,3 +172,18 @@ def test_names_of_a_data_set_of_ones_own() -> None:
 
     assert ImageRecord.of(image_names(Noise(3))) == ImageRecord.of(Names(b"0\x001\x002\x00"))
     assert ImageRecord.of(image_names(Noise(3))) != ImageRecord.of(image_names(Noise(4)))
+
+
+def test_a_disk_that_is_full_keeps_no_half_of_the_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Path.write_bytes
+
+    def refuse(self: Path, data: bytes) -> int:
+        honest(self, data[:5])
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        record_images(tmp_path, Names.of(["a", "b"]))
+    assert not list(tmp_path.iterdir())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import errno
 import json
+import multiprocessing
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
@@ -14,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from poa_plugin.errors import UserError
-from poa_plugin.train import lock
-from poa_plugin.train.lock import NAME, hold
+from poa_plugin.train import lock, lock_file
+from poa_plugin.train.lock import hold
+from poa_plugin.train.lock_file import NAME
 from poa_plugin.train.lock_holder import Holder
 from tests.train.kills import killed_before
 
@@ -27,7 +30,7 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def _no_patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "PATIENCE_SECONDS", 0.2)
+    monkeypatch.setattr(lock_file, "PATIENCE_SECONDS", 0.2)
     for variable in ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURM_CLUSTER_NAME"):
         monkeypatch.delenv(variable, raising=False)
 
@@ -172,7 +175,7 @@ def test_of_several_that_see_a_stale_lock_one_replaces_it(run: Path) -> None:
     def act() -> None:
         for _ in range(10_000):
             try:
-                lock._take(run / NAME, Holder.this_process())
+                lock_file.take(run / NAME, Holder.this_process())
             except UserError:
                 time.sleep(0.002)
                 continue
@@ -221,7 +224,7 @@ def test_a_kill_at_any_moment_of_taking_it(stale: bool, run: Path) -> None:
 
         def act(before: int = kills) -> None:
             with killed_before(before):
-                lock._take(run / NAME, Holder.this_process())
+                lock_file.take(run / NAME, Holder.this_process())
 
         completed = os.waitpid(forked(act), 0)[1] == 0
         assert not is_taken(run)
@@ -251,3 +254,197 @@ def test_one_that_lost_its_lock_says_so(run: Path) -> None:
         with pytest.raises(UserError, match=r"was taken over by process .* on host 'elsewhere'"):
             held.check()
     assert (run / NAME).exists()
+
+
+def test_a_signal_just_after_it_was_taken_leaves_no_lock(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On another host it would keep others out for ten minutes."""
+
+    def end(path: Path, holder: Holder) -> None:
+        assert path.exists()
+        raise SystemExit(143)
+
+    monkeypatch.setattr(lock, "Lock", end)
+    with pytest.raises(SystemExit), hold(run):
+        pass
+    assert not run.parent.exists()
+
+
+def refuse_with(number: int) -> Callable[..., None]:
+    def refuse(path: Path, *arguments: object, **words: object) -> None:
+        raise OSError(number, os.strerror(number), str(path))
+
+    return refuse
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO])
+@pytest.mark.parametrize("removed", [False, True])
+def test_a_heartbeat_that_fails_says_so_and_ends_nothing(
+    run: Path, capsys: pytest.CaptureFixture[str], removed: bool, number: int
+) -> None:
+    """The lock cannot be touched, or somebody has removed it and it cannot be made anew."""
+    with hold(run) as held:
+        for attempt in (1, 2):
+            with pytest.MonkeyPatch.context() as patch:
+                if removed:
+                    (run / NAME).unlink()
+                    patch.setattr(Path, "write_text", refuse_with(number))
+                else:
+                    patch.setattr(os, "utime", refuse_with(number))
+                for _ in range(3):
+                    held.beat()
+                    held.check()
+            said = capsys.readouterr().err
+            assert said.count(f"the lock '{run / NAME}' cannot be touched: ") == 1, attempt
+            assert "The training goes on" in said
+            os.utime(run / NAME, (0, 0)) if not removed else None
+            held.beat()
+            assert (run / NAME).stat().st_mtime > 1
+            assert is_taken(run)
+    assert capsys.readouterr().err == ""
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]"])
+def test_a_lock_that_is_written_over_ends_nothing(
+    run: Path, capsys: pytest.CaptureFixture[str], text: str
+) -> None:
+    """It goes on keeping others out."""
+    with hold(run) as held:
+        (run / NAME).write_text(text)
+        os.utime(run / NAME, (0, 0))
+        for _ in range(2):
+            held.beat()
+            held.check()
+        assert capsys.readouterr().err.count("was written over or may not be read") == 1
+        assert is_taken(run)
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_after_a_standstill_the_lock_is_looked_at_before_anything_is_written(
+    run: Path, monkeypatch: pytest.MonkeyPatch, gone: bool
+) -> None:
+    """By the clock that goes on in a suspended machine. Another process may have come and gone meanwhile."""
+    with hold(run) as held:
+        real = lock._clock()
+        monkeypatch.setattr(lock, "_clock", lambda: real + 500)
+        held.check()
+        monkeypatch.setattr(lock, "_clock", lambda: real + 1200)
+        (run / NAME).unlink() if gone else leave(run, **ELSEWHERE)
+        with pytest.raises(UserError, match=r"was taken over by .* writes nothing more"):
+            held.check()
+    assert (run / NAME).exists() != gone
+
+
+def test_a_lock_that_is_removed_soon_is_made_anew(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However often; each look counts, not the start."""
+    with hold(run) as held:
+        real = lock._clock()
+        for minutes in range(30):
+            now = real + 60.0 * minutes
+            monkeypatch.setattr(lock, "_clock", lambda now=now: now)
+            (run / NAME).unlink()
+            held.beat()
+            held.check()
+            assert (run / NAME).exists()
+
+
+def test_leftovers_that_may_not_be_removed_are_in_nobodys_way(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    honest = Path.unlink
+
+    def refuse(self: Path, missing_ok: bool = False) -> None:
+        if self.name == f"{NAME}.abc":
+            raise PermissionError(errno.EPERM, "Operation not permitted", str(self))
+        honest(self, missing_ok)
+
+    run.mkdir(parents=True)
+    (run / f"{NAME}.abc").touch()
+    (run / f".{NAME}.def.new").touch()
+    monkeypatch.setattr(Path, "unlink", refuse)
+    with hold(run):
+        assert sorted(file.name for file in run.iterdir()) == [NAME, f"{NAME}.abc"]
+
+
+def test_a_quota_removes_no_lock_that_another_process_makes_meanwhile(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    has_no_links(monkeypatch)
+    honest = Path.open
+
+    def refuse(self: Path, mode: str = "r", *arguments: object, **words: object) -> object:
+        if mode != "x":
+            return honest(self, mode, *arguments, **words)  # type: ignore[call-overload]
+        leave(run, **ELSEWHERE)
+        raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(self))
+
+    run.mkdir(parents=True)
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError, match="the quota is used up"), hold(run):
+        pass
+    assert (run / NAME).exists()
+
+
+@pytest.mark.parametrize("links", [True, False])
+@pytest.mark.parametrize("hosts", [1, 2])
+@pytest.mark.parametrize("before", ["nothing", "stale"])
+def test_of_several_that_start_at_the_same_instant_one_wins(
+    run: Path, monkeypatch: pytest.MonkeyPatch, hosts: int, links: bool, before: str
+) -> None:
+    """In each of many tries; the others are refused, with the name of the one that won."""
+    if not links:
+        has_no_links(monkeypatch)
+    processes, tries = 4, 25
+    fork = multiprocessing.get_context("fork")
+    together, results = fork.Barrier(processes), fork.SimpleQueue()
+    for number in range(tries if before == "stale" else 0):
+        leave(run / str(number), seconds_ago=660, **ELSEWHERE)
+
+    def start(number: int) -> None:
+        socket.gethostname = lambda: f"host{number % hosts}"
+        for attempt in range(tries):
+            together.wait(30)
+            try:
+                with hold(run / str(attempt)):
+                    results.put((attempt, "won"))
+                    together.wait(30)  # until all have tried
+            except UserError as error:
+                results.put((attempt, str(error)))
+                together.wait(30)
+
+    children = [fork.Process(target=start, args=(number,)) for number in range(processes)]
+    for child in children:
+        child.start()
+    found = [results.get() for _ in range(processes * tries)]
+    for child in children:
+        child.join()
+    said = [text for _, text in found if text != "won"]
+    assert sorted(attempt for attempt, text in found if text == "won") == list(range(tries))
+    assert all("is in use by process" in text and "on host 'host" in text for text in said), said
+
+
+def test_attempts_that_make_and_remove_the_folder_at_the_same_time(run: Path) -> None:
+    """One that finds the folder gone, which another had made and removed, makes it again."""
+    fork = multiprocessing.get_context("fork")
+    results = fork.SimpleQueue()
+
+    def start() -> None:
+        for _ in range(150):
+            try:
+                with hold(run):
+                    results.put("")
+            except UserError as error:
+                results.put(str(error))
+
+    children = [fork.Process(target=start) for _ in range(4)]
+    for child in children:
+        child.start()
+    said = {results.get() for _ in range(4 * 150)}
+    for child in children:
+        child.join()
+    assert all("is in use by" in text for text in said - {""}), said
+    assert not (run / NAME).exists()

@@ -13,8 +13,7 @@ from typing import Any
 from poa_plugin.evaluate.best import best_of
 from poa_plugin.evaluate.colors import text_on, viridis
 from poa_plugin.evaluate.curves import FROM_THE_START, Curve, Losses
-from poa_plugin.evaluate.front import nearest_k
-from poa_plugin.evaluate.record import Entry, RunRecord
+from poa_plugin.evaluate.record import Entry, RunRecord, first_k
 from poa_plugin.evaluate.uncertainty import MARK, milliseconds, standard_error
 
 
@@ -69,7 +68,7 @@ def page_data(records: Sequence[RunRecord]) -> dict[str, Any]:
         ],
         "rows": [_row(line) for line in lines],
         "widths": widths_of(lines),
-        "k": nearest_k(all_ks(lines)),
+        "k": first_k(line.entry for line in lines),
         "colors": colors,
         "texts": [text_on(color) for color in colors],
         "mark": MARK,

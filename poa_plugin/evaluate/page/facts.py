@@ -98,7 +98,11 @@ def _evaluated(record: RunRecord) -> dict[str, str]:
 
 
 def _conditions(record: RunRecord) -> dict[str, str]:
-    return {key.replace("_", " "): _words(value) for key, value in record.conditions.items()}
+    return {
+        key.replace("_", " "): _words(value)
+        for key, value in record.conditions.items()
+        if key not in ("protocol", "weights", "data")  # checksums, and what the others say
+    }
 
 
 def _beside(columns: Sequence[Mapping[str, str]]) -> list[list[str]]:

@@ -96,7 +96,7 @@ function drawPoints(plot, rows, front) {
     const shape = row.kind === "reference" ? "star" : several ? marks[row.run % marks.length] : "circle";
     const own = front.has(i) ? size + 1.2 : size;
     const unsure = sizeOf(row, state.x) === null;
-    const hollow = unsure || row.kind === "untrained";
+    const hollow = unsure || ["untrained", "other"].includes(row.kind);
     const mark = outline(plot.svg, shape, x, y, own, { class: `point ${row.kind}${hollow ? " hollow" : ""}`, "data-row": i, "data-x": x, "data-y": y });
     if (front.has(i)) mark.classList.add("best");
     if (unsure) mark.classList.add("unsure");

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 from poa_plugin.evaluate.best import Best, best_of
-from poa_plugin.evaluate.front import nearest_k
 from poa_plugin.evaluate.page.data import Line, all_ks, ks_before, latency_text
-from poa_plugin.evaluate.record import RunRecord
+from poa_plugin.evaluate.record import OTHER, RunRecord, first_k
 from poa_plugin.evaluate.results import short
 from poa_plugin.evaluate.uncertainty import CLEAR, MARK, plus_minus
 
@@ -53,9 +52,9 @@ def controls(lines: Sequence[Line]) -> str:
         for i, key in enumerate(axes)
     )
     against = f'<fieldset class="choice"><legend>against</legend>{choices}</fieldset>' * bool(axes)
-    ks = all_ks(lines)
+    first = first_k(line.entry for line in lines)
     options = "".join(
-        f'<option value="{k}"{" selected" * (k == nearest_k(ks))}>{k}</option>' for k in ks
+        f'<option value="{k}"{" selected" * (k == first)}>{k}</option>' for k in all_ks(lines)
     )
     boxes = [("log", "logarithmic", True), ("front", "Pareto front only", False)]
     if any(line.entry.before or line.entry.kind in ("untrained", "pixels") for line in lines):
@@ -139,6 +138,13 @@ def _notes(lines: Sequence[Line]) -> str:
         notes.append(
             f"{MARK} is not distinguishable from the best network of its run: the difference is below "
             f"{CLEAR:g} standard errors."
+        )
+    n_apart = sum(line.entry.kind == OTHER for line in lines)
+    if n_apart:
+        was = "network was" if n_apart == 1 else "networks were"
+        notes.append(
+            f"{n_apart} {was} evaluated on other images, in another way, or of another branch or step, as the "
+            f"name says: drawn hollow, and compared with none."
         )
     timed = [line.entry for line in lines if line.entry.latency_ms is not None]
     if any(entry.latency_spread_ms is not None for entry in timed):

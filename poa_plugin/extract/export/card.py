@@ -117,15 +117,21 @@ def _numbers(facts: Mapping[str, Any]) -> str:
     results = facts.get("results")
     if not results:
         return EVALUATE_FIRST
-    rows = [f"| {row['k']} | {_top1(row)} | {row['by']} |" for row in results]
     data = facts["data"]
     resize, crop = data["evaluation_resize_size"], data["evaluation_crop_size"]
+    where = f"the data set above (shorter side {resize} pixels, centre crop {crop})"
+    head, rows = "| k | top-1 | by |\n|---|---|---|", [_result(row) for row in results]
+    if any("data" in row for row in results):
+        where, head = "the data that is named", "| k | top-1 | by | on |\n|---|---|---|---|"
+        rows = [
+            f"{line} {_plain(row.get('data', 'not recorded'))} |"
+            for line, row in zip(rows, results, strict=True)
+        ]
     lines = [
-        "Top-1 accuracy (%) of k nearest neighbours on frozen features, on the test images of the data set "
-        f"above (shorter side {resize} pixels, centre crop {crop}):",
+        "Top-1 accuracy (%) of k nearest neighbours on frozen features, on the test images of "
+        f"{where}:",
         "",
-        "| k | top-1 | by |",
-        "|---|---|---|",
+        head,
         *rows,
     ]
     counts = sorted({row["n_test"] for row in results if "n_test" in row})
@@ -148,6 +154,10 @@ def _beside_best(facts: Mapping[str, Any]) -> list[str]:
             f"the run ({row['best_top1']:.1f})."
         )
     return [""] * bool(lines) + lines
+
+
+def _result(row: Mapping[str, Any]) -> str:
+    return f"| {row['k']} | {_top1(row)} | {row['by']} |"
 
 
 def _top1(row: Mapping[str, Any]) -> str:
@@ -180,8 +190,12 @@ def _code(value: Any) -> str | None:
     """Return a name as code that does not break a table; None for None."""
     if value is None:
         return None
-    plain = "".join(" " if c in "|`\n\r" else c for c in str(value))
-    return f"`{plain}`"
+    return f"`{_plain(value)}`"
+
+
+def _plain(value: Any) -> str:
+    """Return a text without what would break a table."""
+    return "".join(" " if c in "|`\n\r" else c for c in str(value))
 
 
 def _pixels(value: Any) -> str | None:

@@ -226,13 +226,16 @@ MINE = """
 import json
 from dataclasses import dataclass
 
-from poa_plugin.config.fields import number
+from omegaconf import MISSING
+
+from poa_plugin.config.fields import number, text
 from poa_plugin.registry import LOGGERS
 from poa_plugin.train.loggers import Logger
 
 
 @dataclass
 class Options:
+    title: str = text(MISSING, "above the table", may_be_empty=False)
     digits: int = number(3, "digits of a number", at_least=1, at_most=9)
 
 
@@ -243,7 +246,7 @@ if "my_table" not in LOGGERS:
         Options = Options
 
         def open(self, run, config, step):
-            self.file = (run / "table.txt").open("a")
+            self.file = (run / f"{self.options.title}.txt").open("a")
 
         def log(self, step, values):
             self.file.write(f"{step} {values['loss']:.{self.options.digits}f}\\n")
@@ -264,7 +267,7 @@ def test_a_logger_of_ones_own(
     words = [
         "imports=[my_loggers]",
         "train.loggers=[my_table]",
-        "train.logger_options.my_table.digits=2",
+        "train.logger_options.my_table={title: table, digits: 2}",
         "optim.epochs=1",
         f"output_dir={tmp_path / 'run'}",
     ]
@@ -274,6 +277,13 @@ def test_a_logger_of_ones_own(
     assert main(["config", "my_table.digits"]) == 0
     assert "a whole number from 1 to 9" in capsys.readouterr().out
     assert main(["train", *demo_words, *words, "train.logger_options.my_table.digits=10"]) == 2
+    assert "from 1 to 9" in capsys.readouterr().err
+    own = words[:2]
+    assert main(["train", *demo_words, *own]) == 2
+    assert "'train.logger_options.my_table.title' is missing" in capsys.readouterr().err
+    unused = [own[0], "train.loggers=[]", "optim.epochs=1", f"output_dir={tmp_path / 'unused'}"]
+    assert main(["train", *demo_words, *unused]) == 0, "it is not missed where it is not used"
+    assert main(["train", str(tmp_path / "unused")]) == 0
 
 
 def test_options_that_are_no_section(make: Make, recorder: type[Recorder]) -> None:
