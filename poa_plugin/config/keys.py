@@ -138,8 +138,8 @@ def _tree(
 def _section(name: str, base: type, below: tuple[tuple[str, type], ...]) -> Section:
     """Return a section that has, beside the keys of a dataclass, sections by name."""
     fields = [
-        (part, own, field(default_factory=functools.partial(OmegaConf.structured, own)))
-        for part, own in below
+        (part, options, field(default_factory=functools.partial(OmegaConf.structured, options)))
+        for part, options in below
     ]
     joined = dataclasses.make_dataclass(base.__name__.removesuffix("Config"), fields, bases=(base,))
     joined.__doc__ = base.__doc__
@@ -186,11 +186,11 @@ def _sections(
         registry: of classes.
         optional: whether a class may have none.
     """
-    options = {name: getattr(registry.get(name), "Options", None) for name in registry.names()}
+    registered = ((name, getattr(registry.get(name), "Options", None)) for name in registry.names())
     return tuple(
-        (name, _checked(kind, name, own))
-        for name, own in options.items()
-        if own is not None or not optional
+        (name, _checked(kind, name, options))
+        for name, options in registered
+        if options is not None or not optional
     )
 
 

@@ -46,8 +46,8 @@ class POA(nn.Module):
 
     Attributes:
         step: how many steps were taken.
-        terms_by_head: the last step's summands of the loss by term, (heads,) each and detached; KoLeo,
-            which no head has a part in, is not among them.
+        terms_by_head: the last step's loss terms, (heads,) each and detached, but for KoLeo, which no head
+            has a part in.
     """
 
     step: Tensor

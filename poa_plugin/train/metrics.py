@@ -100,13 +100,13 @@ class Metrics:
 
         Args:
             step: its number.
-            terms: summands of the loss.
+            terms: of the loss.
             norms: of the gradients.
             values: of the schedules.
             subnets: the elastic students.
             times: how long it took; counted if it is skipped, too.
             skipped: whether it is.
-            by_head: the summands of the loss that heads have a part in, (heads,) each.
+            by_head: the loss terms that heads have a part in, (heads,) each.
         """
         if skipped:
             self._skipped += 1
@@ -189,14 +189,14 @@ class Metrics:
 
 def scalars(line: Mapping[str, Any]) -> dict[str, float]:
     """Return the numbers of a line of metrics by name, such as `loss` and `terms/koleo_intact`."""
-    found = {name: line[name] for name in SCALARS if line[name] is not None}
+    numbers = {name: line[name] for name in SCALARS if line[name] is not None}
     for group in GROUPS:
         for name, value in line[group].items():
             if isinstance(value, list):
-                found |= {f"{group}/{name}/{head}": own for head, own in enumerate(value)}
+                numbers |= {f"{group}/{name}/{head}": part for head, part in enumerate(value)}
             else:
-                found[f"{group}/{name}"] = value
-    return found
+                numbers[f"{group}/{name}"] = value
+    return numbers
 
 
 def _floats(heads: Tensor | list[float]) -> list[float]:

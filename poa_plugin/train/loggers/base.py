@@ -38,7 +38,7 @@ class Logger:
         self.options = options
 
     def open(self, run: Path, config: dict[str, Any], step: int) -> None:
-        """Make ready to log, or to go on where an earlier attempt was stopped.
+        """Make ready to log, or to resume where an earlier attempt was stopped.
 
         Args:
             run: the run's folder, which exists.
@@ -80,7 +80,7 @@ def remembered(run: Path, name: str) -> dict[str, str]:
 
 
 def remember(run: Path, name: str, facts: dict[str, str]) -> None:
-    """Keep what a logger needs to go on with the same run, such as its id there, in the run's folder."""
+    """Keep what a logger needs to resume the same run, such as its id there, in the run's folder."""
     file = _file(run, name)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(facts, indent=2) + "\n")
