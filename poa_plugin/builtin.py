@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from poa_plugin import backbones, data, formats, ssl
+from poa_plugin import backbones, data, formats, loggers, ssl
 
-__all__ = ["backbones", "data", "formats", "ssl"]
+__all__ = ["backbones", "data", "formats", "loggers", "ssl"]

@@ -48,6 +48,7 @@ META_ARCHS = Registry("meta-architecture")
 DATASETS = Registry("data set")
 EXPORTERS = Registry("export format")
 FORMATS = Registry("family of networks in other libraries")
+LOGGERS = Registry("logger")
 
 
 def import_packages(names: Iterable[str], where: str) -> None:

@@ -26,6 +26,7 @@ TRAINING = (
     "bad_images.jsonl",
     "ckpt/",
     "events/",
+    "loggers/",
 )
 EVALUATION = ("knn.json", "knn.csv")
 SWEEP = ("sweep.json", "sweep.csv", "sweep_pareto.png", "sweep_map.png")

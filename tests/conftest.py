@@ -113,10 +113,33 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+Make = Callable[..., Config]
+
+
 @pytest.fixture
-def small_config() -> Callable[..., Config]:
+def small_config() -> Make:
     """Return a function that builds a configuration of seconds, with words laid over it."""
     return lambda *words: default_config([*SMALL, *words])
+
+
+@pytest.fixture
+def make(small_config: Make, tmp_path: Path) -> Make:
+    """Return a function that builds the configuration of a run of seconds, with words laid over it."""
+
+    def config(*words: str) -> Config:
+        return small_config(
+            "data.dataset=blobs",
+            "train.OFFICIAL_EPOCH_LENGTH=3",
+            "train.checkpoint_period=2",
+            "train.log_period=2",
+            "optim.epochs=2",
+            "optim.warmup_epochs=1",
+            "student.vit.drop_path_rate=0.2",
+            f"output_dir={tmp_path / 'run'}",
+            *words,
+        )
+
+    return config
 
 
 @pytest.fixture

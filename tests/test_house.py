@@ -32,7 +32,7 @@ FLOORS: list[set[str]] = [
     {"schema"},
     {"elastic"},
     {"backbones"},
-    {"formats", "ssl", "data"},
+    {"formats", "ssl", "data", "loggers"},
     {"builtin"},
     {"load"},
     {"train"},

@@ -1,6 +1,6 @@
 """The keys of a configuration as a tree: sections, and keys with type, default and declaration.
 
-The tree is made of the schema and of the `Options` of every registered backbone.
+The tree is made of the schema and of the `Options` of every registered backbone and logger.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from typing import Any, Union
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from poa_plugin.config.fields import Declaration, declaration
-from poa_plugin.config.schema import Config, StudentConfig
+from poa_plugin.config.schema import Config, LoggerOptionsConfig, StudentConfig
 from poa_plugin.errors import UserError
-from poa_plugin.registry import BACKBONES
+from poa_plugin.registry import BACKBONES, LOGGERS, Registry
 
 
 @dataclass(frozen=True)
@@ -91,25 +91,29 @@ class Section:
 
 
 def all_keys() -> Section:
-    """Return the tree of every key, with a section for each registered backbone.
+    """Return the tree of every key, with a section for each registered backbone and each logger with options.
 
     Raises:
-        UserError: the `Options` of a backbone cannot be a section.
+        UserError: the `Options` of a backbone or a logger cannot be a section.
     """
     import poa_plugin.builtin  # noqa: F401  (registers what the package ships)
 
-    return _tree(tuple((name, _options(name)) for name in BACKBONES.names()))
+    loggers = _sections("logger", LOGGERS, optional=True)
+    return _tree(_sections("backbone", BACKBONES), loggers)
 
 
 def new_config(tree: Section) -> DictConfig:
     """Return the typed configuration of a tree, all values at their defaults, in struct mode."""
-    return copy.deepcopy(_template(tree.members["student"].type))
+    train = typing.cast(Section, tree.members["train"])
+    loggers = typing.cast(Section, train.members["logger_options"])
+    return copy.deepcopy(_template(tree.members["student"].type, loggers.type))
 
 
 @functools.lru_cache(maxsize=8)
-def _template(student: type) -> DictConfig:
+def _template(student: type, loggers: type) -> DictConfig:
     config = OmegaConf.structured(Config)
     config.student = OmegaConf.structured(student)
+    config.train.logger_options = OmegaConf.structured(loggers)
     return typing.cast(DictConfig, config)
 
 
@@ -120,18 +124,26 @@ def type_name(kind: Any) -> str:
 
 
 @functools.lru_cache(maxsize=8)
-def _tree(backbones: tuple[tuple[str, type], ...]) -> Section:
-    sections = [
-        (name, own, field(default_factory=functools.partial(OmegaConf.structured, own)))
-        for name, own in backbones
-    ]
-    student = dataclasses.make_dataclass("Student", sections, bases=(StudentConfig,))
-    student.__doc__ = StudentConfig.__doc__
-    members = {
-        **_members(Config, ""),
-        "student": Section("student", student, _members(student, "student.")),
-    }
+def _tree(
+    backbones: tuple[tuple[str, type], ...], loggers: tuple[tuple[str, type], ...]
+) -> Section:
+    members = _members(Config, "")
+    members["student"] = _section("student", StudentConfig, backbones)
+    train = typing.cast(Section, members["train"])
+    name = "logger_options"
+    train.members[name] = _section(f"train.{name}", LoggerOptionsConfig, loggers)
     return Section("", Config, members)
+
+
+def _section(name: str, base: type, below: tuple[tuple[str, type], ...]) -> Section:
+    """Return a section that has, beside the keys of a dataclass, sections by name."""
+    fields = [
+        (part, options, field(default_factory=functools.partial(OmegaConf.structured, options)))
+        for part, options in below
+    ]
+    joined = dataclasses.make_dataclass(base.__name__.removesuffix("Config"), fields, bases=(base,))
+    joined.__doc__ = base.__doc__
+    return Section(name, joined, _members(joined, f"{name}."))
 
 
 def _members(own: type, prefix: str) -> dict[str, Key | Section]:
@@ -164,17 +176,29 @@ def _without_none(hint: Any) -> tuple[Any, bool]:
     return Union[rest], len(rest) < len(kinds)  # noqa: UP007 (made at run time)
 
 
-def _options(name: str) -> type:
-    """Return the `Options` of a backbone, having tried whether they can be a section."""
-    options = getattr(BACKBONES.get(name), "Options", None)
-    return _checked(name, options)
+def _sections(
+    kind: str, registry: Registry, optional: bool = False
+) -> tuple[tuple[str, type], ...]:
+    """Return the `Options` of what is registered, by name, having tried whether they can be sections.
+
+    Args:
+        kind: of what is registered, for messages.
+        registry: of classes.
+        optional: whether a class may have none.
+    """
+    registered = ((name, getattr(registry.get(name), "Options", None)) for name in registry.names())
+    return tuple(
+        (name, _checked(kind, name, options))
+        for name, options in registered
+        if options is not None or not optional
+    )
 
 
 @functools.lru_cache(maxsize=64)
-def _checked(name: str, options: Any) -> type:
+def _checked(kind: str, name: str, options: Any) -> type:
     if not (isinstance(options, type) and dataclasses.is_dataclass(options)):
         raise UserError(
-            f"The backbone '{name}' needs a dataclass 'Options', its section of the configuration."
+            f"The {kind} '{name}' needs a dataclass 'Options', its section of the configuration."
         )
     try:
         typing.get_type_hints(options)
@@ -182,7 +206,7 @@ def _checked(name: str, options: Any) -> type:
     except Exception as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"The options of the backbone '{name}', {options.__module__}.{options.__qualname__}, cannot be "
+            f"The options of the {kind} '{name}', {options.__module__}.{options.__qualname__}, cannot be "
             f"a section of the configuration: {type(error).__name__}: {reason}."
         ) from error
     return options

@@ -26,7 +26,7 @@ from poa_plugin.config.yaml_input import Scalar
 from poa_plugin.config.yaml_output import to_yaml
 from poa_plugin.errors import UserError
 from poa_plugin.files import write_whole
-from poa_plugin.registry import BACKBONES, import_packages
+from poa_plugin.registry import BACKBONES, LOGGERS, import_packages
 
 FOR_ONE_COMMAND = {"train.accept_changes": False, "train.damaged_checkpoint": "stop"}
 """Keys that take a protection away, and what a run's `config.yaml` holds of them whatever was given."""
@@ -103,13 +103,12 @@ def _out_of_range(
 ) -> dict[str, str]:
     """Return a sentence for each key, but for those in `skip`, whose value is missing or not allowed."""
     problems, values = {}, list(unresolved_values(config, tree))
-    [arch] = [value for key, value in values if key.name == "student.arch"]
-    unused = {f"student.{name}" for name in BACKBONES.names()} - {f"student.{arch}"}
+    unused = _unused_sections({key.name: value for key, value in values})
     for key, value in values:
         if key.name in skip:
             continue
         if value == MISSING:
-            if ".".join(key.name.split(".")[:2]) not in unused:
+            if not key.name.startswith(unused):
                 problems[key.name] = f"The key '{key.name}' is missing: it must be {possible(key)}."
             continue
         given = raw.get(key.name)
@@ -117,6 +116,14 @@ def _out_of_range(
         if wrong:
             problems[key.name] = wrong
     return problems
+
+
+def _unused_sections(values: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return how the keys of backbones and loggers that are not chosen begin; these may lack a value."""
+    arch, loggers = values["student.arch"], values["train.loggers"] or ()
+    backbones = [f"student.{name}." for name in BACKBONES.names() if name != arch]
+    others = [f"train.logger_options.{name}." for name in LOGGERS.names() if name not in loggers]
+    return (*backbones, *others)
 
 
 def _without_consent(path: Path) -> overlay.Overlay:

@@ -29,6 +29,7 @@ __all__ = [
     "DinoConfig",
     "EvaluationConfig",
     "IbotConfig",
+    "LoggerOptionsConfig",
     "LossConfig",
     "OptimConfig",
     "StudentConfig",
@@ -48,6 +49,11 @@ class StudentConfig:
         registry="backbones",
         synonyms=("backbone", "model", "network", "architecture"),
     )
+
+
+@dataclass
+class LoggerOptionsConfig:
+    """Options of loggers, each in a section of its own; only those under `train.loggers` are used."""
 
 
 @dataclass
@@ -115,6 +121,13 @@ class TrainConfig:
     log_period: int = number(
         10, "steps that are averaged in a line of metrics", at_least=1, at_most=COUNT, unit="steps"
     )
+    loggers: list[str] = text(
+        ["tensorboard"],
+        "where the metrics are logged beside `metrics.jsonl`; see docs/metrics.md",
+        registry="loggers",
+        synonyms=("logger", "wandb", "mlflow", "trackio", "tensorboard"),
+    )
+    logger_options: Any = MISSING
     checkpoint_period: int = number(
         1000,
         "steps between checkpoints",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from poa_plugin.config.values import escape
 
@@ -17,9 +17,18 @@ RESERVED = {"y", "yes", "n", "no", "true", "false", "on", "off", "null"}
 
 
 def to_yaml(config: DictConfig) -> str:
-    """Return the resolved configuration as YAML, every default spelled out."""
-    container = OmegaConf.to_container(config, resolve=True, enum_to_str=True)
+    """Return the resolved configuration as YAML, every default spelled out.
+
+    Keys without a value, which backbones and loggers may have that are not chosen, are left out.
+    """
+    container = _with_value(OmegaConf.to_container(config, resolve=True, enum_to_str=True))
     return str(yaml.dump(escape(container), Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+
+
+def _with_value(section: Any) -> Any:
+    if not isinstance(section, dict):
+        return section
+    return {name: _with_value(value) for name, value in section.items() if value != MISSING}
 
 
 class _Dumper(yaml.SafeDumper):

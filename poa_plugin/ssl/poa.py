@@ -42,6 +42,11 @@ class POA(nn.Module):
 
     Args:
         config: a resolved configuration.
+
+    Attributes:
+        step: how many steps were taken.
+        terms_by_head: the last step's loss terms, (heads,) each and detached, but for KoLeo, which no head
+            has a part in.
     """
 
     step: Tensor
@@ -65,6 +70,7 @@ class POA(nn.Module):
         self.cls_targets = Centering(sizes) if centred else SinkhornKnopp()
         self.patch_targets = Centering(sizes) if centred else SinkhornKnopp()
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.terms_by_head: dict[str, Tensor] = {}
         scaled = config.train.precision == "fp16"
         self.fp16_scaler = (
             torch.amp.GradScaler(resolve_device(config.train.device).type) if scaled else None
@@ -116,6 +122,7 @@ class POA(nn.Module):
             The summands of the loss by term, detached scalars: their sum is what was optimised.
         """
         found: dict[str, Tensor] = {}
+        self.terms_by_head = {}
         for parts in self._walks(data, teacher_temp, subnets):
             if not parts:
                 continue
@@ -124,6 +131,8 @@ class POA(nn.Module):
                 loss = self.fp16_scaler.scale(loss)
             loss.backward()
             found |= {name: part.detach().sum() for name, part in parts.items()}
+            heads = {name: part.detach() for name, part in parts.items() if part.dim()}
+            self.terms_by_head |= heads
         return found
 
     def loss_parts(

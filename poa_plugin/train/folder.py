@@ -25,6 +25,8 @@ FREE = (
     "train.threads",
     "train.max_minutes",
     "train.log_period",
+    "train.loggers",
+    "train.logger_options.",
     "train.checkpoint_period",
     "train.keep_checkpoints",
     "train.keep_every",

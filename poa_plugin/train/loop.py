@@ -21,6 +21,7 @@ from poa_plugin.device import resolve_device
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.files import disk_errors
+from poa_plugin.loggers import Loggers, check_loggers
 from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl import POA, check_model
 from poa_plugin.train import checkpoint
@@ -36,6 +37,7 @@ from poa_plugin.train.reading import open_images, read_batches
 from poa_plugin.train.schedules import Schedules, Values
 from poa_plugin.train.skipping import GRADIENT, SkippedSteps, not_finite
 from poa_plugin.train.stopping import StopRequest, stop_on_signals
+from poa_plugin.train.timing import TimedBatches
 
 
 class Outcome(NamedTuple):
@@ -48,20 +50,21 @@ class Outcome(NamedTuple):
 def train(config: Config) -> Outcome:
     """Pre-train, from the newest checkpoint of `config.output_dir` if there is one.
 
-    Writes the resolved configuration, `metrics.jsonl`, TensorBoard events, `ckpt/<step>/` and the
-    steps that had to be skipped into the output folder, which is locked meanwhile.
+    Writes the resolved configuration, `metrics.jsonl`, `ckpt/<step>/` and the steps that had to be
+    skipped into the output folder, which is locked meanwhile, and logs to `train.loggers`.
 
     Returns:
         How the run ended; a checkpoint has been written, unless a signal came before the first good step.
 
     Raises:
-        UserError: the configuration, the data, the folder or a checkpoint cannot be used, the folder is
-            another training's, the disk refuses, too many steps in a row or all of them were not
+        UserError: the configuration, the data, the folder, a logger or a checkpoint cannot be used, the
+            folder is another training's, the disk refuses, too many steps in a row or all of them were not
             finite, or the weights are not.
     """
     run = Path(config.output_dir)
     refuse_several_processes()
     check_model(config)
+    check_loggers(config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
     print(header(config), flush=True)
@@ -106,7 +109,7 @@ def _train(
     schedules, start = Schedules(config), int(state["step"])
     total, period = schedules.total_steps, config.train.checkpoint_period
     metrics, skipped = _records(run, config, state)
-    batches = read_batches(config, dataset, model.mask_grid, start, total, run)
+    batches = TimedBatches(read_batches(config, dataset, model.mask_grid, start, total, run))
     deadline = time.perf_counter() + 60 * (config.train.max_minutes or math.inf)
     model.train()
 
@@ -117,11 +120,13 @@ def _train(
             values = schedules(step)
             subnets = model.sample_subnets(len(shards))
             terms, norms, wrong, scaler = train_step(model, optimizer, shards, values, subnets)
+            times = batches.times()
             if wrong and not skipped.in_a_row:
                 good = {"step": step, "scaler": scaler, "metrics": metrics.state()}
             elastic = subnets if model.has_elastic_student else []
             lock.check()
-            metrics.add(step, terms, norms, values, elastic, skipped=bool(wrong))
+            heads = model.terms_by_head
+            metrics.add(step, terms, norms, values, elastic, times, bool(wrong), heads)
             skipped.note(step, wrong, shards, subnets, scaler)
 
             done = step + 1
@@ -149,7 +154,9 @@ def _records(run: Path, config: Config, state: dict[str, Any]) -> tuple[Metrics,
     epoch, images = train.OFFICIAL_EPOCH_LENGTH, train.shards * train.batch_size_per_shard
     scaler_fits = state.get("scaler") is not None
     skipped = SkippedSteps(run, train.max_skipped_steps, start, scaler_fits)
-    metrics = Metrics(run, train.log_period, start, total, epoch, images, state.get("metrics"))
+    loggers = Loggers(run, config, start)
+    period, earlier = train.log_period, state.get("metrics")
+    metrics = Metrics(run, period, start, total, epoch, images, earlier, loggers)
     return metrics, skipped
 
 

@@ -1,11 +1,11 @@
-"""What a run writes while it trains: metrics.jsonl, TensorBoard events, and a progress display."""
+"""What a run says while it trains: metrics.jsonl, its loggers, and a progress display."""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,24 @@ from torch import Tensor
 
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.files import append_line, disk_errors, flush, keep_lines_before
+from poa_plugin.loggers import Loggers
 from poa_plugin.train.schedules import Values
+from poa_plugin.train.timing import Times
+
+SCALARS = (
+    "epoch",
+    "loss",
+    "lr",
+    "weight_decay",
+    "momentum",
+    "teacher_temp",
+    "images_per_second",
+    "data_seconds",
+    "step_seconds",
+    "skipped_steps",
+)
+"""The entries of a line of metrics that loggers get, beside those of `GROUPS`."""
+GROUPS = ("terms", "terms_by_head", "grad_norm")
 
 
 class Metrics:
@@ -34,6 +51,7 @@ class Metrics:
         epoch_length: steps of an epoch.
         images_per_step: over all shards.
         state: what `state` returned at `start`.
+        loggers: get each line, too, and are closed with this; None for none.
 
     Raises:
         UserError: here or in any method, the disk refuses to write.
@@ -48,24 +66,23 @@ class Metrics:
         epoch_length: int,
         images_per_step: int,
         state: dict[str, Any] | None = None,
+        loggers: Loggers | None = None,
     ) -> None:
         self.period, self.total, self.epoch_length = period, total, epoch_length
-        self.images_per_step = images_per_step
-        from torch.utils.tensorboard import SummaryWriter  # takes a second
-
+        self.images_per_step, self.loggers = images_per_step, loggers
         self.run, self.path = run, run / "metrics.jsonl"
         with disk_errors(run):
             keep_lines_before(self.path, start)
-            self.events = SummaryWriter(str(run / "events"), purge_step=start)
         self.display = Display(start, total)
         self.latest: dict[str, Any] | None = None
         state = state or {}
         self.seconds = float(state.get("seconds", 0.0))
         self._sums: dict[str, Any] = dict(state.get("sums", {}))
+        self._heads: dict[str, Any] = dict(state.get("heads", {}))
         self._norms: dict[str, Any] = dict(state.get("norms", {}))
         self._subnets: list[str] = list(state.get("subnets", []))
         self._steps, self._skipped = int(state.get("steps", 0)), int(state.get("skipped", 0))
-        self._timed = 0
+        self._timed, self._data_seconds, self._step_seconds = 0, 0.0, 0.0
         self._since = time.perf_counter()
 
     def add(
@@ -75,17 +92,37 @@ class Metrics:
         norms: dict[str, Tensor],
         values: Values,
         subnets: Sequence[Subnet],
+        times: Times,
         skipped: bool = False,
+        by_head: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Take in one step's results; a skipped step is counted, and no part of the means."""
+        """Take in one step's results; a skipped step is counted, and no part of the means.
+
+        Args:
+            step: its number.
+            terms: of the loss.
+            norms: of the gradients.
+            values: of the schedules.
+            subnets: the elastic students.
+            times: how long it took; counted if it is skipped, too.
+            skipped: whether it is.
+            by_head: the loss terms that heads have a part in, (heads,) each.
+        """
         if skipped:
             self._skipped += 1
         else:
             for name, value in terms.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
+            for name, heads in (by_head or {}).items():
+                before = self._heads.get(name, [0.0] * len(heads))
+                if isinstance(before, list):
+                    before = heads.new_tensor(before)
+                self._heads[name] = before + heads
             self._norms.update(norms)
             self._steps += 1
         self._timed += 1
+        self._data_seconds += times.data
+        self._step_seconds += times.step
         self._subnets += [subnet.name for subnet in subnets]
         if (step + 1) % self.period == 0 or step + 1 == self.total:
             self._write(step, values)
@@ -96,6 +133,7 @@ class Metrics:
         return {
             "seconds": self.seconds + time.perf_counter() - self._since,
             "sums": {name: float(value) for name, value in self._sums.items()},
+            "heads": {name: _floats(value) for name, value in self._heads.items()},
             "norms": {name: float(value) for name, value in self._norms.items()},
             "subnets": list(self._subnets),
             "steps": self._steps,
@@ -104,16 +142,17 @@ class Metrics:
 
     def flush(self) -> None:
         """Have everything written so far on the disk, so that a kill leaves no gap in it."""
+        if self.loggers is not None:
+            self.loggers.flush()
         with disk_errors(self.run):
-            self.events.flush()
             if self.path.is_file():
                 flush(self.path)
 
     def close(self) -> None:
-        """Stop the display and close the files."""
+        """Stop the display and close the loggers."""
         self.display.close()
-        with disk_errors(self.run):
-            self.events.close()
+        if self.loggers is not None:
+            self.loggers.close()
 
     def _write(self, step: int, values: Values) -> None:
         now = time.perf_counter()
@@ -125,28 +164,43 @@ class Metrics:
             "epoch": (step + 1) / self.epoch_length,
             "loss": sum(terms.values()) if terms else None,
             "terms": terms,
+            "terms_by_head": {
+                name: [value / self._steps for value in _floats(heads)]
+                for name, heads in self._heads.items()
+            },
             **asdict(values),
             "grad_norm": {name: float(value) for name, value in self._norms.items()},
             "skipped_steps": self._skipped,
             "images_per_second": self._timed * self.images_per_step / elapsed,
+            "data_seconds": self._data_seconds / self._timed,
+            "step_seconds": self._step_seconds / self._timed,
             "seconds": self.seconds,
             "subnets": self._subnets,
         }
         with disk_errors(self.run):
             append_line(self.path, line)
-            self._add_events(line)
+        if self.loggers is not None:
+            self.loggers.log(step, scalars(line))
         self.latest = line
-        self._sums, self._norms, self._subnets = {}, {}, []
+        self._sums, self._heads, self._norms, self._subnets = {}, {}, {}, []
         self._steps = self._skipped = self._timed = 0
+        self._data_seconds = self._step_seconds = 0.0
 
-    def _add_events(self, line: dict[str, Any]) -> None:
-        step = line["step"]
-        for name in ("loss", "lr", "weight_decay", "momentum", "teacher_temp", "images_per_second"):
-            if line[name] is not None:
-                self.events.add_scalar(name, line[name], step)
-        for group in ("terms", "grad_norm"):
-            for name, value in line[group].items():
-                self.events.add_scalar(f"{group}/{name}", value, step)
+
+def scalars(line: Mapping[str, Any]) -> dict[str, float]:
+    """Return the numbers of a line of metrics by name, such as `loss` and `terms/koleo_intact`."""
+    numbers = {name: line[name] for name in SCALARS if line[name] is not None}
+    for group in GROUPS:
+        for name, value in line[group].items():
+            if isinstance(value, list):
+                numbers |= {f"{group}/{name}/{head}": part for head, part in enumerate(value)}
+            else:
+                numbers[f"{group}/{name}"] = value
+    return numbers
+
+
+def _floats(heads: Tensor | list[float]) -> list[float]:
+    return heads.tolist() if isinstance(heads, Tensor) else heads
 
 
 class Bar(Progress):

@@ -16,6 +16,7 @@ from poa_plugin.config.load import load_config
 from poa_plugin.config.schema import Config
 from poa_plugin.data import build_dataset
 from poa_plugin.data.loader import Batches
+from poa_plugin.loggers import check_loggers
 from poa_plugin.registry import META_ARCHS, import_packages
 from poa_plugin.ssl import check_model
 from poa_plugin.train import loop
@@ -116,6 +117,7 @@ def draws(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Draws:
 def construct(config: Config) -> loop.Outcome:
     """Make everything that training makes before its first step, the model on the meta device."""
     check_model(config)
+    check_loggers(config)
     dataset = build_dataset(config, "train")
     with torch.device("meta"):
         model = META_ARCHS.get(config.meta_arch)(config)

@@ -287,3 +287,19 @@ def test_an_intact_student_without_terms_of_its_own_still_teaches(small_config: 
         assert "same_view_local" in terms
         found.append(sum(terms.values()).item())
     assert found[0] == pytest.approx(found[1], abs=1e-6)
+
+
+@pytest.mark.parametrize("joint", ["true", "false"])
+def test_heads_add_up_to_terms(small_config: Make, joint: str) -> None:
+    """What is kept by head is what the loss is made of, and keeps no graph."""
+    config = small_config(f"train.lockstep={joint}")
+    model, batch, subnets = trained(config), random_batch(config), [Subnet(24, 2)]
+    parts = model.loss_parts(batch, 0.05, subnets)
+    terms = model.forward_backward(batch, 0.05, subnets)
+    by_head = model.terms_by_head
+    assert terms.keys() - by_head.keys() == {"koleo_intact", "koleo_elastic"}
+    for name, heads in by_head.items():
+        assert heads.shape == (2,)
+        assert heads.grad_fn is None
+        torch.testing.assert_close(heads, parts[name].detach())
+        torch.testing.assert_close(heads.sum(), terms[name])

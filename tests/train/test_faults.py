@@ -24,8 +24,7 @@ from poa_plugin.train.lock_file import NAME
 from poa_plugin.train.loop import train
 from poa_plugin.train.metrics import Display
 from poa_plugin.train.processes import refuse_several_processes
-from tests.conftest import Blobs
-from tests.train.conftest import Make
+from tests.conftest import Blobs, Make
 from tests.train.test_loop import weights
 
 MIB = 1 << 20

@@ -12,7 +12,7 @@ import pytest
 
 from poa_plugin.cli import build_parser
 from poa_plugin.train.loop import train
-from tests.train.conftest import Make
+from tests.conftest import Make
 
 ROOT = Path(__file__).resolve().parents[2]
 

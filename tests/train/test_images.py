@@ -17,9 +17,8 @@ from poa_plugin.data import Names
 from poa_plugin.errors import UserError
 from poa_plugin.train.images import NAMES, RECORD, ImageRecord, check_images, record_images
 from poa_plugin.train.loop import train
-from tests.conftest import Noise
+from tests.conftest import Make, Noise
 from tests.data.image_files import good, write_folder, write_tar
-from tests.train.conftest import Make
 from tests.train.test_loop import weights
 
 FILES = {f"{name}/{i}.jpg": good(i) for name in "ab" for i in range(3)}

@@ -20,7 +20,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.train import checkpoint
 from poa_plugin.train.loop import build_model, train
 from poa_plugin.weights import load_tensors
-from tests.train.conftest import Make
+from tests.conftest import Make
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -39,7 +39,7 @@ def lines(run: Path) -> list[dict]:
 
 def timeless(found: list[dict]) -> list[dict]:
     """Return metrics without what a clock put into them."""
-    clocks = ("seconds", "images_per_second")
+    clocks = ("seconds", "images_per_second", "data_seconds", "step_seconds")
     return [{key: value for key, value in line.items() if key not in clocks} for line in found]
 
 
@@ -56,6 +56,12 @@ def test_what_a_run_leaves(make: Make, tmp_path: Path, capsys: pytest.CaptureFix
         assert len(line["subnets"]) == 4
         assert line["loss"] == pytest.approx(sum(line["terms"].values()))
         assert line["images_per_second"] > 0
+        assert 0 < line["data_seconds"] + line["step_seconds"] <= line["seconds"]
+        for name, heads in line["terms_by_head"].items():
+            assert len(heads) == len(config.dino.head_n_prototypes)
+            assert sum(heads) == pytest.approx(line["terms"][name])
+        kinds = {name for name in line["terms"] if not name.startswith("koleo")}
+        assert set(line["terms_by_head"]) == kinds
     assert found[0]["epoch"] == pytest.approx(2 / 3)
     model = build_model(config)
     drawn = []

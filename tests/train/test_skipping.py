@@ -22,8 +22,7 @@ from poa_plugin.train.loop import build_model, train, train_step
 from poa_plugin.train.optim import build_optimizer
 from poa_plugin.train.schedules import Schedules, Values
 from poa_plugin.train.skipping import not_finite
-from tests.conftest import random_batch
-from tests.train.conftest import Make
+from tests.conftest import Make, random_batch
 from tests.train.test_loop import lines, timeless, weights
 
 

@@ -20,7 +20,7 @@ from poa_plugin.ssl import POA
 from poa_plugin.train import checkpoint, loop
 from poa_plugin.train.loop import train
 from poa_plugin.train.stopping import stop_on_signals
-from tests.train.conftest import Make
+from tests.conftest import Make
 
 
 @pytest.fixture

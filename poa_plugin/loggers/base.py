@@ -1,0 +1,90 @@
+"""What a logger is: it takes a run's metrics to where people look at them, beside `metrics.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from poa_plugin.errors import UserError
+from poa_plugin.files import read_json, write_whole
+
+FOLDER = "loggers"
+"""The folder of a run in which loggers keep what they have to find again, and what they write offline."""
+
+
+class Logger:
+    """Base of loggers, which are registered by name (`LOGGERS.register_as`) and listed in `train.loggers`.
+
+    `open` is called in the training's thread, and what it raises refuses the training before its first step.
+    `log` and `close` are called in a thread of the logger's own: whatever they raise, and however long they
+    take, the training goes on (`relay.Loggers`).
+
+    Attributes:
+        Options: a dataclass, which becomes the section `train.logger_options.<name>`; None for no options.
+        package: the package that it needs, if any, by the name under which it is imported.
+        install: what `pip install` takes to install that package.
+
+    Args:
+        options: its section of the configuration; None where it has none.
+    """
+
+    Options: ClassVar[type | None] = None
+    package: ClassVar[str] = ""
+    install: ClassVar[str] = ""
+
+    def __init__(self, options: Any = None) -> None:
+        self.options = options
+
+    def open(self, run: Path, config: dict[str, Any], step: int) -> None:
+        """Make ready to log, or to resume where an earlier attempt was stopped.
+
+        Args:
+            run: the run's folder, which exists.
+            config: the resolved configuration as plain values, nested by section.
+            step: the first step that is going to be logged; an earlier attempt may have logged steps from this
+                one on already, which come again.
+        """
+        raise NotImplementedError
+
+    def log(self, step: int, values: Mapping[str, float]) -> None:
+        """Log what came together since the last call.
+
+        Args:
+            step: the last step that is part of it; increases from call to call.
+            values: means and sums by name, such as `loss` or `terms/koleo_intact`.
+        """
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Finish what is under way; nothing is logged after it. It is called after a `log` that failed, too."""
+
+
+def remembered(run: Path, name: str) -> dict[str, str]:
+    """Return what a logger of an earlier attempt has left with `remember`; nothing where none was there.
+
+    Raises:
+        UserError: its file is damaged or cannot be read.
+    """
+    file = _file(run, name)
+    if not file.exists():
+        return {}
+    facts = read_json(file)
+    if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
+        raise UserError(
+            f"'{file}', by which the logger '{name}' finds its run again, is damaged. Remove it, and the "
+            f"logger starts a new one."
+        )
+    return facts
+
+
+def remember(run: Path, name: str, facts: dict[str, str]) -> None:
+    """Keep what a logger needs to resume the same run, such as its id there, in the run's folder."""
+    file = _file(run, name)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, json.dumps(facts, indent=2) + "\n")
+
+
+def _file(run: Path, name: str) -> Path:
+    return run / FOLDER / f"{name}.json"
