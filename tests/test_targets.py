@@ -65,7 +65,7 @@ COMMANDS: dict[str, Callable[[dict[str, str], str], list[str]]] = {
 CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil.rmtree"}
 """Python's audit events of what is done to files."""
 
-STRIDES = {"import": 6, "extract all": 8, "report": 3}
+STRIDES = {"import": 12, "extract all": 16, "report": 6, "report page": 2, "pick": 2}
 """Of commands that change many files, or take long, not every change is the last one."""
 
 Command = Callable[[str], list[str]]

@@ -85,7 +85,7 @@ def test_the_wheel_holds_the_recipes_and_the_page(source: Path, tmp_path: Path) 
     assert [line.split()[0] for line in listed.splitlines()[: len(RECIPES)]] == [
         name.removesuffix(".yaml") for name in RECIPES
     ]
-    assert "143 networks" in run_from(tmp_path / "site", "networks", "vit")
+    assert "20 networks" in run_from(tmp_path / "site", "networks", "demo_vit")
 
 
 def test_the_source_archive_builds_the_same_wheel(source: Path, tmp_path: Path) -> None:
