@@ -13,7 +13,6 @@ from poa_plugin.sources import (
     RUN_FILES,
     check_extracted,
     check_run,
-    is_run_recipe,
     recipe_file,
 )
 from poa_plugin.targets import (
@@ -220,7 +219,7 @@ def check_data(arguments: argparse.Namespace) -> int:
 
     checks = check_dataset(arguments.dataset, arguments.path, arguments.workers)
     for check in checks:
-        print(check.text(DataConfig.max_bad_share))
+        print(check.text(DataConfig.max_bad_ratio))
     return 0 if all(check.is_sound for check in checks) else 1
 
 
@@ -259,6 +258,7 @@ def completion(arguments: argparse.Namespace) -> None:
 
 def _words(arguments: argparse.Namespace, recipe: Path) -> list[str]:
     """Return the `key=value` words; a run whose `config.yaml` is the recipe goes on where that lies."""
+    from poa_plugin.config.recipes import is_run_recipe
     from poa_plugin.config.values import path_word
 
     folder = recipe.parent

@@ -59,12 +59,6 @@ def _named_recipe(name: str) -> Path:
     return recipe_path(name)
 
 
-def is_run_recipe(file: Path) -> bool:
-    """Return whether a file is the `config.yaml` of a run, beside which training has written something."""
-    beside = (file.with_name(name) for name in ("ckpt", "metrics.jsonl"))
-    return file.name == "config.yaml" and any(map(_exists, beside))
-
-
 def check_run(folder: Path, with_any_of: Iterable[str] = ("config.yaml",)) -> None:
     """Raise if a folder is not the output folder of a run.
 

@@ -173,7 +173,7 @@ def test_a_checkpoint_of_another_architecture(
         (["train.seed=-1"], "must be a whole number from 0 to"),
         (["train.seed"], "not of the form key=value"),
         (["train=3"], "The key 'train' is a section: set one of seed"),
-        (["loss.normalisation=papper"], "did you mean 'paper'?"),
+        (["loss.normalization=papper"], "did you mean 'paper'?"),
         (["train.shards=0"], "must be a whole number from 1 to"),
         (["crops.global_crops_scale=[0.9,0.2]"], "from low to high"),
         (["dino.head_n_prototypes=[]"], "a list of 1 to 64 whole numbers"),

@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from poa_plugin.config.fields import show
 from poa_plugin.config.keys import Key, Section, all_keys
 from poa_plugin.config.ranges import possible
+from poa_plugin.config.renamed import RENAMED, former_names
 from poa_plugin.config.suggest import unknown_key
 from poa_plugin.errors import UserError
 
@@ -66,6 +67,8 @@ def config_text(name: str | None = None) -> str:
     if name is None:
         return "\n\n".join(_section_text(section) for section in tree.sections() if _own(section))
     keys = {key.name: key for key in tree.leaves()}
+    if name in RENAMED:
+        return f"'{name}' is now '{RENAMED[name]}'.\n{_key_text(keys[RENAMED[name]])}"
     if name in keys:
         return _key_text(keys[name])
     found = [section for section in tree.sections() if section.name == name]
@@ -75,7 +78,10 @@ def config_text(name: str | None = None) -> str:
         )
     wanted = name.lower()
     matches = [key for key in keys.values() if wanted in key.declared.synonyms]
-    matches += [key for key in keys.values() if wanted in key.name.lower() and key not in matches]
+    for key in keys.values():
+        names = (key.name, *former_names(key.name))
+        if key not in matches and any(wanted in former.lower() for former in names):
+            matches.append(key)
     if not matches:
         raise UserError(unknown_key(name, tree))
     return "\n".join(map(_key_text, matches))

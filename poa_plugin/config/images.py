@@ -95,9 +95,9 @@ class DataConfig:
         ("convert", "skip"),
         "CMYK, 16-bit and animated images are converted (RGB, 8 bits, first frame), or count as bad",
     )
-    max_bad_share: float = number(
+    max_bad_ratio: float = number(
         0.001,
-        "share of the images that may be bad and passed over before the run stops",
+        "ratio of the images that may be bad and passed over before the run stops",
         at_least=0,
         at_most=1,
     )

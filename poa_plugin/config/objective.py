@@ -121,11 +121,10 @@ class TermsConfig:
 class LossConfig:
     """How terms are weighted, and which are on."""
 
-    normalisation: str = choice(
+    normalization: str = choice(
         "code",
         ("code", "paper"),
         "weights of the cross-view terms: the published code's, or POA eq. 8-10",
-        synonyms=("normalization",),
     )
     student_temp: float = number(
         0.1,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,13 @@ from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 from poa_plugin.config.fields import NOTHING
 from poa_plugin.config.keys import Key, Section
 from poa_plugin.config.ranges import possible
+from poa_plugin.config.recipes import is_run_recipe
+from poa_plugin.config.renamed import (
+    RENAMED,
+    renamed_references,
+    warn,
+    with_current_references,
+)
 from poa_plugin.config.suggest import unknown_key
 from poa_plugin.config.values import (
     WrongTypeError,
@@ -27,9 +34,17 @@ from poa_plugin.config.yaml_input import Scalar, YAMLSyntaxError, parse_yaml, re
 
 @dataclass(frozen=True)
 class Overlay:
-    """Settings in their order: the parts of a key, or of a section, and what it is set to, unread."""
+    """Settings in their order: the parts of a key, or of a section, and what it is set to, unread.
+
+    Attributes:
+        settings: in their order.
+        source: where they were written, for warnings.
+        is_run: whether that is the `config.yaml` of a run, in which former names of keys are accepted.
+    """
 
     settings: list[tuple[list[str], Any]]
+    source: str = "the command line"
+    is_run: bool = False
 
 
 def from_file(path: Path) -> Overlay:
@@ -38,7 +53,7 @@ def from_file(path: Path) -> Overlay:
     Raises:
         UserError: it cannot be read, or is no YAML mapping.
     """
-    return Overlay([([], read_file(path))])
+    return Overlay([([], read_file(path))], f"'{path}'", is_run_recipe(path))
 
 
 def from_words(words: Sequence[str]) -> Overlay:
@@ -70,14 +85,21 @@ def named_packages(overlays: Iterable[Overlay]) -> list[str]:
 
 @dataclass
 class Given:
-    """What overlays set: unread values by key, and sentences about what is no key."""
+    """What overlays set.
+
+    Attributes:
+        raw: unread values by key.
+        problems: sentences about what is no key.
+        renamed: the former names of keys that were used.
+    """
 
     raw: dict[str, Any]
     problems: list[str]
+    renamed: list[str] = field(default_factory=list)
 
 
 def gather(overlays: Iterable[Overlay], tree: Section) -> Given:
-    """Return what overlays set, the last one winning.
+    """Return what overlays set, the last one winning; warn of former names of keys.
 
     Args:
         overlays: the later over the earlier.
@@ -87,6 +109,9 @@ def gather(overlays: Iterable[Overlay], tree: Section) -> Given:
     for overlay in overlays:
         for parts, raw in overlay.settings:
             _place(given, tree, tree, parts, raw)
+        for name in () if overlay.is_run else given.renamed:
+            warn(name, overlay.source)
+        given.renamed.clear()
     return given
 
 
@@ -99,7 +124,8 @@ def assign(config: DictConfig, given: Given, tree: Section) -> dict[str, str]:
     keys, problems = {key.name: key for key in tree.leaves()}, {}
     for name, raw in given.raw.items():
         try:
-            OmegaConf.update(config, name, read_value(keys[name], raw))
+            value = read_value(keys[name], raw)
+            OmegaConf.update(config, name, with_current_references(value))
         except WrongTypeError as error:
             hint = f" ({error})" if str(error) else ""
             allowed = possible(keys[name])
@@ -126,10 +152,14 @@ def _place(given: Given, tree: Section, section: Section, parts: list[str], raw:
     member, rest = section.members.get(parts[0]), parts[1:]
     if isinstance(member, Section):
         _place(given, tree, member, rest, raw)
+    elif name in RENAMED and parts == [name.rpartition(".")[2]]:
+        given.renamed.append(name)
+        _place(given, tree, tree, RENAMED[name].split("."), raw)
     elif member is None:
         given.problems.append(_unknown(given, tree, name, parts[0]))
     elif not rest:
         given.raw[member.name] = raw
+        given.renamed += renamed_references(raw)
     elif typing.get_origin(member.type) is dict:
         for part in reversed(rest):
             raw = {part: raw}

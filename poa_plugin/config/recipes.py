@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 from poa_plugin.errors import UserError, did_you_mean
+from poa_plugin.files import reading
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -45,6 +46,18 @@ def is_bare(text: str) -> bool:
     """Return whether a word is a name, and neither a path nor a `key=value` word."""
     separators = {os.sep, os.altsep or os.sep, "="}
     return not separators & set(text) and Path(text).suffix not in (".yaml", ".yml")
+
+
+def is_run_recipe(file: Path) -> bool:
+    """Return whether a file is the `config.yaml` of a run, beside which training has written something.
+
+    Raises:
+        UserError: its folder cannot be read.
+    """
+    if file.name != "config.yaml":
+        return False
+    with reading(file):
+        return any(file.with_name(name).exists() for name in ("ckpt", "metrics.jsonl"))
 
 
 def recipe_table() -> str:

@@ -103,7 +103,7 @@ class TrainConfig:
     compile: bool = switch(
         False, "compile the backbone's blocks with `torch.compile`; pays on GPUs, not on a CPU"
     )
-    lockstep: bool = switch(
+    joint_students: bool = switch(
         False,
         "both students go through the blocks together, as sharded parameters need; one after the other takes a "
         "quarter less memory",

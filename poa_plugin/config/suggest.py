@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 
 from poa_plugin.config.keys import Key, Section
+from poa_plugin.config.renamed import former_names
 
 CUTOFF = 0.6
 """Below this share of equal letters (`difflib`), two names are not taken for one another."""
@@ -40,7 +41,11 @@ def nearest_keys(name: str, tree: Section, arch: str | None = None) -> list[str]
         *(below for below in tree.sections() if below.name),
     ]
     also = {
-        key.name: [_last(key.name), *(key.declared.synonyms if isinstance(key, Key) else ())]
+        key.name: [
+            _last(key.name),
+            *(key.declared.synonyms if isinstance(key, Key) else ()),
+            *map(_last, former_names(key.name)),
+        ]
         for key in keys
     }
     called = [known for known, names in also.items() if last in map(_plain, names)]

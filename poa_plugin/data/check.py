@@ -82,7 +82,7 @@ class SplitCheck:
         """Return lines for people.
 
         Args:
-            share_limit: the share of bad images at which a run stops (`data.max_bad_share`).
+            share_limit: the share of bad images at which a run stops (`data.max_bad_ratio`).
         """
         lines = [f"{self.split}: {self.n_images} images"]
         if self.classes:
@@ -116,7 +116,7 @@ class SplitCheck:
                 + (
                     "passes over them"
                     if share <= share_limit
-                    else "would stop: see data.max_bad_share"
+                    else "would stop: see data.max_bad_ratio"
                 )
             )
         return "\n".join([*lines, f"  {verdict}"])

@@ -30,7 +30,7 @@ class BadImages:
     Args:
         run: the output folder; None writes nothing.
         n_images: of the data set.
-        max_share: of them that may be bad (`data.max_bad_share`).
+        max_share: of them that may be bad (`data.max_bad_ratio`).
     """
 
     def __init__(self, run: Path | None, n_images: int, max_share: float) -> None:
@@ -66,6 +66,6 @@ class BadImages:
             more = f" and {len(self.names) - SHOWN} more" if len(self.names) > SHOWN else ""
             raise UserError(
                 f"{len(self.names)} of {self.n_images} images cannot be used, more than "
-                f"data.max_bad_share={self.max_share} of them: {shown}{more}. Mend or remove them "
+                f"data.max_bad_ratio={self.max_share} of them: {shown}{more}. Mend or remove them "
                 f"('poa data check' lists them all), or allow more."
             )

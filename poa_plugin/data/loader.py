@@ -161,7 +161,7 @@ def train_batches(
             f"The data set has {len(dataset)} images, fewer than train.batch_size_per_shard="
             f"{batches.batch_size}: lower it, or check data.path."
         )
-    bad_images = BadImages(run, len(dataset), config.data.max_bad_share)
+    bad_images = BadImages(run, len(dataset), config.data.max_bad_ratio)
     shards: list[ShardBatch] = []
     numbers = range(start_step * batches.shards, end_step * batches.shards)
     number = config.data.num_workers

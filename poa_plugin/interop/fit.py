@@ -14,6 +14,7 @@ from torch import Tensor
 from yaml import YAMLError
 
 from poa_plugin.config.load import default_config, load_config, written_values
+from poa_plugin.config.renamed import current_names
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.interop.agreement import optimizer_settings
@@ -98,7 +99,7 @@ def _values(path: Path) -> dict[str, Any]:
         loaded = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
     except (OSError, UnicodeDecodeError, YAMLError, OmegaConfBaseException):
         return {}
-    return _flat(loaded) if isinstance(loaded, dict) else {}
+    return current_names(_flat(loaded)) if isinstance(loaded, dict) else {}
 
 
 def _recipe(checkpoint: Checkpoint) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _PUBLISHED: Mapping[str, Any] = {
-    "loss.normalisation": "code",
+    "loss.normalization": "code",
     "crops.blur": "published",
     "train.shards": 32,
     "train.precision": "fp16",

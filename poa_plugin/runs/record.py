@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from poa_plugin.config.renamed import current_names
 from poa_plugin.errors import UserError
 from poa_plugin.runs.curves import Losses, loss_curves, skipped_ranges
 from poa_plugin.runs.front import nearest_k, usable_latency
@@ -316,7 +317,7 @@ def _read_config(file: Path) -> tuple[str, dict[str, str]]:
         return "", {}
     text = file.read_text(encoding="utf-8", errors="replace")
     try:
-        return text, _flat(yaml.safe_load(text))
+        return text, current_names(_flat(yaml.safe_load(text)))
     except yaml.YAMLError as error:
         raise UserError(f"The configuration in '{file}' cannot be read: {error}.") from error
 

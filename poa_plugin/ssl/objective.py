@@ -86,7 +86,7 @@ def head_parts(
         if on[f"cross_view_{role}"]:
             weight = dino.loss_weight * shares[role] / n_heads
             local = local_logp if len(local_logp) else None
-            found = losses.cross_view(cls_targets, global_logp, local, config.loss.normalisation)
+            found = losses.cross_view(cls_targets, global_logp, local, config.loss.normalization)
             parts[f"cross_view_{role}_global"] = weight * found[0]
             parts[f"cross_view_{role}_local"] = weight * found[1]
         if on[f"masked_patch_{role}"] and shard.masks is not None:

@@ -157,7 +157,7 @@ class POA(nn.Module):
     ) -> Iterator[Parts]:
         """Yield the summands of the intact and then of the elastic student, or of both in one walk.
 
-        One after the other, only one student's activations are in memory. Together (`train.lockstep`)
+        One after the other, only one student's activations are in memory. Together (`train.joint_students`)
         every block is called once, which is what parameters that live in shards need.
         """
         batches = [data] if isinstance(data, Mapping) else list(data)
@@ -172,7 +172,7 @@ class POA(nn.Module):
             targets = self._teacher_targets(shards, teacher_temp)
         roles = ROLES if self.has_elastic_student else ROLES[:1]
         intact: dict[tuple[int, int], Tensor] = {}
-        for walk in [roles] if self.config.train.lockstep else [(role,) for role in roles]:
+        for walk in [roles] if self.config.train.joint_students else [(role,) for role in roles]:
             with self._autocast(device):
                 parts = self._walk_parts(shards, targets, walk, intact)
             yield parts

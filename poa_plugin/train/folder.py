@@ -19,7 +19,7 @@ from poa_plugin.train.images import read_record, record_images
 
 FREE = (
     "output_dir",
-    "data.max_bad_share",
+    "data.max_bad_ratio",
     "data.num_workers",
     "train.device",
     "train.threads",

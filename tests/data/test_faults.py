@@ -37,7 +37,7 @@ def test_bad_images_are_counted_once_and_over_resumptions(
     second.note([note("b")])
     records = (tmp_path / "bad_images.jsonl").read_text().splitlines()
     assert [json.loads(record)["image"] for record in records] == ["a", "b"]
-    with pytest.raises(UserError, match=r"3 of 100 .*data\.max_bad_share=0\.02.*'a', 'b', 'c'"):
+    with pytest.raises(UserError, match=r"3 of 100 .*data\.max_bad_ratio=0\.02.*'a', 'b', 'c'"):
         second.note([note("c")])
 
 
@@ -49,7 +49,7 @@ def test_training_passes_over_each_kind(
     content = {**BAD, **UNUSUAL}[kind]
     files = {f"{i}.jpg": good(i) for i in range(9)} | {"bad.jpg": content}
     words = (f"data.path={write_folder(tmp_path / 'x', files)}", "data.unusual_images=skip")
-    config = small_config(*words, "data.max_bad_share=0.1")
+    config = small_config(*words, "data.max_bad_ratio=0.1")
     dataset = ImageFolder(config.data.path, "train")
     dataset.convert_unusual = False
     bad_id = dataset.files.index("bad.jpg")
@@ -60,7 +60,7 @@ def test_training_passes_over_each_kind(
     [record] = (tmp_path / "run/bad_images.jsonl").read_text().splitlines()
     assert json.loads(record)["kind"] == kind
     assert json.loads(record)["image"] == "bad.jpg"
-    strict = small_config(*words, "data.max_bad_share=0.09")
+    strict = small_config(*words, "data.max_bad_ratio=0.09")
     with pytest.raises(UserError, match="1 of 10 images cannot be used"):
         list(train_batches(strict, dataset, (6, 6), 0, 5))
 
@@ -69,7 +69,7 @@ def test_a_data_set_of_bad_images_alone(
     small_config: Callable[..., Config], tmp_path: Path
 ) -> None:
     files = {f"{i}.jpg": BAD["corrupt"] for i in range(5)}
-    config = small_config(f"data.path={write_folder(tmp_path, files)}", "data.max_bad_share=1")
+    config = small_config(f"data.path={write_folder(tmp_path, files)}", "data.max_bad_ratio=1")
     with pytest.raises(UserError, match="100 images drawn one after the other"):
         next(iter(train_batches(config, ImageFolder(config.data.path, "train"), (6, 6), 0, 1)))
 

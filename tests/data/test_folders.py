@@ -139,7 +139,7 @@ def test_names_of_any_bytes(
     assert sorted(os.fsencode(dataset.name(i)) for i in range(4)) == sorted(odd)
     assert main(["data", "check", str(tmp_path)]) == 1
     assert "bad \\udcff.jpg" in capsys.readouterr().out
-    config = small_config(f"data.path={tmp_path}", "data.max_bad_share=1")
+    config = small_config(f"data.path={tmp_path}", "data.max_bad_ratio=1")
     (tmp_path / "run").mkdir()
     list(train_batches(config, dataset, (6, 6), 0, 4, tmp_path / "run"))
     assert "bad \\udcff.jpg' is passed over" in capsys.readouterr().out

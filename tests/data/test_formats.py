@@ -77,7 +77,7 @@ def batches(small_config: Callable[..., Config], tmp_path: Path) -> Callable[...
     """Return a function that makes the batches of steps 2 to 8 of two shards."""
 
     def run(*words: str) -> list[ShardBatch]:
-        always = ("train.shards=2", "train.batch_size_per_shard=2", "data.max_bad_share=1")
+        always = ("train.shards=2", "train.batch_size_per_shard=2", "data.max_bad_ratio=1")
         config = small_config(*always, *words)
         dataset = build_dataset(config, "train")
         return [x for step in train_batches(config, dataset, (6, 6), 2, 8) for x in step]

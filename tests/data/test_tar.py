@@ -60,7 +60,7 @@ def test_a_shard_that_is_cut_off_is_used_up_to_the_cut(
     places = opened(tmp_path / "train-0.tar").places
     (tmp_path / "train-0.tar").write_bytes(whole[: places[2][1] + 100])
     config = small_config(
-        "data.dataset=webdataset", f"data.path={tmp_path}", "data.max_bad_share=0.5"
+        "data.dataset=webdataset", f"data.path={tmp_path}", "data.max_bad_ratio=0.5"
     )
     dataset = build_dataset(config, "train")
     said = capsys.readouterr().err

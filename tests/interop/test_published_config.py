@@ -47,7 +47,7 @@ OURS = {
     "ibot.loss_weight": 0.9,
     "ibot.mask_sample_probability": 0.4,
     "ibot.mask_ratio_min_max": [0.1, 0.3],
-    "loss.normalisation": "code",
+    "loss.normalization": "code",
     "crops.blur": "published",
     "crops.local_crops_number": 3,
     "crops.local_crops_size": 32,

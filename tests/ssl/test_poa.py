@@ -154,7 +154,7 @@ def test_the_papers_normalisation_changes_weights_only(small_config: Make) -> No
     config = small_config()
     batch, subnets = random_batch(config), [Subnet(24, 2)]
     code = trained(config).forward_backward(batch, 0.05, subnets)
-    paper = trained(small_config("loss.normalisation=paper")).forward_backward(batch, 0.05, subnets)
+    paper = trained(small_config("loss.normalization=paper")).forward_backward(batch, 0.05, subnets)
     pairs = {"_global": 6 / 2, "_local": 6 / 4}
     for name, value in paper.items():
         scale = 1.0
@@ -262,7 +262,7 @@ def test_students_one_after_the_other_are_students_together(
     words = ["student.vit.drop_path_rate=0.3", f"ibot.start_epoch={0 if masked else 9}"]
     found = []
     for lockstep in (True, False):
-        config = small_config(*words, f"train.lockstep={lockstep}")
+        config = small_config(*words, f"train.joint_students={lockstep}")
         model = trained(config)
         batches = [random_batch(config, 1), random_batch(config, 2)]
         terms = model.forward_backward(batches, 0.05, [Subnet(24, 2), Subnet(40, 3)])
@@ -282,7 +282,7 @@ def test_an_intact_student_without_terms_of_its_own_still_teaches(small_config: 
     off = [f"loss.terms.{term}_intact=false" for term in ("cross_view", "masked_patch", "koleo")]
     batch, found = random_batch(small_config()), []
     for lockstep in (True, False):
-        model = trained(small_config(*off, f"train.lockstep={lockstep}"))
+        model = trained(small_config(*off, f"train.joint_students={lockstep}"))
         terms = model.forward_backward(batch, 0.05, [Subnet(24, 2)])
         assert "same_view_local" in terms
         found.append(sum(terms.values()).item())
@@ -292,7 +292,7 @@ def test_an_intact_student_without_terms_of_its_own_still_teaches(small_config: 
 @pytest.mark.parametrize("joint", ["true", "false"])
 def test_heads_add_up_to_terms(small_config: Make, joint: str) -> None:
     """What is kept by head is what the loss is made of, and keeps no graph."""
-    config = small_config(f"train.lockstep={joint}")
+    config = small_config(f"train.joint_students={joint}")
     model, batch, subnets = trained(config), random_batch(config), [Subnet(24, 2)]
     parts = model.loss_parts(batch, 0.05, subnets)
     terms = model.forward_backward(batch, 0.05, subnets)

@@ -54,7 +54,7 @@ def test_a_step_mixes_no_types(
     family: str, precision: str, joint: str, policy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(heads, "LOGITS_TO_KEEP", 0)  # logits are recomputed in the backward pass
-    model = model_of(family, f"train.precision={precision}", f"train.lockstep={joint}")
+    model = model_of(family, f"train.precision={precision}", f"train.joint_students={joint}")
     blocks = {
         f"{branch}.{i}": block
         for branch in ("student", "teacher")

@@ -67,7 +67,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_networks_are_evaluated(
 def test_students_together_and_one_after_the_other_are_one_step(family: str) -> None:
     found = []
     for lockstep in (True, False):
-        config = default_config([*FAMILIES[family], f"train.lockstep={lockstep}"])
+        config = default_config([*FAMILIES[family], f"train.joint_students={lockstep}"])
         model = POA(config).train()
         randomise(model.student["backbone"], 1)
         randomise(model.teacher["backbone"], 2)
