@@ -2,7 +2,7 @@
 
     python benchmarks/data.py [--rounds 15]
 
-From the bytes of JPEGs of 500 x 375 pixels to a batch's normalised crops (2 x 224 and 8 x 96), three
+From the bytes of JPEGs of 500 x 375 pixels to a batch's normalized crops (2 x 224 and 8 x 96), three
 ways that take turns, each with the same drawn parameters:
 
 * ours: decoded by `poa_plugin.data.decode`, `poa_plugin.data.MultiCropAugmentation`;
@@ -31,7 +31,7 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from poa_plugin.config.schema import CropsConfig
-from poa_plugin.data import MultiCropAugmentation, augment, colour
+from poa_plugin.data import MultiCropAugmentation, augment, color
 from poa_plugin.data.decode import decode as decode_image
 
 WIDTH, HEIGHT, QUALITY = 500, 375, 92
@@ -45,7 +45,7 @@ OPERATIONS = {
 
 
 def photographs() -> list[bytes]:
-    """Eight cuts of matplotlib's sample photograph (a portrait before a flag), four in other colours."""
+    """Eight cuts of matplotlib's sample photograph (a portrait before a flag), four in other colors."""
     path = matplotlib.cbook.get_sample_data("grace_hopper.jpg", asfileobj=False)
     portrait = np.asarray(Image.open(path).convert("RGB"))
     files = []
@@ -73,13 +73,13 @@ def torchvision_views(
         if augment.chance(how.jitter_probability, generator):
             for name, factor in augment.draw_jitter(how.jitter_strengths, generator):
                 x = OPERATIONS[name](x, factor)
-        if augment.chance(how.grey_probability, generator):
+        if augment.chance(how.gray_probability, generator):
             x = TF.rgb_to_grayscale(x, 3)
         if augment.chance(view.blur, generator):
             x = TF.gaussian_blur(x, [9, 9], [augment.uniform(*augment.BLUR_SIGMA, generator)] * 2)
         if augment.chance(view.solarize, generator):
             x = TF.solarize(x, 128)
-        return torchvision_normalise(x)
+        return torchvision_normalize(x)
 
     return [one(view) for view in how.global_views], [
         one(how.local_view) for _ in range(how.n_local)
@@ -90,12 +90,12 @@ def bicubic_crop(image: Any, box: tuple[int, int, int, int], size: int) -> Any:
     return TF.resized_crop(image, *box, [size, size], InterpolationMode.BICUBIC, antialias=True)
 
 
-def torchvision_normalise(x: Any) -> Tensor:
+def torchvision_normalize(x: Any) -> Tensor:
     if isinstance(x, Image.Image):
         x = TF1.to_tensor(x)
     else:
         x = TF.to_dtype(TF.grayscale_to_rgb(x), torch.float32, scale=True)
-    return TF.normalize(x, list(colour.IMAGENET_MEAN), list(colour.IMAGENET_STD))
+    return TF.normalize(x, list(color.IMAGENET_MEAN), list(color.IMAGENET_STD))
 
 
 def decode(file: bytes) -> Tensor:
@@ -133,7 +133,7 @@ def compare_pipelines(rounds: int, files: list[bytes]) -> None:
 
 def report_difference(pipelines: dict[str, Callable]) -> None:
     """Say how far our crops are from those of torchvision's operations on tensors, in levels."""
-    std = torch.tensor(colour.IMAGENET_STD).view(3, 1, 1) * 255
+    std = torch.tensor(color.IMAGENET_STD).view(3, 1, 1) * 255
     apart = torch.cat(
         [
             ((ours - theirs) * std).abs().flatten()
@@ -152,7 +152,7 @@ def compare_small(rounds: int) -> None:
     how = MultiCropAugmentation(OmegaConf.structured(CropsConfig(**small)))
     theirs = partial(torchvision_views, how=how)
     print("\nMulti-crop of 64 x 64 tensors, 2 x 32 + 4 x 16")
-    for channels, name in ((1, "grey"), (3, "RGB")):
+    for channels, name in ((1, "gray"), (3, "RGB")):
         generator = torch.Generator().manual_seed(0)
         images = torch.randint(
             0, 256, (32, channels, 64, 64), dtype=torch.uint8, generator=generator
@@ -179,20 +179,20 @@ def compare_operations(rounds: int, file: bytes) -> None:
         "contrast": lambda x: TF.adjust_contrast(x, 1.2),
         "saturation": lambda x: TF.adjust_saturation(x, 1.2),
         "hue": lambda x: TF.adjust_hue(x, 0.05),
-        "grey": lambda x: TF.rgb_to_grayscale(x, 3),
+        "gray": lambda x: TF.rgb_to_grayscale(x, 3),
         "blur": lambda x: TF.gaussian_blur(x, [9, 9], [1.0, 1.0]),
-        "solarise": lambda x: TF.solarize(x, 128),
-        "normalise": torchvision_normalise,
+        "solarize": lambda x: TF.solarize(x, 128),
+        "normalize": torchvision_normalize,
     }
     ours: dict[str, Callable] = {
-        "brightness": lambda x: colour.adjust_brightness(x, 1.2),
-        "contrast": lambda x: colour.adjust_contrast(x, 1.2),
-        "saturation": lambda x: colour.adjust_saturation(x, 1.2),
-        "hue": lambda x: colour.adjust_hue(x, 0.05),
-        "grey": colour.rgb_to_grey,
-        "blur": lambda x: colour.gaussian_blur(x, 1.0),
-        "solarise": colour.solarize,
-        "normalise": colour.normalise_levels,
+        "brightness": lambda x: color.adjust_brightness(x, 1.2),
+        "contrast": lambda x: color.adjust_contrast(x, 1.2),
+        "saturation": lambda x: color.adjust_saturation(x, 1.2),
+        "hue": lambda x: color.adjust_hue(x, 0.05),
+        "gray": color.rgb_to_gray,
+        "blur": lambda x: color.gaussian_blur(x, 1.0),
+        "solarize": color.solarize,
+        "normalize": color.normalize_levels,
     }
     print("\nMicroseconds             ours    tensors       PIL")
     row(

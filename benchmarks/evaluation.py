@@ -28,7 +28,7 @@ import poa_plugin.builtin  # noqa: F401  (registers the backbones)
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import EvaluationConfig
-from poa_plugin.data import Dataset, ImageFolder, normalise
+from poa_plugin.data import Dataset, ImageFolder, normalize
 from poa_plugin.evaluate.features import evaluation_images, features_of
 from poa_plugin.evaluate.neighbors import ExactSearch, FastSearch
 from poa_plugin.extraction.network import extract
@@ -43,7 +43,7 @@ def on_tensors(dataset: Dataset, evaluation: EvaluationConfig) -> Iterator[Tenso
         for index in range(start, min(start + evaluation.batch_size, len(dataset))):
             size = [evaluation.resize_size]
             x = TF.resize(dataset.image(index), size, InterpolationMode.BICUBIC, antialias=True)
-            crops.append(normalise(TF.center_crop(x, [evaluation.crop_size] * 2)))
+            crops.append(normalize(TF.center_crop(x, [evaluation.crop_size] * 2)))
         yield torch.stack(crops)
 
 

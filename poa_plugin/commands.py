@@ -104,7 +104,7 @@ def export(arguments: argparse.Namespace) -> None:
         arguments.folder,
         arguments.format,
         arguments.to,
-        licence=arguments.licence,
+        license=arguments.license,
         image_size=arguments.image_size,
     )
     print("\n".join(lines))

@@ -20,7 +20,7 @@ from poa_plugin.config.values import path_word
 from poa_plugin.device import available_cores
 from poa_plugin.evaluate.knn import check_votes
 from poa_plugin.evaluate.run import evaluate_knn
-from poa_plugin.evaluate.splits import labelled_splits
+from poa_plugin.evaluate.splits import labeled_splits
 from poa_plugin.extraction.write import write_all_networks
 from poa_plugin.report.write import write_report
 from poa_plugin.runs.results import KnnRow, beside_untrained, read_rows, results_table
@@ -129,5 +129,5 @@ def _check(config: str, folder: Path) -> None:
     """Raise before the minutes of training if what comes after them could not be done."""
     for name in ("poa", "dinov2", "networks"):
         check_folder_target(folder / name, "--to")
-    train, test = labelled_splits(load_config(config))
+    train, test = labeled_splits(load_config(config))
     check_votes(len(train), len(test), [K], temperature=1.0)

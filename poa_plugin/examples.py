@@ -25,7 +25,7 @@ EXAMPLES: dict[str, list[str]] = {
     ],
     "poa export": [
         "poa export vit_small --format onnx --to vit_small_onnx",
-        "poa export vit_small --format hf --to vit_small_hf --licence apache-2.0",
+        "poa export vit_small --format hf --to vit_small_hf --license apache-2.0",
     ],
     "poa import": [
         "poa import teacher_checkpoint.pth --to runs/published",

@@ -75,7 +75,7 @@ FAMILIES = {
 
 
 class Noise:
-    """Images of coloured noise, a function of their index."""
+    """Images of colored noise, a function of their index."""
 
     labels: list[int] | None = None
     classes: list[str] = []  # noqa: RUF012
@@ -145,10 +145,10 @@ def make(small_config: Make, tmp_path: Path) -> Make:
 @pytest.fixture
 def backbone(small_config: Callable[..., Config]) -> ElasticBackbone:
     """A small elastic backbone in evaluation mode, its weights far from their small initial ones."""
-    return randomise(build_backbone(small_config())).eval()
+    return randomize(build_backbone(small_config())).eval()
 
 
-def randomise(module: ElasticBackbone, seed: int = 0) -> ElasticBackbone:
+def randomize(module: ElasticBackbone, seed: int = 0) -> ElasticBackbone:
     """Draw all parameters anew, so that no term is too small to be seen."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

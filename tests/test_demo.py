@@ -39,9 +39,9 @@ def test_what_cannot_be_done_is_said_first(
 
     images = str(finished_run.parent / "images")
     file = tmp_path / "demo.yaml"
-    unlabelled = str(finished_run.parent / "images/train/kind0")
+    unlabeled = str(finished_run.parent / "images/train/kind0")
     assert "has no images to test with" in said(
-        recipe(file, dataset="image_folder", path=unlabelled)
+        recipe(file, dataset="image_folder", path=unlabeled)
     )
     assert "k must be between 1 and the 16" in said(
         recipe(file, dataset="image_folder", path=images)

@@ -199,7 +199,7 @@ class ElasticBackbone(nn.Module):
         raise NotImplementedError
 
     def decayed_norms(self) -> Collection[str]:
-        """Return the parameters of normalisation layers that are decayed nonetheless; none unless told."""
+        """Return the parameters of normalization layers that are decayed nonetheless; none unless told."""
         return ()
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from poa_plugin.data.archives import WebDataset
 from poa_plugin.data.augment import MultiCropAugmentation
-from poa_plugin.data.colour import normalise
+from poa_plugin.data.color import normalize
 from poa_plugin.data.datasets import Dataset, EncodedImages, build_dataset, image_names
 from poa_plugin.data.decode import BadImageError
 from poa_plugin.data.elpv import Elpv
@@ -29,7 +29,7 @@ __all__ = [
     "block_mask",
     "build_dataset",
     "image_names",
-    "normalise",
+    "normalize",
     "shard_masks",
     "train_batches",
 ]

@@ -11,7 +11,7 @@ from numpy.random import Generator
 from torch import Tensor
 
 from poa_plugin.config.schema import CropsConfig
-from poa_plugin.data import colour
+from poa_plugin.data import color
 from poa_plugin.errors import UserError
 
 BLUR_SIGMA = (0.1, 2.0)
@@ -51,7 +51,7 @@ class MultiCropAugmentation:
         self.flips = 0.5 if crops.horizontal_flips else 0.0
         self.jitter_probability = crops.color_jitter_probability
         self.jitter_strengths = _strengths(list(crops.color_jitter))
-        self.grey_probability = crops.grayscale_probability
+        self.gray_probability = crops.grayscale_probability
         self.global_views = [
             View(large, (wide[0], wide[1]), applied[0]),
             View(large, (wide[0], wide[1]), applied[1], crops.solarize_probability),
@@ -62,11 +62,11 @@ class MultiCropAugmentation:
         """Augment one image.
 
         Args:
-            image: (1 or 3, H, W) uint8; a grey image is made three equal channels at the end.
+            image: (1 or 3, H, W) uint8; a gray image is made three equal channels at the end.
             generator: from which every parameter is drawn.
 
         Returns:
-            Two (3, g, g) global and V (3, l, l) local crops, normalised float32.
+            Two (3, g, g) global and V (3, l, l) local crops, normalized float32.
         """
         local_views = [self.local_view] * self.n_local
         return (
@@ -82,13 +82,13 @@ class MultiCropAugmentation:
         levels = pixels.float()
         if chance(self.jitter_probability, generator):
             levels = jitter(levels, draw_jitter(self.jitter_strengths, generator))
-        if chance(self.grey_probability, generator):
-            levels = colour.rgb_to_grey(levels)
+        if chance(self.gray_probability, generator):
+            levels = color.rgb_to_gray(levels)
         if chance(view.blur, generator):
-            levels = colour.gaussian_blur(levels, uniform(*BLUR_SIGMA, generator))
+            levels = color.gaussian_blur(levels, uniform(*BLUR_SIGMA, generator))
         if chance(view.solarize, generator):
-            levels = colour.solarize(levels)
-        return colour.normalise_levels(levels)
+            levels = color.solarize(levels)
+        return color.normalize_levels(levels)
 
 
 def resized_crop(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:
@@ -135,12 +135,12 @@ def draw_jitter(strengths: list[float], generator: Generator) -> list[tuple[str,
 
 
 def jitter(levels: Tensor, factors: list[tuple[str, float]]) -> Tensor:
-    """Apply drawn factors in their order, in place; a grey image has no saturation and no hue."""
+    """Apply drawn factors in their order, in place; a gray image has no saturation and no hue."""
     operations: dict[str, Callable[[Tensor, float], Tensor]] = {
-        "brightness": colour.adjust_brightness,
-        "contrast": colour.adjust_contrast,
-        "saturation": colour.adjust_saturation,
-        "hue": colour.adjust_hue,
+        "brightness": color.adjust_brightness,
+        "contrast": color.adjust_contrast,
+        "saturation": color.adjust_saturation,
+        "hue": color.adjust_hue,
     }
     for name, factor in factors:
         levels = operations[name](levels, factor)

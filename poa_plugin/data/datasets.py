@@ -64,7 +64,7 @@ class Dataset(Protocol):
         ...
 
     def image(self, index: int) -> Tensor:
-        """Return an image as uint8, (1, H, W) if it is grey and (3, H, W) otherwise.
+        """Return an image as uint8, (1, H, W) if it is gray and (3, H, W) otherwise.
 
         Raises:
             BadImageError: it cannot be used; in training another image takes its place.

@@ -13,7 +13,7 @@ from torch import Tensor
 from poa_plugin.data.names import printable
 from poa_plugin.errors import UserError
 
-GREY_MODES = ("1", "L", "LA", "La")
+GRAY_MODES = ("1", "L", "LA", "La")
 UNUSUAL = ("CMYK", "16-bit", "animated")
 """Kinds that can be converted: to RGB, to 8 bits, to the first frame."""
 BAD = ("corrupt", "truncated", "tiny", "enormous", "floating-point")
@@ -38,7 +38,7 @@ class BadImageError(UserError):
 
 
 def decode(content: bytes, name: str, convert_unusual: bool = True) -> Tensor:
-    """Return an image file's pixels as (1 or 3, H, W) uint8: one channel if it is grey.
+    """Return an image file's pixels as (1 or 3, H, W) uint8: one channel if it is gray.
 
     Orientation tags are not followed, as in DINOv2's and torchvision's loaders. Transparency is
     dropped.
@@ -102,4 +102,4 @@ def _pixels(image: Image.Image) -> Tensor:
         image = image.convert("RGBA")
     import torchvision.transforms.v2.functional as TF  # takes seconds
 
-    return TF.pil_to_tensor(image.convert("L" if image.mode in GREY_MODES else "RGB"))
+    return TF.pil_to_tensor(image.convert("L" if image.mode in GRAY_MODES else "RGB"))

@@ -19,7 +19,7 @@ from poa_plugin.registry import DATASETS
 
 @DATASETS.register_as("elpv")
 class Elpv:
-    """2,624 grey photographs of solar cells, 300 x 300 pixels, from the package `elpv-dataset`.
+    """2,624 gray photographs of solar cells, 300 x 300 pixels, from the package `elpv-dataset`.
 
     The eight classes are four levels of defects times two kinds of cell. A fixed quarter is for
     testing. Images are held in memory, at `image_size` pixels a side.

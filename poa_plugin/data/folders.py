@@ -52,7 +52,7 @@ class ImageFolder(ImageFiles):
     Where the folder has `train` and `val` (or `validation`, or `test`) sub-folders, these are the splits;
     otherwise all images are for training (a `train` with no folder beside it is looked into). Where an image
     lies right under its split's folder, there are no labels. Links are followed, hidden files are not images.
-    Grey images have one channel (16 bits are reduced to 8), all others three.
+    Gray images have one channel (16 bits are reduced to 8), all others three.
 
     Args:
         path: the folder.

@@ -142,7 +142,7 @@ def _as_it_is(x: Tensor) -> Tensor:
 
 
 class ElasticLayerNorm(nn.LayerNorm):
-    """Layer normalisation over the channels that its input has.
+    """Layer normalization over the channels that its input has.
 
     Args:
         width: channels at full width.
@@ -155,17 +155,17 @@ class ElasticLayerNorm(nn.LayerNorm):
         self.groups = groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (..., d) tokens, d <= D."""
+        """Normalize (..., d) tokens, d <= D."""
         function, parameters = self.at(x.shape[-1])
         return function(x, *parameters)
 
     def at(self, width: int) -> Before:
-        """Return the normalisation of tokens of a width, for `ElasticLinear`'s `before`."""
+        """Return the normalization of tokens of a width, for `ElasticLinear`'s `before`."""
 
-        def normalise(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        def normalize(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             return norms.layer_norm(x, weight, bias, self.eps)
 
-        return normalise, self._active(width)
+        return normalize, self._active(width)
 
     def sliced(self, share: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`."""
@@ -191,12 +191,12 @@ class PlainLayers:
 
     @staticmethod
     def layer_norm(width: int, eps: float = 1e-5, groups: int = 1) -> nn.LayerNorm:
-        """Return a layer normalisation; `groups` matters to an elastic one only."""
+        """Return a layer normalization; `groups` matters to an elastic one only."""
         return nn.LayerNorm(width, eps)
 
     @staticmethod
     def group_norm(groups: int, channels: int) -> nn.GroupNorm:
-        """Return a group normalisation."""
+        """Return a group normalization."""
         return nn.GroupNorm(groups, channels)
 
     @staticmethod
@@ -228,12 +228,12 @@ class ElasticLayers(PlainLayers):
 
     @staticmethod
     def layer_norm(width: int, eps: float = 1e-5, groups: int = 1) -> nn.LayerNorm:
-        """Return an elastic layer normalisation."""
+        """Return an elastic layer normalization."""
         return ElasticLayerNorm(width, eps, groups)
 
     @staticmethod
     def group_norm(groups: int, channels: int) -> nn.GroupNorm:
-        """Return an elastic group normalisation."""
+        """Return an elastic group normalization."""
         return ElasticGroupNorm(groups, channels)
 
     @staticmethod

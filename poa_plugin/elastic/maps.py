@@ -11,14 +11,14 @@ from poa_plugin.elastic import norms, slicing
 
 
 class ElasticGroupNorm(nn.GroupNorm):
-    """Group normalisation over the channels that its input has: as many groups, of fewer channels."""
+    """Group normalization over the channels that its input has: as many groups, of fewer channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise (B, c, H, W) maps, c <= C."""
+        """Normalize (B, c, H, W) maps, c <= C."""
         return self.at(x.shape[1])(x)
 
     def at(self, channels: int) -> Callable[[Tensor], Tensor]:
-        """Return the normalisation of maps of so many channels, its parameters cut once."""
+        """Return the normalization of maps of so many channels, its parameters cut once."""
         weight, bias = self._active(channels)
         return lambda x: norms.group_norm(x, self.num_groups, weight, bias, self.eps)
 

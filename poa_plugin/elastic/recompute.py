@@ -1,6 +1,6 @@
 """A linear layer whose input is worked out again in the backward pass, in place of being stored.
 
-Of a transformer block's activations, those that follow a normalisation or an activation function are
+Of a transformer block's activations, those that follow a normalization or an activation function are
 half the memory and next to none of the work.
 """
 
@@ -27,7 +27,7 @@ def linear_after(
     """Return `scale * (alpha * before(x, *parameters) @ weight.T + bias)`, keeping no more than `x`.
 
     Args:
-        before: a cheap function of (N, i) inputs and its parameters, such as a normalisation.
+        before: a cheap function of (N, i) inputs and its parameters, such as a normalization.
         x: (N, i).
         parameters: of `before`.
         weight: (o, i), sliced already.

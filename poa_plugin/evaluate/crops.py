@@ -8,12 +8,12 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
 from poa_plugin.config.schema import EvaluationConfig
-from poa_plugin.data import normalise
+from poa_plugin.data import normalize
 
 
 def evaluation_image(image: Tensor, evaluation: EvaluationConfig) -> Tensor:
     """Turn (1 or 3, H, W) uint8 into the (3, c, c) float32 that networks are evaluated on."""
-    return normalise(evaluation_crop(image, evaluation))
+    return normalize(evaluation_crop(image, evaluation))
 
 
 def evaluation_crop(image: Tensor, evaluation: EvaluationConfig) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from poa_plugin.config.schema import EvaluationConfig
-from poa_plugin.data import Dataset, normalise
+from poa_plugin.data import Dataset, normalize
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.crops import evaluation_crop, evaluation_image, resized_square
 from poa_plugin.evaluate.decoding import decoded
@@ -45,7 +45,7 @@ def evaluation_images(
     check_crop(evaluation)
     chunks = decoded(dataset, partial(evaluation_crop, evaluation=evaluation), 0, workers)
     for crops in batched(chunks, evaluation.batch_size):
-        yield normalise(crops)
+        yield normalize(crops)
 
 
 def batched(chunks: Iterator[Tensor], size: int) -> Iterator[Tensor]:
@@ -110,8 +110,8 @@ def features_of(
 def raw_pixels(dataset: Dataset, size: int = 32, workers: int = 0) -> Tensor:
     """Return the images themselves as (N, 3 * size * size) float32 features in 0..1.
 
-    Grey images are repeated in three channels, so that data sets may hold both kinds; cosines
-    between grey images stay what they are.
+    Gray images are repeated in three channels, so that data sets may hold both kinds; cosines
+    between gray images stay what they are.
     """
     chunks = decoded(dataset, partial(resized_square, size=size), 0, workers)
     rows = [chunk.expand(-1, 3, -1, -1).flatten(1).float() / 255 for chunk in chunks]

@@ -1,4 +1,4 @@
-"""Weighted k nearest neighbours on frozen features."""
+"""Weighted k nearest neighbors on frozen features."""
 
 from __future__ import annotations
 

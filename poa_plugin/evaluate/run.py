@@ -17,7 +17,7 @@ from poa_plugin.evaluate.knn import check_votes, fitting_ks, knn_accuracy
 from poa_plugin.evaluate.knn_results import KnnResults
 from poa_plugin.evaluate.networks import named_networks
 from poa_plugin.evaluate.outputs import check_writable
-from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits
+from poa_plugin.evaluate.splits import EvaluationImages, labeled_splits
 from poa_plugin.extraction.network import extract
 from poa_plugin.runs.results import KnnRow, merge_rows
 from poa_plugin.runs.run import Run
@@ -73,7 +73,7 @@ def evaluate_knn(
     if other is not None:
         other.check_image_size(run.config.evaluation.crop_size)
     subnets = named_networks(run, backbone.space, names)
-    splits = labelled_splits(run.config)
+    splits = labeled_splits(run.config)
     n_train, n_test = map(len, splits)
     ks = fitting_ks(n_train) if ks is None else ks
     check_votes(n_train, n_test, ks, temperature)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from poa_plugin.config.load import load_config
 from poa_plugin.config.schema import Config, EvaluationConfig
-from poa_plugin.data import Dataset, build_dataset, normalise
+from poa_plugin.data import Dataset, build_dataset, normalize
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.crops import evaluation_crop, evaluation_image
 from poa_plugin.evaluate.decoding import CHUNK, decoded
@@ -24,7 +24,7 @@ Splits = tuple[Dataset, Dataset]
 """Training and test images."""
 
 
-def labelled_splits(config: Config) -> Splits:
+def labeled_splits(config: Config) -> Splits:
     """Return the training and the test images of a configuration's data set.
 
     Raises:
@@ -105,7 +105,7 @@ class EvaluationImages:
     ) -> Iterator[Tensor]:
         """Yield the images from an index on as (B, 3, c, c) float32 batches of a size, on a device."""
         for crops in batched(self._crops(start), size):
-            yield normalise(crops.to(device))
+            yield normalize(crops.to(device))
 
     def first(self) -> Tensor:
         """Return the first image, (1, 3, c, c) float32."""

@@ -28,7 +28,7 @@ from poa_plugin.evaluate.ledger import GOES_ON, Ledger
 from poa_plugin.evaluate.networks import by_width, swept_networks
 from poa_plugin.evaluate.outputs import check_writable
 from poa_plugin.evaluate.progress import ProgressBar
-from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits, with_data
+from poa_plugin.evaluate.splits import EvaluationImages, labeled_splits, with_data
 from poa_plugin.evaluate.tree import PrefixTree, bytes_per_image, deepest_network
 from poa_plugin.files import disk_errors
 from poa_plugin.runs.run import Run
@@ -98,7 +98,7 @@ class _Sweeper:
         self.backbone.check_image_size(self.evaluation.crop_size)
         self.space = self.backbone.space
         self.members = swept_networks(run, self.space, options.widths)
-        self.splits = labelled_splits(run.config)
+        self.splits = labeled_splits(run.config)
         n_train, n_test = map(len, self.splits)
         self.ks = fitting_ks(n_train) if options.ks is None else tuple(options.ks)
         check_votes(n_train, n_test, self.ks, options.temperature)

@@ -36,13 +36,13 @@ class Written:
     lines: Sequence[str] = field(default_factory=list)
 
 
-def card(network: Extracted, written: Written, licence: str | None) -> str:
+def card(network: Extracted, written: Written, license: str | None) -> str:
     """Return the model card.
 
     Args:
         network: an opened folder; a fact that it does not record is left out.
         written: what the exporter said.
-        licence: the identifier of the weights' licence; "not stated" if None.
+        license: the identifier of the weights' license; "not stated" if None.
     """
     facts = network.facts
     sections = {
@@ -53,16 +53,16 @@ def card(network: Extracted, written: Written, licence: str | None) -> str:
         "Preprocessing": _preprocessing(network),
         "How to load it": f"```python\n{written.usage}\n```\n\n{written.checked}",
         "Limits": "\n".join(f"* {limit}" for limit in [*filter(None, written.limits), *_limits()]),
-        "Licence": licence or "Not stated: ask who trained the network, and on whose images.",
+        "License": license or "Not stated: ask who trained the network, and on whose images.",
     }
     title = f"# {facts['network']}\n\n{_abstract(facts)}"
     body = [f"## {name}\n\n{text}" for name, text in sections.items()]
-    return "\n\n".join([_front_matter(written.library, licence), title, *body]) + "\n"
+    return "\n\n".join([_front_matter(written.library, license), title, *body]) + "\n"
 
 
-def _front_matter(library: str, licence: str | None) -> str:
+def _front_matter(library: str, license: str | None) -> str:
     lines = [f"library_name: {library}", "pipeline_tag: image-feature-extraction"]
-    lines += [f"license: {licence}"] * (licence is not None)
+    lines += [f"license: {license}"] * (license is not None)
     return "\n".join(["---", *lines, "tags:", "- self-supervised", "- poa", "---"])
 
 
@@ -119,7 +119,7 @@ def _numbers(facts: Mapping[str, Any]) -> str:
         return EVALUATE_FIRST
     data = facts["data"]
     resize, crop = data["evaluation_resize_size"], data["evaluation_crop_size"]
-    where = f"the data set above (shorter side {resize} pixels, centre crop {crop})"
+    where = f"the data set above (shorter side {resize} pixels, center crop {crop})"
     head, rows = "| k | top-1 | by |\n|---|---|---|", [_result(row) for row in results]
     if any("data" in row for row in results):
         where, head = "the data that is named", "| k | top-1 | by | on |\n|---|---|---|---|"
@@ -128,7 +128,7 @@ def _numbers(facts: Mapping[str, Any]) -> str:
             for line, row in zip(rows, results, strict=True)
         ]
     lines = [
-        "Top-1 accuracy (%) of k nearest neighbours on frozen features, on the test images of "
+        "Top-1 accuracy (%) of k nearest neighbors on frozen features, on the test images of "
         f"{where}:",
         "",
         head,
@@ -170,7 +170,7 @@ def _preprocessing(network: Extracted) -> str:
     side = network.image_size
     mean, std = (IMAGENET_STATISTICS[name] for name in ("mean", "std"))
     return (
-        f"Shorter side to {network.resize_size} pixels (bicubic, antialiased), centre crop of "
+        f"Shorter side to {network.resize_size} pixels (bicubic, antialiased), center crop of "
         f"{side} x {side}, values in 0..1, mean {mean}, standard deviation {std} by channel."
     )
 

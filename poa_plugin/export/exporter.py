@@ -13,7 +13,7 @@ from poa_plugin.extraction.extracted import Extracted, open_extracted
 from poa_plugin.folders import write_folder
 from poa_plugin.registry import EXPORTERS
 
-LICENCE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
+LICENSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.+-]*")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def export(
     folder: str | Path,
     format_name: str,
     target: str | Path,
-    licence: str | None = None,
+    license: str | None = None,
     image_size: int | None = None,
 ) -> list[str]:
     """Write an extracted network in another library's format, with a model card.
@@ -58,7 +58,7 @@ def export(
         folder: what `poa extract` wrote.
         format_name: a name of `EXPORTERS`.
         target: a folder that is not there yet, or is empty.
-        licence: the identifier of the weights' licence, for the card.
+        license: the identifier of the weights' license, for the card.
         image_size: for formats whose files are for one image size, that size in pixels.
 
     Returns:
@@ -70,12 +70,12 @@ def export(
     """
     network, target = open_extracted(folder), Path(target)
     exporter: Exporter = EXPORTERS.get(format_name)
-    if licence is not None and not LICENCE.fullmatch(licence):
-        raise UserError(f"{licence!r} is no licence's identifier, such as apache-2.0 or cc-by-4.0.")
+    if license is not None and not LICENSE.fullmatch(license):
+        raise UserError(f"{license!r} is no license's identifier, such as apache-2.0 or cc-by-4.0.")
     if image_size is not None and image_size <= 0:
         raise UserError(f"The image size must be positive, not {image_size}.")
     network.network.eval()  # reads the weights, so that damaged ones are said to be before anything is written
     with write_folder(target) as partial:
         written = exporter(Task(network, partial, image_size))
-        (partial / CARD).write_text(card(network, written, licence), encoding="utf-8")
+        (partial / CARD).write_text(card(network, written, license), encoding="utf-8")
     return [*written.lines, f"Wrote '{target}'."]

@@ -123,7 +123,7 @@ def _load(transformers: Any, folder: Path) -> nn.Module:
 
 
 def _preprocessor(network: Extracted) -> dict[str, Any]:
-    """Return what `AutoImageProcessor` reads: shorter side resized, centre crop, ImageNet statistics."""
+    """Return what `AutoImageProcessor` reads: shorter side resized, center crop, ImageNet statistics."""
     return {
         "image_processor_type": "BitImageProcessor",
         "do_convert_rgb": True,

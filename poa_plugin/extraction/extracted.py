@@ -43,7 +43,7 @@ class Extracted:
 
     @property
     def resize_size(self) -> int:
-        """The shorter side in pixels to which images are resized before the centre crop.
+        """The shorter side in pixels to which images are resized before the center crop.
 
         That of the run's evaluation where it crops to the network's own size; otherwise the crop is 0.875
         of it.

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from poa_plugin.registry import FORMATS
 
 CROP_SHARE = 0.875
-"""The share of a resized image's side that the centre crop keeps: 224 of 256 pixels."""
+"""The share of a resized image's side that the center crop keeps: 224 of 256 pixels."""
 IMAGENET_STATISTICS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 

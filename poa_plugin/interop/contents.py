@@ -26,11 +26,11 @@ class Checkpoint:
 
     Attributes:
         file: where it lies.
-        format, family: what it was recognised as.
+        format, family: what it was recognized as.
         branches: `student`, `teacher` or both: entries under our names (`backbone.cls_token`,
             `dino_head.0.mlp.0.weight`), each with the file's own name. Names that are unknown here
             are among them, under the file's.
-        centers: running centres of the losses under our names, `cls_targets.center_0` and the like.
+        centers: running centers of the losses under our names, `cls_targets.center_0` and the like.
         loose: tensors that belong to no branch.
         optimizer, iteration: of a training checkpoint: its optimizer's state dict, and the last
             iteration that it finished.
@@ -196,7 +196,7 @@ def _converted(
 
 
 def _center_key(name: str) -> str:
-    """Return our name of a loss's running centre; DINOv2's only one has no number."""
+    """Return our name of a loss's running center; DINOv2's only one has no number."""
     match = re.fullmatch(r"(dino_loss|ibot_patch_loss)\.center(?:_(\d+))?", name)
     if match is None:
         return name

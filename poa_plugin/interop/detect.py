@@ -38,9 +38,9 @@ def detect(names: Collection[str], file: Path, wanted: str = "auto") -> tuple[Fo
     if wanted not in FORMAT_NAMES:
         raise UserError(f"Unknown format '{wanted}': {did_you_mean(wanted, FORMAT_NAMES)}.")
     backbone = [name.removeprefix("backbone.") for name in names if name.startswith("backbone.")]
-    families = [family for family in FAMILIES if family.recognises(backbone)]
+    families = [family for family in FAMILIES if family.recognizes(backbone)]
     formats = [
-        fmt for fmt in FORMATS if wanted == fmt.name or (wanted == "auto" and fmt.recognises(names))
+        fmt for fmt in FORMATS if wanted == fmt.name or (wanted == "auto" and fmt.recognizes(names))
     ]
     if not families or not formats:
         shown = ", ".join(f"'{name.removeprefix('backbone.')}'" for name in list(names)[:4])

@@ -20,7 +20,7 @@ def head_key(key: str) -> str:
 FORMAT = Format(
     name="dinov2",
     title="DINOv2's format",
-    recognises=any_name(
+    recognizes=any_name(
         r"^backbone\.(mask_token$|register_tokens$|blocks\.\d+\.\d+\.)|^(dino|ibot)_head\."
     ),
     backbones={"vit": flat_blocks},

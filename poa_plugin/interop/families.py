@@ -26,7 +26,7 @@ class Family:
     reasons: Mapping[str, str]
     missing_reasons: Mapping[str, str]
 
-    def recognises(self, names: Collection[str]) -> bool:
+    def recognizes(self, names: Collection[str]) -> bool:
         """Tell whether the names of a backbone's parameters are of this family."""
         raise NotImplementedError
 

@@ -24,7 +24,7 @@ class Format:
     Args:
         name: what `--format` calls it.
         title: in sentences.
-        recognises: tells from all names of a branch whether they are of this format.
+        recognizes: tells from all names of a branch whether they are of this format.
         backbones: the rule for backbone parameters, for each family that can be read.
         head: the rule for the parameters of the projection heads, if the format has any.
         convert: from our name of a parameter and its tensor in a file, which may also be a moment of the
@@ -33,14 +33,14 @@ class Format:
 
     name: str
     title: str
-    recognises: Callable[[Collection[str]], bool]
+    recognizes: Callable[[Collection[str]], bool]
     backbones: Mapping[str, Rule]
     head: Rule | None = None
     convert: Callable[[str, Tensor], Tensor] = as_it_is
 
 
 def any_name(marks: str) -> Callable[[Collection[str]], bool]:
-    """Return a `Format.recognises` that looks for a pattern in any of the names."""
+    """Return a `Format.recognizes` that looks for a pattern in any of the names."""
     return lambda names: any(re.search(marks, name) for name in names)
 
 

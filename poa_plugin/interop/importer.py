@@ -122,7 +122,7 @@ def _entries(checkpoint: Checkpoint, config: Config) -> tuple[dict[str, Entry], 
 
 
 def _add_centers(found: dict[str, Entry], checkpoint: Checkpoint, config: Config) -> list[str]:
-    """Add the losses' centres where the run keeps them, and what else stands under the losses' names."""
+    """Add the losses' centers where the run keeps them, and what else stands under the losses' names."""
     unused = []
     for name, entry in checkpoint.centers.items():
         if config.train.centering != "centering" and name.startswith(CENTERS):
@@ -130,7 +130,7 @@ def _add_centers(found: dict[str, Entry], checkpoint: Checkpoint, config: Config
             continue
         fits = entry.tensor.dim() == 3 and len(entry.tensor) == 1
         found[name] = Entry(entry.key, entry.tensor[0] if fits else entry.tensor)
-    keeps = f"as train.centering={config.train.centering} keeps no centres"
+    keeps = f"as train.centering={config.train.centering} keeps no centers"
     return [f"Left out, {keeps}: {_quoted(unused)}."] if unused else []
 
 

@@ -19,6 +19,6 @@ def swin_key(key: str) -> str:
 FORMAT = Format(
     name="swin",
     title="the original Swin's format (timm's before 0.9)",
-    recognises=any_name(r"^backbone\.layers\.0\.downsample\."),
+    recognizes=any_name(r"^backbone\.layers\.0\.downsample\."),
     backbones={"swin": swin_key},
 )

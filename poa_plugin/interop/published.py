@@ -65,7 +65,7 @@ def head_key(key: str) -> str:
 FORMAT = Format(
     name="poa",
     title="the published POA format",
-    recognises=any_name(r"\.(linear|conv)\.weight$|norm\d?\.norm\.weight$|^dino_head\.mlp\d+\."),
+    recognizes=any_name(r"\.(linear|conv)\.weight$|norm\d?\.norm\.weight$|^dino_head\.mlp\d+\."),
     backbones={"vit": vit_key, "swin": swin_key, "resnet": resnet_key},
     head=head_key,
     convert=reorder_merged,

@@ -30,7 +30,7 @@ class ResNetFamily(Family):
     name = "resnet"
     reasons: Mapping[str, str] = {
         r"\.(running_mean|running_var|num_batches_tracked)$": "a running statistic of a batch norm, where "
-        "the backbone here has group norms: these normalise each image by its own statistics, so its "
+        "the backbone here has group norms: these normalize each image by its own statistics, so its "
         "features would be another network's",
         r"(^|\.)conv1\.\d+\.": "a stem of several convolutions, where the backbone here has one",
         r"\.downsample\.2\.": "a shortcut that averages first, where the one here has a stride",
@@ -39,8 +39,8 @@ class ResNetFamily(Family):
     }
     missing_reasons: Mapping[str, str] = {}
 
-    def recognises(self, names: Collection[str]) -> bool:
-        """See `Family.recognises`."""
+    def recognizes(self, names: Collection[str]) -> bool:
+        """See `Family.recognizes`."""
         return {"conv1", "layer1"} <= {name.split(".")[0] for name in names}
 
     def told(self, buffers: Mapping[str, Entry], description: Mapping[str, Any]) -> dict[str, Any]:

@@ -47,8 +47,8 @@ class SwinFamily(Family):
         r"(^|\.)patch_embed\.norm\.": "a patch embedding without a norm is another network's",
     }
 
-    def recognises(self, names: Collection[str]) -> bool:
-        """See `Family.recognises`."""
+    def recognizes(self, names: Collection[str]) -> bool:
+        """See `Family.recognizes`."""
         parts = {name.split(".")[0] for name in names}
         return "patch_embed" in parts and bool({"layers", "stages"} & parts)
 

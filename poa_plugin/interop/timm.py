@@ -27,13 +27,13 @@ def sidecar(file: Path) -> Mapping[str, Any]:
     return description if isinstance(description, dict) else {}
 
 
-def _recognises(names: Collection[str]) -> bool:
+def _recognizes(names: Collection[str]) -> bool:
     return all(name.startswith("backbone.") for name in names)
 
 
 FORMAT = Format(
     name="timm",
     title="timm's format",
-    recognises=_recognises,
+    recognizes=_recognizes,
     backbones={family: lambda key: key for family in ("vit", "swin", "resnet")},
 )

@@ -1,4 +1,4 @@
-"""Shapes of flat parameters, from how many elements they and their neighbours have.
+"""Shapes of flat parameters, from how many elements they and their neighbors have.
 
 A run that was divided among GPUs leaves every parameter as a row of elements (see `shards`). Vectors, such as
 biases and norms, are as long as they are wide, and tell the sizes of the matrices beside them.
@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from torch import Tensor
 
 Size = int | str
-"""A size of a shape: a number, the name of the neighbour with as many elements, or a part that is left."""
+"""A size of a shape: a number, the name of the neighbor with as many elements, or a part that is left."""
 REST, SIDE, OFFSETS = "rest", "side", "offsets"
 """What the other sizes leave; the square root of that; relative positions of a window (its index table's)."""
 
@@ -46,7 +46,7 @@ SHAPES: Mapping[str, Mapping[str, tuple[Size, ...]]] = {
         r"(\d+\.last_layer\.)weight_v": ("weight_g", REST),
     },
 }
-"""By family, or part: patterns of our names, whose first group is what the neighbours' names begin with."""
+"""By family, or part: patterns of our names, whose first group is what the neighbors' names begin with."""
 
 
 def unflatten(part: str, key: str, tensor: Tensor, sizes: Mapping[str, int]) -> Tensor:

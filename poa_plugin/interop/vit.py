@@ -46,8 +46,8 @@ class VisionTransformerFamily(Family):
         "norm: import the whole checkpoint and extract from the run",
     }
 
-    def recognises(self, names: Collection[str]) -> bool:
-        """See `Family.recognises`."""
+    def recognizes(self, names: Collection[str]) -> bool:
+        """See `Family.recognizes`."""
         parts = {name.split(".")[0] for name in names}
         return {"blocks", "patch_embed"} <= parts
 

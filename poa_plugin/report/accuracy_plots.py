@@ -74,7 +74,7 @@ def plot_accuracy(record: RunRecord, file: Target) -> None:
 
 
 def plot_runs_accuracy(records: Sequence[RunRecord], file: Target) -> None:
-    """Draw the trained networks of several runs in one picture, a colour and a marker for each run."""
+    """Draw the trained networks of several runs in one picture, a color and a marker for each run."""
     k = _shown_k(records)
     figure, [axes] = new_figure(1)
     sizes: list[float] = []

@@ -59,7 +59,7 @@ def plot_losses(record: RunRecord, file: Target) -> None:
 
 
 def plot_runs_losses(records: Sequence[RunRecord], file: Target) -> None:
-    """Draw the total loss of several runs over their steps; each has its colour on the page, too."""
+    """Draw the total loss of several runs over their steps; each has its color on the page, too."""
     figure, [axes] = new_figure(1)
     for i, record in enumerate(records):
         n_skipped = _mark_skipped(axes, record, run_color(i), i)

@@ -28,7 +28,7 @@ def plot_sweep(sweep: Sweep, folder: Path) -> list[Path]:
 def plot_pareto(sweep: Sweep, file: Path) -> None:
     """Draw accuracy against parameters, FLOPs and latency, as in the paper's Figure 1.
 
-    Every network is a point, coloured by its width. Latency is left out where no network has one; a
+    Every network is a point, colored by its width. Latency is left out where no network has one; a
     latency that is not reliable is drawn hollow, and is on no Pareto front.
     """
     k = shown_k(sweep)

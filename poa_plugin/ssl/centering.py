@@ -1,4 +1,4 @@
-"""Teacher targets: Sinkhorn-Knopp, and the centring alternative."""
+"""Teacher targets: Sinkhorn-Knopp, and the centering alternative."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> T
     Args:
         logits: (N, K), all samples that are balanced together, whatever rank or shard they are of.
         temperature: the teacher's.
-        iterations: normalisations of prototypes and then samples.
+        iterations: normalizations of prototypes and then samples.
 
     Returns:
         (N, K) float32; each row sums to one.
@@ -40,9 +40,9 @@ class SinkhornKnopp(nn.Module):
 
 
 class Centering(nn.Module):
-    """Targets softmax((logits - centre) / T), the centre a running mean (DINO).
+    """Targets softmax((logits - center) / T), the center a running mean (DINO).
 
-    The batch's own mean enters the centre only after it has been used: an update is kept until the
+    The batch's own mean enters the center only after it has been used: an update is kept until the
     next call, as in DINOv2 `loss/dino_clstoken_loss.py`.
 
     Args:
@@ -73,7 +73,7 @@ class Centering(nn.Module):
 
     @torch.no_grad()
     def apply_pending(self, head: int) -> None:
-        """Move a head's centre towards the mean of the last batch, once."""
+        """Move a head's center towards the mean of the last batch, once."""
         pending = self.get_buffer(f"has_pending_{head}")
         center = self.get_buffer(f"center_{head}")
         moved = torch.lerp(self.get_buffer(f"pending_{head}"), center, self.momentum)

@@ -19,7 +19,7 @@ LOGITS_TO_KEEP = 1 << 23
 
 
 class PrototypeLayer(nn.Module):
-    """A weight-normalised linear layer without bias: g * v / |v| for each prototype.
+    """A weight-normalized linear layer without bias: g * v / |v| for each prototype.
 
     The parameters carry `torch.nn.utils.weight_norm`'s names, `weight_g` (K, 1) and `weight_v`
     (K, D), because published checkpoints do. g is trained (published code; DINOv2 freezes nothing
@@ -38,7 +38,7 @@ class PrototypeLayer(nn.Module):
 
 
 class ProjectionHead(nn.Module):
-    """An MLP whose first layer takes features of any width, L2 normalisation, and prototypes.
+    """An MLP whose first layer takes features of any width, L2 normalization, and prototypes.
 
     DINOv2 `layers/dino_head.py`, with POA's elastic first layer.
 

@@ -21,7 +21,7 @@ def cross_view(
     targets: Tensor,
     global_log_probs: Tensor,
     local_log_probs: Tensor | None,
-    normalisation: str = "code",
+    normalization: str = "code",
 ) -> tuple[Tensor, Tensor]:
     """Return the global and the local part of the cross-view term of one student and one head.
 
@@ -32,7 +32,7 @@ def cross_view(
         targets: (2 B, K) teacher probabilities, view-major, in the order of the views.
         global_log_probs: (2 B, K) of the student, in the same order.
         local_log_probs: (V * B, K), view-major; None if there are no local crops.
-        normalisation: `code` weighs all 2 V + 2 pairs alike (published code); `paper` gives the
+        normalization: `code` weighs all 2 V + 2 pairs alike (published code); `paper` gives the
             mean of the global pairs and the mean of the local pairs weight 1 each (POA eq. 6-10).
 
     Returns:
@@ -47,7 +47,7 @@ def cross_view(
     n_local = len(local_log_probs) // batch
     over_crops = local_log_probs.unflatten(0, (n_local, batch)).sum(dim=0)
     local_sum = -((view_a + view_b) * over_crops).sum(dim=-1).sum() / batch
-    if normalisation == "paper":
+    if normalization == "paper":
         return global_sum / 2, local_sum / (2 * n_local)
     pairs = 2 * n_local + 2
     return global_sum / pairs, local_sum / pairs
@@ -56,7 +56,7 @@ def cross_view(
 def same_view(intact_log_probs: Tensor, elastic_log_probs: Tensor) -> Tensor:
     """Return the distillation of the intact into the elastic student on the same crops.
 
-    The targets are softmax(intact logits / temperature), detached: no centring, and the student's
+    The targets are softmax(intact logits / temperature), detached: no centering, and the student's
     temperature (POA eq. 7, 9; published code).
 
     Args:
@@ -77,10 +77,10 @@ def masked_patch(targets: Tensor, log_probs: Tensor, weights: Tensor, n_images: 
 
 
 def koleo(features: Tensor, eps: float = 1e-8) -> Tensor:
-    """Return KoLeo's differential-entropy regulariser, which spreads features apart.
+    """Return KoLeo's differential-entropy regularizer, which spreads features apart.
 
-    -mean log(distance to the nearest neighbour + eps) of L2-normalised features (Sablayrolles et
-    al.; DINOv2 `loss/koleo_loss.py`); 0 where a single feature has no neighbour.
+    -mean log(distance to the nearest neighbor + eps) of L2-normalized features (Sablayrolles et
+    al.; DINOv2 `loss/koleo_loss.py`); 0 where a single feature has no neighbor.
 
     Args:
         features: (B, D).

@@ -19,7 +19,7 @@ def params_groups(
     """Return groups under DINOv2's names: `params`, `lr_multiplier`, `wd_multiplier`, `is_last_layer`.
 
     Learning rates fall by `layerwise_decay` for each block from the top, by a block's index in the
-    intact network, and by a further factor in the patch embedding. Biases, normalisation layers (but
+    intact network, and by a further factor in the patch embedding. Biases, normalization layers (but
     for those that the backbone names) and layer scale are not decayed; prototypes (`is_last_layer`)
     can be held still in the first epoch.
 

@@ -66,9 +66,9 @@ class POA(nn.Module):
         self.student = nn.ModuleDict({"backbone": backbone, "dino_head": head}).train()
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         sizes = config.dino.head_n_prototypes
-        centred = config.train.centering == "centering"
-        self.cls_targets = Centering(sizes) if centred else SinkhornKnopp()
-        self.patch_targets = Centering(sizes) if centred else SinkhornKnopp()
+        centered = config.train.centering == "centering"
+        self.cls_targets = Centering(sizes) if centered else SinkhornKnopp()
+        self.patch_targets = Centering(sizes) if centered else SinkhornKnopp()
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.terms_by_head: dict[str, Tensor] = {}
         scaled = config.train.precision == "fp16"
@@ -119,7 +119,7 @@ class POA(nn.Module):
             subnets: the elastic students, one for each shard; sampled if None.
 
         Returns:
-            The summands of the loss by term, detached scalars: their sum is what was optimised.
+            The summands of the loss by term, detached scalars: their sum is what was optimized.
         """
         found: dict[str, Tensor] = {}
         self.terms_by_head = {}
@@ -229,7 +229,7 @@ class POA(nn.Module):
         self.step += 1
 
     def skip_step(self) -> None:
-        """Count a step whose loss is not finite, and forget what it would have put into the centres."""
+        """Count a step whose loss is not finite, and forget what it would have put into the centers."""
         for targets in (self.cls_targets, self.patch_targets):
             if isinstance(targets, Centering):
                 targets.forget_pending()

@@ -91,7 +91,7 @@ class SkippedSteps:
 
 
 def not_finite(values: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the scalars that are not finite on any rank; one synchronisation if all are."""
+    """Return the names of the scalars that are not finite on any rank; one synchronization if all are."""
     finite = torch.isfinite(torch.stack([value.detach().float() for value in values.values()]))
     if torch.distributed.is_initialized():
         everywhere = finite.to(torch.uint8)

@@ -14,14 +14,14 @@ from poa_plugin.elastic.layers import Lockstep
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import extract
 from poa_plugin.registry import BACKBONES
-from tests.conftest import FAMILIES, randomise
+from tests.conftest import FAMILIES, randomize
 
 OUTPUTS = ("x_norm_clstoken", "x_norm_patchtokens")
 
 
 @pytest.fixture(params=list(FAMILIES))
 def backbone(request: pytest.FixtureRequest) -> ElasticBackbone:
-    return randomise(build_backbone(default_config(FAMILIES[request.param]))).eval()
+    return randomize(build_backbone(default_config(FAMILIES[request.param]))).eval()
 
 
 def middle(backbone: ElasticBackbone) -> Subnet:

@@ -19,7 +19,7 @@ from poa_plugin.backbones.drop_path import add_packed_residual, add_residual, dr
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic import Subnet
-from tests.conftest import FAMILIES, randomise
+from tests.conftest import FAMILIES, randomize
 
 LAYOUT = ((3, 7), (4, 2), (1, 5))
 
@@ -104,7 +104,7 @@ def test_tokens_that_are_read_are_those_of_all(family: str, rate: float) -> None
     """Outputs and gradients of class tokens and some patches, with both forms of stochastic depth."""
     words = [] if family == "resnet" else [f"student.{family}.drop_path_rate={rate}"]
     config = default_config([*FAMILIES[family], *words])
-    backbone: ElasticBackbone = randomise(build_backbone(config)).train()
+    backbone: ElasticBackbone = randomize(build_backbone(config)).train()
     subnets = [backbone.space.intact, next(iter(backbone.space))]
     draws = torch.Generator().manual_seed(0)
     size = config.crops.global_crops_size
@@ -145,7 +145,7 @@ def test_streams_together_are_streams_apart(
     small_config: Callable[..., Config], rate: float
 ) -> None:
     """Outputs and gradients, of two sub-networks with streams of several sizes."""
-    backbone: ElasticBackbone = randomise(
+    backbone: ElasticBackbone = randomize(
         build_backbone(small_config(f"student.vit.drop_path_rate={rate}"))
     ).train()
 

@@ -9,7 +9,7 @@ from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.extraction.network import extract
-from tests.conftest import FAMILIES, randomise
+from tests.conftest import FAMILIES, randomize
 from tests.precision import one_type_each, watch_residuals
 
 KEYS = ("x_norm_clstoken", "x_norm_patchtokens", "x_prenorm")
@@ -17,7 +17,7 @@ KEYS = ("x_norm_clstoken", "x_norm_patchtokens", "x_prenorm")
 
 @pytest.fixture(params=list(FAMILIES))
 def backbone(request: pytest.FixtureRequest) -> ElasticBackbone:
-    return randomise(build_backbone(default_config(FAMILIES[request.param]))).eval()
+    return randomize(build_backbone(default_config(FAMILIES[request.param]))).eval()
 
 
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16])

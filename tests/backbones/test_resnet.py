@@ -14,14 +14,14 @@ from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.formats import formats_of
 from poa_plugin.ssl.param_groups import parameter_settings
-from tests.conftest import FAMILIES, randomise
+from tests.conftest import FAMILIES, randomize
 
 RESNET = FAMILIES["resnet"]
 NARROW = Subnet(8, depths=(1, 1, 3, 1))
 
 
 def build(*words: str) -> ElasticBackbone:
-    return randomise(build_backbone(default_config([*RESNET, *words]))).eval()
+    return randomize(build_backbone(default_config([*RESNET, *words]))).eval()
 
 
 def test_networks_are_listed_by_total_depth_and_drawn_by_depth_alone() -> None:

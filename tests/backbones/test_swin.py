@@ -25,14 +25,14 @@ from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.formats import formats_of
-from tests.conftest import FAMILIES, randomise
+from tests.conftest import FAMILIES, randomize
 
 SWIN = FAMILIES["swin"]
 LAYOUT = ((2, 5, 7), (3, 4, 4), (1, 2, 9))
 
 
 def build(*words: str) -> ElasticBackbone:
-    return randomise(build_backbone(default_config([*SWIN, *words]))).eval()
+    return randomize(build_backbone(default_config([*SWIN, *words]))).eval()
 
 
 @pytest.mark.parametrize("shift", [0, 1])
@@ -148,7 +148,7 @@ def test_a_full_patch_norm_is_refused_by_timm_but_not_at_full_width() -> None:
 
 def test_stochastic_depth_rises_and_drops_whole_images() -> None:
     words = default_config([*SWIN, "student.swin.drop_path_rate=0.7"])
-    backbone = randomise(build_backbone(words)).train()
+    backbone = randomize(build_backbone(words)).train()
     assert backbone.drop_path_rates == pytest.approx([0.7 * i / 7 for i in range(8)])
     images, intact = torch.randn(6, 3, 64, 64), backbone.space.intact
 

@@ -25,7 +25,7 @@ def encoded(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def good(seed: int) -> bytes:
-    """A JPEG, grey for every third seed."""
+    """A JPEG, gray for every third seed."""
     return encoded(noise(seed, channels=1 if seed % 3 == 2 else 3), "JPEG", quality=92)
 
 
@@ -46,7 +46,7 @@ def header_of_a_bomb() -> bytes:
     return png(60_000, 60_000, 8, b"\0")
 
 
-def sixteen_bit_colour() -> bytes:
+def sixteen_bit_color() -> bytes:
     return png(5, 4, 16, (b"\0" + bytes(range(30))) * 4)
 
 

@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from torchvision.transforms import InterpolationMode
 
 from poa_plugin.config.schema import CropsConfig
-from poa_plugin.data import MultiCropAugmentation, augment, colour
+from poa_plugin.data import MultiCropAugmentation, augment, color
 from poa_plugin.errors import UserError
 
-GREY = torch.arange(64 * 80).remainder(251).to(torch.uint8).view(1, 64, 80)
-COLOUR = torch.stack([GREY[0], GREY[0].flip(0), GREY[0].flip(1)])
+GRAY = torch.arange(64 * 80).remainder(251).to(torch.uint8).view(1, 64, 80)
+COLOR = torch.stack([GRAY[0], GRAY[0].flip(0), GRAY[0].flip(1)])
 
 
 def crops(**changes: object) -> CropsConfig:
@@ -45,7 +45,7 @@ def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-@pytest.mark.parametrize("image", [GREY, COLOUR])
+@pytest.mark.parametrize("image", [GRAY, COLOR])
 def test_shapes_and_channels(image: torch.Tensor) -> None:
     global_crops, local_crops = MultiCropAugmentation(crops())(image, rng())
     assert [tuple(x.shape) for x in global_crops] == [(3, 32, 32)] * 2
@@ -53,16 +53,16 @@ def test_shapes_and_channels(image: torch.Tensor) -> None:
     assert {x.dtype for x in global_crops + local_crops} == {torch.float32}
 
 
-def test_a_grey_image_gives_equal_channels() -> None:
-    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (colour.IMAGENET_MEAN, colour.IMAGENET_STD))
-    [first, _], _ = MultiCropAugmentation(crops())(GREY, rng())
+def test_a_gray_image_gives_equal_channels() -> None:
+    mean, std = (torch.tensor(x).view(3, 1, 1) for x in (color.IMAGENET_MEAN, color.IMAGENET_STD))
+    [first, _], _ = MultiCropAugmentation(crops())(GRAY, rng())
     pixels = first * std + mean
     torch.testing.assert_close(pixels, pixels[:1].expand(3, -1, -1), atol=1e-6, rtol=0)
 
 
 def test_a_function_of_the_generator() -> None:
     run = MultiCropAugmentation(crops())
-    first, again, other = (run(COLOUR, rng(seed))[0][0] for seed in (1, 1, 2))
+    first, again, other = (run(COLOR, rng(seed))[0][0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -75,25 +75,25 @@ def test_blur_probabilities(
 ) -> None:
     """Counted over many images, by the size of what is blurred: both globals, then the locals."""
     sizes = []
-    monkeypatch.setattr(colour, "gaussian_blur", lambda x, *a: sizes.append(x.shape[-1]) or x)
+    monkeypatch.setattr(color, "gaussian_blur", lambda x, *a: sizes.append(x.shape[-1]) or x)
     run = MultiCropAugmentation(crops(blur=blur, local_crops_number=1))
     views = [*run.global_views, run.local_view]
     assert [view.blur for view in views] == pytest.approx(asked)
     for seed in range(300):
-        run(GREY, rng(seed))
+        run(GRAY, rng(seed))
     assert sizes.count(32) / 600 == pytest.approx((asked[0] + asked[1]) / 2, abs=0.05)
     assert sizes.count(16) / 300 == pytest.approx(asked[2], abs=0.08)
 
 
 def test_probabilities_of_everything_else(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: Counter[str] = Counter()
-    for name in ("solarize", "rgb_to_grey", "adjust_hue"):
-        monkeypatch.setattr(colour, name, lambda x, *a, name=name: seen.update([name]) or x)
+    for name in ("solarize", "rgb_to_gray", "adjust_hue"):
+        monkeypatch.setattr(color, name, lambda x, *a, name=name: seen.update([name]) or x)
     run = MultiCropAugmentation(crops(local_crops_number=0))
     for seed in range(300):
-        run(COLOUR, rng(seed))
+        run(COLOR, rng(seed))
     assert seen["adjust_hue"] / 600 == pytest.approx(0.8, abs=0.06)
-    assert seen["rgb_to_grey"] / 600 == pytest.approx(0.2, abs=0.06)
+    assert seen["rgb_to_gray"] / 600 == pytest.approx(0.2, abs=0.06)
     assert seen["solarize"] / 300 == pytest.approx(0.2, abs=0.08)
 
 
@@ -123,7 +123,7 @@ def test_drawn_crops_follow_the_law() -> None:
     assert ratio.max() <= 1.35
 
 
-def test_a_narrow_image_falls_back_to_its_centre() -> None:
+def test_a_narrow_image_falls_back_to_its_center() -> None:
     assert augment.draw_crop(10, 100, (1.0, 1.0), rng()) == (0, 43, 10, 13)
     assert augment.draw_crop(100, 10, (1.0, 1.0), rng()) == (43, 0, 13, 10)
     assert augment.draw_crop(1, 1, (0.32, 1.0), rng()) == (0, 0, 1, 1)
@@ -141,7 +141,7 @@ def torchvision_view(
     if generator.random() < how.jitter_probability:
         for name, factor in augment.draw_jitter(how.jitter_strengths, generator):
             x = getattr(TF, f"adjust_{name}")(x, factor)
-    if generator.random() < how.grey_probability:
+    if generator.random() < how.gray_probability:
         x = TF.rgb_to_grayscale(x, 3)
     if generator.random() < view.blur:
         x = TF.gaussian_blur(x, [9, 9], [0.1 + 1.9 * generator.random()] * 2)
@@ -151,7 +151,7 @@ def torchvision_view(
     return TF.normalize(x, [0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 
 
-@pytest.mark.parametrize("image", [GREY, COLOUR, photograph(1), photograph(3)])
+@pytest.mark.parametrize("image", [GRAY, COLOR, photograph(1), photograph(3)])
 @pytest.mark.parametrize("changes", [{}, EVERYTHING, {"blur": "published"}])
 def test_views_are_a_chain_of_torchvisions_functions(
     image: torch.Tensor, changes: dict[str, object]
@@ -172,7 +172,7 @@ def test_views_are_a_chain_of_torchvisions_functions(
 
 
 def test_an_image_is_left_as_it_was() -> None:
-    for image in (GREY, COLOUR):
+    for image in (GRAY, COLOR):
         before = image.clone()
         MultiCropAugmentation(crops(**EVERYTHING, global_crops_scale=[1.0, 1.0]))(image, rng())
         assert torch.equal(image, before)

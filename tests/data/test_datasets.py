@@ -55,7 +55,7 @@ def test_split_folders(tmp_path: Path, held_out: str) -> None:
     [("RGB", "png", 3), ("L", "png", 1), ("1", "png", 1), ("LA", "png", 1), ("RGBA", "png", 3),
      ("P", "png", 3), ("CMYK", "jpg", 3), ("L", "jpg", 1)],
 )  # fmt: skip
-def test_colour_modes(tmp_path: Path, mode: str, ending: str, channels: int) -> None:
+def test_color_modes(tmp_path: Path, mode: str, ending: str, channels: int) -> None:
     write(tmp_path / f"a.{ending}", mode)
     image = ImageFolder(str(tmp_path), "train").image(0)
     assert image.shape == (channels, 20, 30)
@@ -138,7 +138,7 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_palette_with_transparency(tmp_path: Path) -> None:
-    """Read without a warning (warnings are errors here), its colours kept."""
+    """Read without a warning (warnings are errors here), its colors kept."""
     noise = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     palette = Image.fromarray(noise).convert("P")
     palette.save(tmp_path / "a.png", transparency=bytes(range(256)))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from poa_plugin.data import BadImageError
 from poa_plugin.data.decode import decode
-from tests.data.image_files import BAD, UNUSUAL, encoded, good, noise, sixteen_bit_colour
+from tests.data.image_files import BAD, UNUSUAL, encoded, good, noise, sixteen_bit_color
 
 
 @pytest.mark.parametrize("kind", BAD)
@@ -61,11 +61,11 @@ def test_a_jpeg_is_what_pillow_reads() -> None:
         assert torch.equal(decode(good(seed), "x"), torch.tensor(wanted).permute(2, 0, 1))
 
 
-def test_sixteen_bits_of_colour_are_noticed() -> None:
+def test_sixteen_bits_of_color_are_noticed() -> None:
     """Pillow opens them as 8 bits without a word."""
-    assert decode(sixteen_bit_colour(), "x").shape == (3, 4, 5)
+    assert decode(sixteen_bit_color(), "x").shape == (3, 4, 5)
     with pytest.raises(BadImageError, match="16-bit"):
-        decode(sixteen_bit_colour(), "x", convert_unusual=False)
+        decode(sixteen_bit_color(), "x", convert_unusual=False)
 
 
 def test_want_of_memory_is_no_property_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:

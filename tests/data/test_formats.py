@@ -208,7 +208,7 @@ def test_what_stands_beside_an_image_is_not_taken_for_it(tmp_path: Path) -> None
     assert dataset.read(0) == good(0)
 
 
-def test_parquet_files_that_are_damaged_or_labelled_with_words(tmp_path: Path) -> None:
+def test_parquet_files_that_are_damaged_or_labeled_with_words(tmp_path: Path) -> None:
     file = write_parquet(tmp_path / "a.parquet", [good(i) for i in range(6)], None)
     dataset = Parquet(str(file), "train")
     content = bytearray(file.read_bytes())

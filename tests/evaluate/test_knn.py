@@ -1,4 +1,4 @@
-"""k nearest neighbours against a plain loop, features, and results."""
+"""k nearest neighbors against a plain loop, features, and results."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ def test_against_a_plain_loop() -> None:
 
 def test_clusters_are_found_and_shuffled_labels_are_at_chance() -> None:
     torch.manual_seed(0)
-    centres = torch.randn(4, 8) * 5
+    centers = torch.randn(4, 8) * 5
     labels = torch.arange(400) % 4
-    points = centres[labels] + torch.randn(400, 8)
+    points = centers[labels] + torch.randn(400, 8)
     halves = (points[:200], labels[:200].tolist(), points[200:], labels[200:].tolist())
     assert knn_accuracy(*halves, ks=[10])[10] == 100
     shuffled = labels[torch.randperm(400)]
@@ -89,7 +89,7 @@ def test_the_nearest_outvotes_a_majority_that_is_far() -> None:
 
 
 def test_larger_k_do_not_change_what_a_smaller_one_sees() -> None:
-    """The softmax is over max(ks), the votes of a smaller k are cut off from it, not renormalised."""
+    """The softmax is over max(ks), the votes of a smaller k are cut off from it, not renormalized."""
     torch.manual_seed(0)
     train, test = torch.randn(90, 4), torch.randn(400, 4)
     labels, truth = torch.randint(0, 3, (90,)).tolist(), torch.randint(0, 3, (400,)).tolist()
@@ -170,13 +170,13 @@ def test_a_crop_larger_than_the_image_is_refused() -> None:
         next(evaluation_images(Pictures(), evaluation))
 
 
-def test_raw_pixels_of_grey_and_colour_images() -> None:
+def test_raw_pixels_of_gray_and_color_images() -> None:
     pixels = raw_pixels(Pictures(), 8)
     assert pixels.shape == (5, 3 * 64)
     assert 0 <= pixels.min() < pixels.max() <= 1
     planes = pixels.unflatten(1, (3, 64))
-    grey = [torch.equal(image[0], image[1]) for image in planes]
-    assert grey == [True, False, True, False, True]
+    gray = [torch.equal(image[0], image[1]) for image in planes]
+    assert gray == [True, False, True, False, True]
 
 
 def row(network: str, kind: str = "trained", top1: float = 50.0, k: int = 20) -> KnnRow:

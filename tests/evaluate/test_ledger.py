@@ -18,7 +18,7 @@ from poa_plugin.evaluate import sweep
 from poa_plugin.evaluate.conditions import images_checksum
 from poa_plugin.evaluate.feature_store import FeatureStore
 from poa_plugin.evaluate.latency import Latency
-from poa_plugin.evaluate.splits import labelled_splits, with_data
+from poa_plugin.evaluate.splits import labeled_splits, with_data
 from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
 from poa_plugin.runs.run import Run, open_run
 from poa_plugin.runs.sweep_results import Sweep, read_sweep
@@ -252,9 +252,9 @@ def test_a_damaged_record_is_named(run: Run) -> None:
 
 def test_checksums_of_images(run: Run, tmp_path: Path) -> None:
     """Equal for a copy; other for other pixels, names, labels, classes and order."""
-    train, test = labelled_splits(run.config)
+    train, test = labeled_splits(run.config)
     assert images_checksum(train) != images_checksum(test)
     copy = with_data(run, [str(shutil.copytree(tmp_path / "images", tmp_path / "copy"))])
-    assert images_checksum(labelled_splits(copy.config)[0]) == images_checksum(train)
+    assert images_checksum(labeled_splits(copy.config)[0]) == images_checksum(train)
     other = with_data(run, [str(write_pictures(tmp_path / "other", seed=1))])
-    assert images_checksum(labelled_splits(other.config)[0]) != images_checksum(train)
+    assert images_checksum(labeled_splits(other.config)[0]) != images_checksum(train)

@@ -21,7 +21,7 @@ from poa_plugin.evaluate import sweep
 from poa_plugin.evaluate.feature_store import FeatureStore
 from poa_plugin.evaluate.features import extract_features
 from poa_plugin.evaluate.knn import knn_accuracy
-from poa_plugin.evaluate.splits import EvaluationImages, labelled_splits
+from poa_plugin.evaluate.splits import EvaluationImages, labeled_splits
 from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
 from poa_plugin.extraction.network import extract
 from poa_plugin.registry import DATASETS
@@ -42,7 +42,7 @@ class Many(Blobs):
     def __init__(self, path: str | None, split: str, image_size: int | None) -> None:
         super().__init__(None, split, image_size)
         self.size = 0 if path == f"empty {split}" else 36 if split == "train" else 24
-        self.labels = None if path == "unlabelled" else [i % 2 for i in range(self.size)]
+        self.labels = None if path == "unlabeled" else [i % 2 for i in range(self.size)]
 
 
 if "many_blobs" not in DATASETS:
@@ -90,7 +90,7 @@ def test_a_sweep_finds_what_single_evaluations_find(
 ) -> None:
     seen = appended(monkeypatch)
     found = sweep_run(run, QUICK)
-    backbone, splits = run.backbone(), labelled_splits(run.config)
+    backbone, splits = run.backbone(), labeled_splits(run.config)
     assert [own.network for own in found.networks] == [subnet.name for subnet in backbone.space][:6]
     for own in found.networks:
         subnet = backbone.space[own.network]
@@ -256,7 +256,7 @@ def test_what_is_wrong_is_said(run: Run) -> None:
     with pytest.raises(UserError, match=r"--memory is too small: .* give at least 15360"):
         sweep_run(run, replace(QUICK, memory=1000))
     for path, said in [
-        ("unlabelled", "'many_blobs' has no labels"),
+        ("unlabeled", "'many_blobs' has no labels"),
         ("empty train", "'many_blobs' has no training images"),
         ("empty test", "'many_blobs' has no test images"),
     ]:

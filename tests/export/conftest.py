@@ -11,7 +11,7 @@ from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.export.exporter import export
 from poa_plugin.extraction.network import write_network
-from tests.conftest import FAMILIES, randomise
+from tests.conftest import FAMILIES, randomize
 from tests.extraction.test_network import WIDE
 
 NETWORKS = {
@@ -29,7 +29,7 @@ Find = Callable[..., Path]
 def write(folder: Path, family: str, *words: str) -> Path:
     """Write the smallest member of a family's small space."""
     config = default_config([*FAMILIES[family], *words])
-    backbone = randomise(build_backbone(config)).eval()
+    backbone = randomize(build_backbone(config)).eval()
     origin = {"branch": "teacher", "step": 3}
     return write_network(folder, family, backbone, backbone.space["smallest"], origin)
 
@@ -55,7 +55,7 @@ def exported(network: Find, tmp_path_factory: pytest.TempPathFactory) -> Find:
     def find(name: str, format_name: str) -> Path:
         if (name, format_name) not in written:
             target = root / f"{name.replace(' ', '_')}_{format_name}"
-            export(network(name), format_name, target, licence="cc-by-4.0")
+            export(network(name), format_name, target, license="cc-by-4.0")
             written[name, format_name] = target
         return written[name, format_name]
 

@@ -227,7 +227,7 @@ def test_the_card_tells_what_is_recorded(
     }
     (folder / "config.json").write_text(json.dumps(config))
     argv = ["export", str(folder), "--format", "timm", "--to", str(tmp_path / "to")]
-    assert main([*argv, "--licence", "apache-2.0"]) == 0
+    assert main([*argv, "--license", "apache-2.0"]) == 0
     printed = capsys.readouterr().out.splitlines()
     assert "gives the network's features at 48 pixels" in printed[0]
     card = (tmp_path / "to/README.md").read_text()
@@ -244,10 +244,10 @@ def test_the_card_tells_what_is_recorded(
         "| 200 | 70.0 ±1.1 | poa sweep |",
         "± is one standard error on 1,600 test images.",
         "* k = 200: it is not distinguishable from `w96_d6`, the most accurate network of the run (71.0).",
-        "## Licence\n\napache-2.0\n",
+        "## License\n\napache-2.0\n",
     ):
         assert line in card
-    assert "Shorter side to 50 pixels (bicubic, antialiased), centre crop of 48 x 48" in card
+    assert "Shorter side to 50 pixels (bicubic, antialiased), center crop of 48 x 48" in card
     loaded = timm.create_model(f"local-dir:{tmp_path / 'to'}", pretrained=True)
     for model in (loaded, poa.to_timm(tmp_path / "to")):
         preprocessing = timm.data.resolve_model_data_config(model)
@@ -278,6 +278,6 @@ def test_the_card_says_what_is_not_known(network: Find, tmp_path: Path) -> None:
     export(network("vit without layer scale"), "timm", tmp_path / "x")
     card = (tmp_path / "x/README.md").read_text()
     assert "license:" not in card
-    assert "## Licence\n\nNot stated" in card
+    assert "## License\n\nNot stated" in card
     assert "## Numbers\n\nNone are recorded." in card
     assert "## Data\n\nNot recorded." in card

@@ -70,7 +70,7 @@ def test_wrong_input(network: Find, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "is there already" in said(folder, "timm", to=full)
     assert "is there already" in said(folder, "timm", to=full / "mine.txt")
     assert (full / "mine.txt").read_text() == "keep me"
-    assert "no licence's identifier" in said(folder, "timm", "--licence", "my own: see\nbelow")
+    assert "no license's identifier" in said(folder, "timm", "--license", "my own: see\nbelow")
     assert "takes no --image-size" in said(folder, "timm", "--image-size", "32")
     assert "takes no --image-size" in said(folder, "hf", "--image-size", "32")
     assert "must be positive" in said(folder, "onnx", "--image-size", "0")

@@ -20,7 +20,7 @@ from poa_plugin.elastic import Subnet
 from poa_plugin.elastic.layers import ElasticConv2d, ElasticLayerNorm, ElasticLayerScale
 from poa_plugin.extraction.network import write_network
 from poa_plugin.formats import formats_of
-from tests.conftest import FAMILIES, randomise
+from tests.conftest import FAMILIES, randomize
 
 WIDE = {
     "vit": [
@@ -56,7 +56,7 @@ SIZES = {
 @lru_cache
 def wide_backbone(family: str) -> ElasticBackbone:
     words = default_config([*FAMILIES[family], *WIDE[family]])
-    return randomise(build_backbone(words)).eval()
+    return randomize(build_backbone(words)).eval()
 
 
 def members() -> list[tuple[str, Subnet]]:

@@ -21,7 +21,7 @@ from poa_plugin.config.load import default_config
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.train.schedules import Schedules
-from tests.conftest import FAMILIES, randomise
+from tests.conftest import FAMILIES, randomize
 from tests.interop.published_files import groups, module_order, published_key
 
 ITERATION = 7
@@ -59,7 +59,7 @@ def branches(family: str) -> tuple[Any, dict[str, dict[str, Tensor]], dict[str, 
     model = POA(config)
     for seed, branch in enumerate((model.student, model.teacher)):
         torch.manual_seed(seed)
-        randomise(branch)
+        randomize(branch)
     optim = config.optim
     ours = parameter_settings(model.student, optim.layerwise_decay, optim.patch_embed_lr_mult)
     settings = {published_key(name, family): setting for name, setting in ours.items()}

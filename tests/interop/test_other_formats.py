@@ -18,7 +18,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.runs.run import open_run
-from tests.conftest import randomise
+from tests.conftest import randomize
 
 WORDS = ["train.device=cpu", "dino.head_n_prototypes=[16]", "dino.head_hidden_dim=32"]
 WORDS += ["dino.head_bottleneck_dim=16"]
@@ -29,7 +29,7 @@ def timm_vit(seed: int = 0, **options: Any) -> nn.Module:
     sizes = {"img_size": 48, "patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 2}
     name = options.pop("name", "vit_tiny_patch16_224")
     model = timm.create_model(name, **{**sizes, "num_classes": 5, **options})
-    return randomise(model, seed).eval()  # type: ignore[arg-type]
+    return randomize(model, seed).eval()  # type: ignore[arg-type]
 
 
 def import_here(tmp_path: Path, contents: Any, *words: str, **options: Any) -> Any:
@@ -238,7 +238,7 @@ def test_an_extracted_network_is_a_timm_checkpoint(
     small_config: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Its own `config.json` tells the head dimension, 8, which the weights do not."""
-    elastic = randomise(build_backbone(small_config())).eval()
+    elastic = randomize(build_backbone(small_config())).eval()
     subnet = elastic.space["w32_d3"]
     folder = write_network(tmp_path / "net", "vit", elastic, subnet, {})
     import_checkpoint(folder / "model.safetensors", tmp_path / "run", words=WORDS)

@@ -249,8 +249,8 @@ def test_a_training_checkpoint_of_the_golden_step(
 
 
 @pytest.mark.parametrize("used", [True, False])
-def test_centres_of_the_losses(golden_folder: Path, tmp_path: Path, used: bool) -> None:
-    """Centres that were used make `train.centering=centering`; a file has zeros where they were not."""
+def test_centers_of_the_losses(golden_folder: Path, tmp_path: Path, used: bool) -> None:
+    """Centers that were used make `train.centering=centering`; a file has zeros where they were not."""
     init = Golden(golden_folder).arrays(["vit_ssl_init.npz"])
     contents = {key.replace("/", ".", 1): value for key, value in init.items()}
     for kind, shape in (("dino_loss", (1,)), ("ibot_patch_loss", (1, 1))):

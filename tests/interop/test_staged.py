@@ -19,7 +19,7 @@ from poa_plugin.extraction.network import write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.interop.fit import fit_config
 from poa_plugin.runs.run import open_run
-from tests.conftest import FAMILIES, randomise
+from tests.conftest import FAMILIES, randomize
 from tests.interop.published_files import module_order
 from tests.interop.test_other_formats import WORDS, import_here
 from tests.interop.test_published import PUBLISHED
@@ -33,14 +33,14 @@ def timm_swin(**options: Any) -> nn.Module:
     sizes = {"img_size": 96, "window_size": 3, "embed_dim": 16, "depths": (1, 2, 4, 2)}
     sizes |= {"num_heads": (2, 4, 8, 16), "num_classes": 5}
     name = options.pop("name", "swin_tiny_patch4_window7_224")
-    return randomise(timm.create_model(name, **{**sizes, **options})).eval()  # type: ignore[arg-type]
+    return randomize(timm.create_model(name, **{**sizes, **options})).eval()  # type: ignore[arg-type]
 
 
 def timm_resnet(**options: Any) -> nn.Module:
     """A small ResNet of timm's with group norms."""
     sizes = {"layers": [1, 2, 3, 1], "channels": (32, 64, 128, 256), "num_classes": 5}
     name = options.pop("name", "resnet50_gn")
-    return randomise(timm.create_model(name, **{**sizes, **options})).eval()  # type: ignore[arg-type]
+    return randomize(timm.create_model(name, **{**sizes, **options})).eval()  # type: ignore[arg-type]
 
 
 def original(model: nn.Module) -> dict[str, Tensor]:
@@ -140,7 +140,7 @@ def test_extracted_networks_are_timm_checkpoints(
 ) -> None:
     """`config.json` tells what weights do not: shifts, groups, image size, upsampling."""
     config = default_config([*FAMILIES[family], *words])
-    elastic = randomise(build_backbone(config)).eval()
+    elastic = randomize(build_backbone(config)).eval()
     subnet = elastic.space[name]
     folder = write_network(tmp_path / "net", family, elastic, subnet, {})
     import_checkpoint(folder / "model.safetensors", tmp_path / "run", words=WORDS)

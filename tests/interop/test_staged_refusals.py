@@ -15,7 +15,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.interop.fit import fit_config
-from tests.conftest import FAMILIES, randomise
+from tests.conftest import FAMILIES, randomize
 from tests.interop.published_files import module_order
 from tests.interop.test_other_formats import WORDS
 from tests.interop.test_staged import original, save, timm_resnet, timm_swin
@@ -31,12 +31,12 @@ def refused(tmp_path: Path, file: Path, *words: str, **options: Any) -> str:
 def test_extracted_swins_that_no_intact_network_is(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"shifted_stages. is .4,1.: it must be a list"):
         build_backbone(default_config([*FAMILIES["swin"], "student.swin.shifted_stages=[4,1]"]))
-    elastic = randomise(build_backbone(default_config(FAMILIES["swin"])))
+    elastic = randomize(build_backbone(default_config(FAMILIES["swin"])))
     folder = write_network(tmp_path / "net", "swin", elastic, elastic.space["w16_d3"], {})
     said = refused(tmp_path, folder / "model.safetensors")
     assert "are shifted by [0, 1, 1]: the network was extracted without some of its blocks" in said
     words = [*FAMILIES["swin"], "student.swin.patch_norm=full"]
-    elastic = randomise(build_backbone(default_config(words)))
+    elastic = randomize(build_backbone(default_config(words)))
     folder = write_network(tmp_path / "full", "swin", elastic, elastic.space["w12_d4"], {})
     for _ in range(2):
         said = refused(tmp_path, folder / "model.safetensors")

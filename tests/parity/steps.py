@@ -1,4 +1,4 @@
-"""Whole training steps: every logged term, the optimised loss, gradients, and what the step leaves."""
+"""Whole training steps: every logged term, the optimized loss, gradients, and what the step leaves."""
 
 from __future__ import annotations
 

@@ -415,14 +415,14 @@ def test_without_scripts(browser: Browser, written: Path) -> None:
 def test_words_stand_out_in_light_and_dark(page: Browser, scheme: str) -> None:
     page.media(prefers_color_scheme=scheme)
     page.settle()
-    colours = page.run(
+    colors = page.run(
         "['h1', 'dt', 'dd', 'summary', '.note', 'th button', '#networks td', '#count', '.tip'].map(name =>"
         " [name, getComputedStyle(document.querySelector(name) ?? document.body).color])"
         ".concat([['svg text', getComputedStyle(document.querySelector('#scatter text')).fill]])"
     )
     panel = page.run("getComputedStyle(document.querySelector('section')).backgroundColor")
     assert (luminance(panel) > 0.5) == (scheme == "light")
-    weak = {name: colour for name, colour in colours if contrast(colour, panel) < 4.5}
+    weak = {name: color for name, color in colors if contrast(color, panel) < 4.5}
     assert weak == {}
     dots = page.run(f"{POINTS}.map(point => getComputedStyle(point).fill)")
     assert min(contrast(dot, panel) for dot in dots) >= 3
@@ -430,9 +430,9 @@ def test_words_stand_out_in_light_and_dark(page: Browser, scheme: str) -> None:
     page.media(prefers_color_scheme="light")
 
 
-def luminance(colour: str) -> float:
-    """Return the relative luminance of a colour such as `rgb(1, 2, 3)`, as WCAG 2 defines it."""
-    parts = [int(part) / 255 for part in re.findall(r"\d+", colour)[:3]]
+def luminance(color: str) -> float:
+    """Return the relative luminance of a color such as `rgb(1, 2, 3)`, as WCAG 2 defines it."""
+    parts = [int(part) / 255 for part in re.findall(r"\d+", color)[:3]]
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
     return float(np.dot(linear, (0.2126, 0.7152, 0.0722)))
 

@@ -16,7 +16,7 @@ from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.train.skipping import not_finite
-from tests.conftest import SMALL, randomise
+from tests.conftest import SMALL, randomize
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SUBNETS = (Subnet(24, 2), Subnet(40, 3))
@@ -42,8 +42,8 @@ def loss_of(backbone: nn.Module, rank: int) -> torch.Tensor:
 def run_rank(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
-    plain = randomise(build_backbone(default_config(SMALL)))
-    sharded = randomise(build_backbone(default_config(SMALL)))
+    plain = randomize(build_backbone(default_config(SMALL)))
+    sharded = randomize(build_backbone(default_config(SMALL)))
     mesh = init_device_mesh("cpu", (2,))
     for block in sharded.blocks:
         fully_shard(block, mesh=mesh)

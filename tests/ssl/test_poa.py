@@ -15,7 +15,7 @@ from poa_plugin.ssl import POA, losses
 from poa_plugin.ssl.centering import sinkhorn_knopp
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.ssl.students import ROLES
-from tests.conftest import random_batch, randomise
+from tests.conftest import random_batch, randomize
 
 Make = Callable[..., Config]
 DINOV2 = [
@@ -27,8 +27,8 @@ DINOV2 = [
 def trained(config: Config) -> POA:
     """A model whose student and teacher differ and whose terms are all far from zero."""
     model = POA(config).train()
-    randomise(model.student["backbone"], 1)
-    randomise(model.teacher["backbone"], 2)
+    randomize(model.student["backbone"], 1)
+    randomize(model.teacher["backbone"], 2)
     return model
 
 
@@ -150,7 +150,7 @@ def test_each_term_can_be_switched_off_alone(small_config: Make, term: str) -> N
         torch.testing.assert_close(value, every[name], atol=1e-6, rtol=0)
 
 
-def test_the_papers_normalisation_changes_weights_only(small_config: Make) -> None:
+def test_the_papers_normalization_changes_weights_only(small_config: Make) -> None:
     config = small_config()
     batch, subnets = random_batch(config), [Subnet(24, 2)]
     code = trained(config).forward_backward(batch, 0.05, subnets)

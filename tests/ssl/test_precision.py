@@ -8,7 +8,7 @@ import torch
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.ssl import POA, heads
-from tests.conftest import FAMILIES, random_batch, randomise
+from tests.conftest import FAMILIES, random_batch, randomize
 from tests.precision import one_type_each, watch_residuals
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -27,8 +27,8 @@ def model_of(family: str, *overrides: str) -> POA:
         model.fp16_scaler is not None
     ):  # the usual first scale overflows with weights as large as these
         model.fp16_scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
-    randomise(model.student["backbone"], 1)
-    randomise(model.teacher["backbone"], 2)
+    randomize(model.student["backbone"], 1)
+    randomize(model.teacher["backbone"], 2)
     return model
 
 

@@ -14,7 +14,7 @@ from poa_plugin.ssl.heads import MultiHead
 
 
 def _published_sinkhorn(logits: torch.Tensor, temp: float, iterations: int) -> torch.Tensor:
-    """The exponential form in float64, the total normalised first."""
+    """The exponential form in float64, the total normalized first."""
     q = torch.exp(logits.double() / temp).T
     q /= q.sum()
     for _ in range(iterations):
@@ -47,24 +47,24 @@ def test_sinkhorn_survives_logits_that_overflow_an_exponential(size: float) -> N
     torch.testing.assert_close(found.sum(1), torch.ones(16))
 
 
-def test_centring_uses_the_mean_of_earlier_batches_only() -> None:
-    centring, temp = Centering([5], momentum=0.9), 0.1
+def test_centering_uses_the_mean_of_earlier_batches_only() -> None:
+    centering, temp = Centering([5], momentum=0.9), 0.1
     first, second = torch.randn(7, 5), torch.randn(7, 5)
-    [found] = centring([first], temp)
+    [found] = centering([first], temp)
     torch.testing.assert_close(found, torch.softmax(first / temp, -1))
-    [found] = centring([second], temp)
+    [found] = centering([second], temp)
     center = 0.1 * first.mean(0)
     torch.testing.assert_close(found, torch.softmax((second - center) / temp, -1))
 
 
-def test_centring_ignores_an_empty_batch() -> None:
-    centring = Centering([5])
-    centring([torch.zeros(0, 5)], 0.1)
-    assert not centring.has_pending_0
+def test_centering_ignores_an_empty_batch() -> None:
+    centering = Centering([5])
+    centering([torch.zeros(0, 5)], 0.1)
+    assert not centering.has_pending_0
 
 
-@pytest.mark.parametrize("normalisation", ["code", "paper"])
-def test_cross_view_pairs(normalisation: str) -> None:
+@pytest.mark.parametrize("normalization", ["code", "paper"])
+def test_cross_view_pairs(normalization: str) -> None:
     batch, n_local, k = 3, 4, 6
     targets = torch.softmax(torch.randn(2 * batch, k), -1)
     global_logp = torch.log_softmax(torch.randn(2 * batch, k), -1)
@@ -76,11 +76,11 @@ def test_cross_view_pairs(normalisation: str) -> None:
     views, students = targets.chunk(2), global_logp.chunk(2)
     global_pairs = [pair(views[1], students[0]), pair(views[0], students[1])]
     local_pairs = [pair(view, crop) for crop in local_logp.chunk(n_local) for view in views]
-    if normalisation == "code":
+    if normalization == "code":
         wanted = (sum(global_pairs) / 10, sum(local_pairs) / 10)
     else:
         wanted = (sum(global_pairs) / 2, sum(local_pairs) / 8)
-    found = losses.cross_view(targets, global_logp, local_logp, normalisation)
+    found = losses.cross_view(targets, global_logp, local_logp, normalization)
     assert [x.item() for x in found] == pytest.approx(wanted, rel=1e-5)
 
 
@@ -109,7 +109,7 @@ def test_heads_of_a_narrow_network_scale_their_input() -> None:
         torch.testing.assert_close(a, b, atol=1e-6, rtol=0)
 
 
-def test_prototypes_start_normalised() -> None:
+def test_prototypes_start_normalized() -> None:
     [head] = MultiHead(12, [5], hidden_dim=16, bottleneck_dim=8)
     assert head(torch.randn(50, 12)).abs().max() <= 1 + 1e-5
 

@@ -18,7 +18,7 @@ from poa_plugin.extraction.write import write_networks
 from poa_plugin.runs.run import open_run
 from poa_plugin.ssl import POA
 from poa_plugin.train.loop import train
-from tests.conftest import FAMILIES, random_batch, randomise
+from tests.conftest import FAMILIES, random_batch, randomize
 from tests.train.test_loop import lines, timeless, weights
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/ssl"
@@ -69,8 +69,8 @@ def test_students_together_and_one_after_the_other_are_one_step(family: str) -> 
     for lockstep in (True, False):
         config = default_config([*FAMILIES[family], f"train.joint_students={lockstep}"])
         model = POA(config).train()
-        randomise(model.student["backbone"], 1)
-        randomise(model.teacher["backbone"], 2)
+        randomize(model.student["backbone"], 1)
+        randomize(model.teacher["backbone"], 2)
         calls: list[str] = []
         for name, module in model.student["backbone"].named_modules():
             if isinstance(module, Lockstep):

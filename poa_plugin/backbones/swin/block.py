@@ -92,8 +92,8 @@ class LockstepMerging(Lockstep, PatchMerging):  # type: ignore[misc]
 
 
 class ElasticPatchEmbed(PatchEmbed):
-    """Patch embedding of which a narrow network keeps the leading channels, normalised among themselves."""
+    """Patch embedding of which a narrow network keeps the leading channels, normalized among themselves."""
 
-    def normalise(self, x: Tensor, width: int) -> Tensor:
-        """Normalise the first `width` channels of (B, h, w, D)."""
+    def normalize(self, x: Tensor, width: int) -> Tensor:
+        """Normalize the first `width` channels of (B, h, w, D)."""
         return self.norm(slicing.leading(x, width))

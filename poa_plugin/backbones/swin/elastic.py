@@ -40,7 +40,7 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         shape: the sizes of the intact network.
         widths, depths: of the members, the depth that of the third stage; the last of each is the
             intact network's.
-        patch_norm: `active` normalises the channels that a sub-network has; `full`, which the published
+        patch_norm: `active` normalizes the channels that a sub-network has; `full`, which the published
             code does, all of the intact network's, of which the sub-network then takes its own.
         net_select_scale: how much more often the smallest network is drawn, for each axis.
         drop_path_rate: of the last block; it rises linearly from 0 over all blocks of the intact network.
@@ -268,12 +268,12 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         stem_width = (lambda subnet: self.shape.width) if full else (lambda subnet: subnet.width)
         projected = shared_stem(streams, project, stem_width)
         return [
-            self._normalise_and_mask(x, stream.masks, stream.subnet.width)
+            self._normalize_and_mask(x, stream.masks, stream.subnet.width)
             for x, stream in zip(projected, streams, strict=True)
         ]
 
-    def _normalise_and_mask(self, x: Tensor, masks: Tensor | None, width: int) -> Tensor:
-        x = self.patch_embed.normalise(x, width)
+    def _normalize_and_mask(self, x: Tensor, masks: Tensor | None, width: int) -> Tensor:
+        x = self.patch_embed.normalize(x, width)
         if masks is None:
             return x
         where = self.masks.spread(masks, len(x), (x.shape[1], x.shape[2]))

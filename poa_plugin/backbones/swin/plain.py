@@ -58,7 +58,7 @@ class SwinShape:
 
 
 class PatchEmbed(nn.Module):
-    """Cut images into square patches, project each to a token, normalise."""
+    """Cut images into square patches, project each to a token, normalize."""
 
     def __init__(self, shape: SwinShape, layers: type[PlainLayers]) -> None:
         super().__init__()
@@ -72,16 +72,16 @@ class PatchEmbed(nn.Module):
         Raises:
             UserError: they are no such images, or a side is not a multiple of the patch size.
         """
-        return self.normalise(self.project(images), width)
+        return self.normalize(self.project(images), width)
 
     def project(self, images: Tensor, *width: int) -> Tensor:
-        """Map images to (B, h, w, D) maps that are not yet normalised."""
+        """Map images to (B, h, w, D) maps that are not yet normalized."""
         check_images(images, self.proj.in_channels, self.proj.weight.dtype)
         check_patches(images.shape[-2:], self.proj.kernel_size[0])
         return self.proj(images, *width).permute(0, 2, 3, 1)
 
-    def normalise(self, x: Tensor, width: int) -> Tensor:
-        """Normalise over all channels of (B, h, w, D) and keep the first `width`."""
+    def normalize(self, x: Tensor, width: int) -> Tensor:
+        """Normalize over all channels of (B, h, w, D) and keep the first `width`."""
         return slicing.leading(normalize(self.norm, x), width)
 
 

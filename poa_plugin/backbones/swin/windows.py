@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BORDER = -100.0
-"""What is added to the logits of cells that are no neighbours (Swin, mmdetection `swin.py`)."""
+"""What is added to the logits of cells that are no neighbors (Swin, mmdetection `swin.py`)."""
 
 MapLayout = tuple[tuple[int, int, int], ...]
 """How maps of several sizes lie packed in one row of tokens: (images, height, width), in order."""

@@ -93,13 +93,13 @@ function gain(row) {
   return before === null || accuracy(row) === null ? null : accuracy(row) - before;
 }
 
-// What the legend switches and colours: the run where there are several, else the width.
+// What the legend switches and colors: the run where there are several, else the width.
 function group(row) {
   if (several) return row.run;
   return row.width !== null && ["trained", "untrained"].includes(row.kind) ? data.widths.indexOf(row.width) : null;
 }
 
-function colourOf(row) {
+function colorOf(row) {
   const own = group(row);
   if (own === null) return "var(--mark)";
   return several ? `var(--r${own % 7})` : `var(--w${own})`;

@@ -1,4 +1,4 @@
-// Width x depth: a cell for each pair, coloured by what is measured there.
+// Width x depth: a cell for each pair, colored by what is measured there.
 
 const measures = {
   accuracy: { name: "top-1 (%)", of: accuracy, error: (row) => row.errors[state.k] ?? null },

@@ -83,7 +83,7 @@ function drawBefore(plot, rows) {
   for (const i of rows) {
     const row = data.rows[i];
     const mark = outline(plot.svg, "circle", plot.x(row[state.x]), plot.y(row.before[state.k]), 2.8, { class: "before" });
-    mark.style.stroke = colourOf(row);
+    mark.style.stroke = colorOf(row);
   }
 }
 
@@ -100,8 +100,8 @@ function drawPoints(plot, rows, front) {
     const mark = outline(plot.svg, shape, x, y, own, { class: `point ${row.kind}${hollow ? " hollow" : ""}`, "data-row": i, "data-x": x, "data-y": y });
     if (front.has(i)) mark.classList.add("best");
     if (unsure) mark.classList.add("unsure");
-    mark.style.fill = hollow ? "var(--panel)" : colourOf(row);
-    mark.style.stroke = hollow ? colourOf(row) : "";
+    mark.style.fill = hollow ? "var(--panel)" : colorOf(row);
+    mark.style.stroke = hollow ? colorOf(row) : "";
     mark.setAttribute("tabindex", "-1");
     mark.setAttribute("role", "img");
     mark.setAttribute("aria-label", numbersOf(i, front.has(i)).map((pair) => pair.join(" ")).join(", "));
@@ -143,7 +143,7 @@ function drawNames(plot, rows, taken) {
 
 function signOf(plot, row, { left, bottom }) {
   const mark = outline(plot.svg, marks[row.run % marks.length], left + 6, bottom - 7, 4, { class: "sign" });
-  mark.style.fill = colourOf(row);
+  mark.style.fill = colorOf(row);
 }
 
 function nameInPlot(row) {

@@ -1,4 +1,4 @@
-"""Torchvision's operations on colours, in place on levels: same results, a fraction of the time.
+"""Torchvision's operations on colors, in place on levels: same results, a fraction of the time.
 
 Levels are an image of (1 or 3, H, W) float32, contiguous, whose values are whole numbers from 0 to
 255. Every function leaves whole numbers, as torchvision's do by going back to uint8: on a CPU that
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-GREY_WEIGHTS = (0.2989, 0.587, 0.114)
+GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
 BLUR_KERNEL = 9
 BLUR_SIGMAS = 6  # beyond so many, a weight is lost in float32's rounding
 WHITE = 255.0
@@ -32,13 +32,13 @@ def adjust_brightness(levels: Tensor, factor: float) -> Tensor:
 
 
 def adjust_contrast(levels: Tensor, factor: float) -> Tensor:
-    """Blend with the mean of the image's grey; equals torchvision's `adjust_contrast`."""
-    grey = _luma(levels).floor_() if len(levels) == 3 else levels
-    return _blend(levels, grey.mean(), factor)
+    """Blend with the mean of the image's gray; equals torchvision's `adjust_contrast`."""
+    gray = _luma(levels).floor_() if len(levels) == 3 else levels
+    return _blend(levels, gray.mean(), factor)
 
 
 def adjust_saturation(levels: Tensor, factor: float) -> Tensor:
-    """Blend with the grey of each pixel; equals torchvision's `adjust_saturation`."""
+    """Blend with the gray of each pixel; equals torchvision's `adjust_saturation`."""
     return _blend(levels, _luma(levels).floor_(), factor) if len(levels) == 3 else levels
 
 
@@ -78,7 +78,7 @@ def adjust_hue(levels: Tensor, factor: float) -> Tensor:
     return levels
 
 
-def rgb_to_grey(levels: Tensor) -> Tensor:
+def rgb_to_gray(levels: Tensor) -> Tensor:
     """Return one channel; three of it equal torchvision's `rgb_to_grayscale`."""
     return _luma(levels).floor_() if len(levels) == 3 else levels
 
@@ -108,15 +108,15 @@ def gaussian_blur(levels: Tensor, sigma: float) -> Tensor:
     return levels
 
 
-def normalise(image: Tensor) -> Tensor:
+def normalize(image: Tensor) -> Tensor:
     """Turn uint8, (..., 1 or 3, H, W), into (..., 3, H, W) float32 with ImageNet's statistics.
 
     Equals torchvision's `normalize(to_dtype(image, torch.float32, scale=True), mean, std)`.
     """
-    return normalise_levels(image.float())
+    return normalize_levels(image.float())
 
 
-def normalise_levels(levels: Tensor) -> Tensor:
+def normalize_levels(levels: Tensor) -> Tensor:
     """Do the same with levels, in place where they have three channels."""
     levels.mul_(1 / WHITE)
     three = levels.sub_(_MEAN) if levels.shape[-3] == 3 else levels.sub(_MEAN)
@@ -125,9 +125,9 @@ def normalise_levels(levels: Tensor) -> Tensor:
 
 def _luma(levels: Tensor) -> Tensor:
     red, green, blue = levels.unbind()
-    by_red, by_green, by_blue = GREY_WEIGHTS
-    grey = red.mul(by_red).add_(green, alpha=by_green).add_(blue, alpha=by_blue)
-    return grey[None]
+    by_red, by_green, by_blue = GRAY_WEIGHTS
+    gray = red.mul(by_red).add_(green, alpha=by_green).add_(blue, alpha=by_blue)
+    return gray[None]
 
 
 def _blend(levels: Tensor, other: Tensor, factor: float) -> Tensor:
@@ -177,7 +177,7 @@ def _deal_out(
     middle: Array,
     largest: Array,
 ) -> None:
-    """Write the channels of sector 0 to 5 (6 is 0) of the colour circle, from levels in order.
+    """Write the channels of sector 0 to 5 (6 is 0) of the color circle, from levels in order.
 
     Red is largest, middle, smallest, smallest, middle, largest; green and blue go round behind it.
     Far above or below the middle, a number is cut to the largest or the smallest.
@@ -186,8 +186,8 @@ def _deal_out(
     sector *= far
     above, below = middle + 1.5 * far, middle - 1.5 * far
     red, green, blue = image
-    for channel, centre in ((red, 2.5), (green, 1.5), (blue, 3.5)):
-        np.subtract(sector, np.float32(centre * far), out=channel)
+    for channel, center in ((red, 2.5), (green, 1.5), (blue, 3.5)):
+        np.subtract(sector, np.float32(center * far), out=channel)
         np.abs(channel, out=channel)
     red += below
     np.subtract(above, green, out=green)
@@ -203,13 +203,13 @@ def _gaussian(sigma: float, reach: int) -> list[float]:
 
 
 def _weighted_sum(flat: Array, weights: list[float], stride: int) -> Array:
-    """Weigh each element and its neighbours on both sides; the ends without neighbours are left out."""
-    centre, end = (len(weights) - 1) * stride, len(flat) - (len(weights) - 1) * stride
-    total = flat[centre:end] * np.float32(weights[0])
+    """Weigh each element and its neighbors on both sides; the ends without neighbors are left out."""
+    center, end = (len(weights) - 1) * stride, len(flat) - (len(weights) - 1) * stride
+    total = flat[center:end] * np.float32(weights[0])
     pair = np.empty_like(total)
     for steps, weight in enumerate(weights[1:], start=1):
         shift = steps * stride
-        np.add(flat[centre - shift : end - shift], flat[centre + shift : end + shift], out=pair)
+        np.add(flat[center - shift : end - shift], flat[center + shift : end + shift], out=pair)
         pair *= np.float32(weight)
         total += pair
     return total

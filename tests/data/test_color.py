@@ -10,7 +10,7 @@ import torchvision.transforms.v2.functional as TF
 from torch import Tensor
 from torchvision.transforms import InterpolationMode
 
-from poa_plugin.data import augment, colour
+from poa_plugin.data import augment, color
 
 SIZES = [(224, 224), (96, 96), (32, 32), (16, 16), (17, 31), (7, 5), (1, 1)]
 FACTORS = {
@@ -22,7 +22,7 @@ FACTORS = {
 
 
 def images(channels: int, size: tuple[int, int]) -> list[Tensor]:
-    """Noise over all levels, noise around one colour, few levels (many ties), black, and white."""
+    """Noise over all levels, noise around one color, few levels (many ties), black, and white."""
     generator = torch.Generator().manual_seed(sum(size) + channels)
     shape = (channels, *size)
     noise = torch.randint(0, 256, shape, generator=generator)
@@ -33,8 +33,8 @@ def images(channels: int, size: tuple[int, int]) -> list[Tensor]:
     return [x.to(torch.uint8) for x in (noise, tinted, few, *flat)]
 
 
-def every_colour() -> Tensor:
-    """All colours of every fifth level, and a step from each of them."""
+def every_color() -> Tensor:
+    """All colors of every fifth level, and a step from each of them."""
     axis = torch.arange(0, 256, 5)
     grid = torch.cartesian_prod(axis, axis, axis).T.reshape(3, len(axis), -1)
     return torch.cat([grid, (grid + torch.tensor([1, 2, 0]).view(3, 1, 1)).clamp(max=255)], 2).to(
@@ -50,7 +50,7 @@ def levels(image: Tensor) -> Tensor:
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("name", FACTORS)
 def test_jitter_is_torchvisions(name: str, channels: int, size: tuple[int, int]) -> None:
-    ours: Callable = getattr(colour, f"adjust_{name}")
+    ours: Callable = getattr(color, f"adjust_{name}")
     theirs: Callable = getattr(TF, f"adjust_{name}")
     for image in images(channels, size):
         for factor in FACTORS[name]:
@@ -58,23 +58,23 @@ def test_jitter_is_torchvisions(name: str, channels: int, size: tuple[int, int])
 
 
 @pytest.mark.parametrize("factor", [-0.5, -0.08, 0.0, 0.03, 0.1])
-def test_hue_of_every_colour(factor: float) -> None:
-    image = every_colour()
+def test_hue_of_every_color(factor: float) -> None:
+    image = every_color()
     wanted = TF.adjust_hue(image, factor).float()
-    assert torch.equal(colour.adjust_hue(levels(image), factor), wanted)
+    assert torch.equal(color.adjust_hue(levels(image), factor), wanted)
 
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_grey_and_solarised_and_normalised(channels: int, size: tuple[int, int]) -> None:
+def test_gray_and_solarized_and_normalized(channels: int, size: tuple[int, int]) -> None:
     for image in images(channels, size):
-        grey = colour.rgb_to_grey(levels(image))
-        assert torch.equal(grey, TF.rgb_to_grayscale(image, 1).float())
-        assert torch.equal(colour.solarize(levels(image)), TF.solarize(image, 128).float())
+        gray = color.rgb_to_gray(levels(image))
+        assert torch.equal(gray, TF.rgb_to_grayscale(image, 1).float())
+        assert torch.equal(color.solarize(levels(image)), TF.solarize(image, 128).float())
         three = TF.to_dtype(TF.grayscale_to_rgb(image), torch.float32, scale=True)
-        wanted = TF.normalize(three, list(colour.IMAGENET_MEAN), list(colour.IMAGENET_STD))
-        assert torch.equal(colour.normalise(image), wanted)
-        assert torch.equal(colour.normalise_levels(levels(image)), wanted)
+        wanted = TF.normalize(three, list(color.IMAGENET_MEAN), list(color.IMAGENET_STD))
+        assert torch.equal(color.normalize(image), wanted)
+        assert torch.equal(color.normalize_levels(levels(image)), wanted)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (2, 5), (4, 7), (5, 8), (9, 12)])
@@ -86,23 +86,23 @@ def test_blur_is_torchvisions(channels: int, size: tuple[int, int]) -> None:
     for image in images(channels, size):
         for sigma in (0.1, 0.17, 0.34, 0.6, 1.1, 2.0):
             wanted = TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma]).float()
-            apart = (colour.gaussian_blur(levels(image), sigma) - wanted).abs()
+            apart = (color.gaussian_blur(levels(image), sigma) - wanted).abs()
             assert apart.max() <= 1
             other, pixels = other + int((apart > 0).sum()), pixels + apart.numel()
     assert other <= max(1, 5e-5 * pixels)
 
 
-def test_normalising_a_batch() -> None:
+def test_normalizing_a_batch() -> None:
     batch = torch.stack(images(3, (16, 16)))
-    wanted = torch.stack([colour.normalise(image) for image in batch])
-    assert torch.equal(colour.normalise(batch), wanted)
+    wanted = torch.stack([color.normalize(image) for image in batch])
+    assert torch.equal(color.normalize(batch), wanted)
 
 
 @pytest.mark.parametrize("size", [224, 96, 33, 16, 2])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("packed", [False, True])
 def test_crops_are_torchvisions(channels: int, size: int, packed: bool) -> None:
-    """Of planes of colour, and of pixels side by side, as decoders leave them."""
+    """Of planes of color, and of pixels side by side, as decoders leave them."""
     image = images(channels, (150, 131))[1]
     if packed:
         image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
