@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from poa_plugin.errors import UserError
@@ -48,6 +49,13 @@ def resolve_device(name: str) -> torch.device:
         raise UserError("train.device is 'cuda', but no GPU is available: use auto or cpu.")
     chosen = "cuda" if name == "auto" and torch.cuda.is_available() else name
     return torch.device("cpu" if chosen == "auto" else chosen)
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device, without waiting for the copy: what lies in pageable memory is pinned first."""
+    if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
 
 
 def use_threads(threads: int | None) -> None:

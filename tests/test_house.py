@@ -10,6 +10,7 @@ from pathlib import Path
 PACKAGE = Path(__file__).resolve().parents[1] / "poa_plugin"
 
 GROUND = {
+    "crops",
     "device",
     "errors",
     "files",

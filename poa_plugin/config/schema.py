@@ -108,6 +108,12 @@ class TrainConfig:
         "both students go through the blocks together, as sharded parameters need; one after the other takes a "
         "quarter less memory",
     )
+    prototype_chunk: int | None = number(
+        None,
+        "prototypes that tokens are compared with at a time; null: as many as 32 MiB of logits allow",
+        at_least=1,
+        at_most=10**7,
+    )
     threads: int | None = number(
         None,
         "CPU threads; null: torch's choice",

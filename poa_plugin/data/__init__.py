@@ -1,8 +1,8 @@
 """Data: images by index, multi-crop augmentation, block masks, and batches by step and shard."""
 
+from poa_plugin.crops import normalize
 from poa_plugin.data.archives import WebDataset
 from poa_plugin.data.augment import MultiCropAugmentation
-from poa_plugin.data.color import normalize
 from poa_plugin.data.datasets import Dataset, EncodedImages, build_dataset, image_names
 from poa_plugin.data.decode import BadImageError
 from poa_plugin.data.elpv import Elpv

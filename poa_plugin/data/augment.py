@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from numpy.random import Generator
 from torch import Tensor
@@ -66,7 +67,7 @@ class MultiCropAugmentation:
             generator: from which every parameter is drawn.
 
         Returns:
-            Two (3, g, g) global and V (3, l, l) local crops, normalized float32.
+            Two (3, g, g) global and V (3, l, l) local crops, uint8: levels are whole numbers.
         """
         local_views = [self.local_view] * self.n_local
         return (
@@ -88,7 +89,7 @@ class MultiCropAugmentation:
             levels = color.gaussian_blur(levels, uniform(*BLUR_SIGMA, generator))
         if chance(view.solarize, generator):
             levels = color.solarize(levels)
-        return color.normalize_levels(levels)
+        return levels.to(torch.uint8).expand(3, -1, -1)
 
 
 def resized_crop(image: Tensor, box: tuple[int, int, int, int], size: int) -> Tensor:

@@ -15,15 +15,12 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 GRAY_WEIGHTS = (0.2989, 0.587, 0.114)
 BLUR_KERNEL = 9
 BLUR_SIGMAS = 6  # beyond so many, a weight is lost in float32's rounding
 WHITE = 255.0
 
 Array = NDArray[np.float32]
-
-_MEAN, _STD = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
 
 
 def adjust_brightness(levels: Tensor, factor: float) -> Tensor:
@@ -106,21 +103,6 @@ def gaussian_blur(levels: Tensor, sigma: float) -> Tensor:
     flat[: len(blurred)] = blurred
     np.rint(padded[:, :height, :width], out=levels.numpy())
     return levels
-
-
-def normalize(image: Tensor) -> Tensor:
-    """Turn uint8, (..., 1 or 3, H, W), into (..., 3, H, W) float32 with ImageNet's statistics.
-
-    Equals torchvision's `normalize(to_dtype(image, torch.float32, scale=True), mean, std)`.
-    """
-    return normalize_levels(image.float())
-
-
-def normalize_levels(levels: Tensor) -> Tensor:
-    """Do the same with levels, in place where they have three channels."""
-    levels.mul_(1 / WHITE)
-    three = levels.sub_(_MEAN) if levels.shape[-3] == 3 else levels.sub(_MEAN)
-    return three.div_(_STD)
 
 
 def _luma(levels: Tensor) -> Tensor:

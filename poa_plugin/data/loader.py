@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from poa_plugin.config.schema import Config
+from poa_plugin.crops import masked_patches
 from poa_plugin.data.augment import MultiCropAugmentation
 from poa_plugin.data.datasets import Dataset, UnreadableImageError
 from poa_plugin.data.decode import BadImageError
@@ -30,14 +31,17 @@ SUBSTITUTES = 100
 class ShardBatch(TypedDict):
     """One shard's images, under the names of DINOv2's collate function.
 
-    `collated_global_crops` (2 B, 3, g, g) and `collated_local_crops` (V * B, 3, l, l), view-major;
-    `collated_masks` (2 B, N) bool; `image_ids`, the B indices into the data set; `bad_images`, those in
-    whose place others were taken.
+    `collated_global_crops` (2 B, 3, g, g) and `collated_local_crops` (V * B, 3, l, l), uint8 and view-major;
+    `collated_masks` (2 B, N) bool, and of its M masked patches `mask_indices_list`, their places in the
+    flattened masks, and `masks_weight`, one over their number in the image; `image_ids`, the B indices into the
+    data set; `bad_images`, those in whose place others were taken.
     """
 
     collated_global_crops: Tensor
     collated_local_crops: Tensor
     collated_masks: Tensor
+    mask_indices_list: Tensor
+    masks_weight: Tensor
     image_ids: list[int]
     bad_images: list[BadImageNote]
 
@@ -84,10 +88,13 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
             self.mask_ratio,
             numpy_generator("masks", self.seed, step, shard),
         )
+        indices, weights = masked_patches(masks)
         return {
             "collated_global_crops": _view_major([global_ for global_, _ in views]),
             "collated_local_crops": _view_major([local for _, local in views]),
             "collated_masks": masks,
+            "mask_indices_list": indices,
+            "masks_weight": weights,
             "image_ids": ids,
             "bad_images": bad,
         }

@@ -273,7 +273,7 @@ def _write(
     for name, parameter in own.named_parameters(optimizer):
         optimizer.state[parameter].update(moments.get(name, {}))
     with torch.no_grad():
-        model.step.fill_(step)
+        model.set_step(step)
     tensors = [
         *model.state_dict().values(),
         *(x for moment in moments.values() for x in moment.values()),

@@ -9,13 +9,9 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic.layers import ElasticLinear, sliced_parameters
-
-LOGITS_TO_KEEP = 1 << 23
-"""Up to so many logits of a head are kept for the backward pass (32 MiB); more are worked out again."""
 
 
 class PrototypeLayer(nn.Module):
@@ -32,9 +28,13 @@ class PrototypeLayer(nn.Module):
         self.weight_g = nn.Parameter(torch.ones(n_prototypes, 1))
         self.weight_v = nn.Parameter(linear.weight.detach().clone())
 
+    def prototypes(self) -> Tensor:
+        """Return the weight of the linear layer, (K, D)."""
+        return torch._weight_norm(self.weight_v, self.weight_g, 0)
+
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, D) to (N, K) logits."""
-        return F.linear(x, torch._weight_norm(self.weight_v, self.weight_g, 0))
+        return F.linear(x, self.prototypes())
 
 
 class ProjectionHead(nn.Module):
@@ -75,14 +75,12 @@ class ProjectionHead(nn.Module):
     def bottleneck(self, features: Sequence[Tensor]) -> Tensor:
         """Map (N, d) features of several widths to one batch of (sum of N, bottleneck_dim)."""
         first, *rest = self.mlp
-        x = torch.cat([first(own) for own in features])
+        x = torch.cat([first(batch) for batch in features])
         for layer in rest:
             x = layer(x)
         eps = 1e-6 if x.dtype == torch.float16 else 1e-12
-        whole = torch.promote_types(
-            x.dtype, torch.float32
-        )  # the square of a length has none in float16
-        return F.normalize(x.to(whole), dim=-1, eps=eps)
+        wide = torch.promote_types(x.dtype, torch.float32)  # a squared length overflows float16
+        return F.normalize(x.to(wide), dim=-1, eps=eps)
 
 
 class MultiHead(nn.ModuleList):
@@ -112,34 +110,22 @@ class MultiHead(nn.ModuleList):
     def forward(
         self,
         features: Sequence[Tensor],
-        consume: Callable[[int, Sequence[Tensor]], dict[str, Tensor]] | None = None,
+        head_fn: Callable[[int, Sequence[Tensor], Tensor], Any] | None = None,
     ) -> list[Any]:
         """Return, for each (N, d) of `features`, the (N, K_h) logits of every head h.
 
         Args:
             features: of any widths.
-            consume: makes scalars, such as losses, of a head's number and its logits of all features;
-                then the result is what it returned, head by head. Large logits are not kept: the
-                backward pass works them out again, so that no two heads' are in memory at once.
+            head_fn: maps a head's number, its bottleneck features (N, D) of each of `features`, and its
+                prototypes (K_h, D), to anything. The result is then what it returned, head by head, and no
+                logits are computed here.
         """
-        sizes = [len(x) for x in features]
-        heads = [cast(ProjectionHead, head) for head in self]
-        if consume is None:
-            logits = [head.last_layer(head.bottleneck(features)).split(sizes) for head in heads]
-            return [list(own) for own in zip(*logits, strict=True)]
-
-        def finish(number: int, bottleneck: Tensor) -> dict[str, Tensor]:
-            return consume(number, heads[number].last_layer(bottleneck).split(sizes))
-
-        found = []
-        for number, head in enumerate(heads):
-            bottleneck = head.bottleneck(features)
-            if len(bottleneck) * len(head.last_layer.weight_g) <= LOGITS_TO_KEEP:
-                found.append(finish(number, bottleneck))
-            else:
-                again = {"use_reentrant": False, "preserve_rng_state": False}
-                found.append(cast(Any, checkpoint)(finish, number, bottleneck, **again))
-        return found
+        sizes, outputs = [len(x) for x in features], []
+        for number, module in enumerate(self):
+            head = cast(ProjectionHead, module)
+            rows = head.bottleneck(features).split(sizes)
+            outputs.append((head_fn or _logits)(number, rows, head.last_layer.prototypes()))
+        return outputs if head_fn else [list(by_head) for by_head in zip(*outputs, strict=True)]
 
     @torch.no_grad()
     def sliced_state_dict(self, share: Fraction) -> dict[str, Tensor]:
@@ -149,6 +135,10 @@ class MultiHead(nn.ModuleList):
             for name, module in self.named_modules()
             for key, tensor in sliced_parameters(module, share).items()
         }
+
+
+def _logits(_: int, rows: Sequence[Tensor], prototypes: Tensor) -> list[Tensor]:
+    return [F.linear(x, prototypes) for x in rows]
 
 
 def head_options(config: Config) -> dict[str, Any]:

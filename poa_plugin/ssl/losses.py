@@ -41,12 +41,32 @@ def cross_view(
     view_a, view_b = targets.chunk(2)
     batch = len(view_a)
     swapped = torch.cat([view_b, view_a])
-    global_sum = -(swapped * global_log_probs).sum(dim=-1).sum() / batch
+    global_rows = -(swapped * global_log_probs).sum(dim=-1)
     if local_log_probs is None:
-        return global_sum / 2, global_sum.new_zeros(())
+        return cross_view_means(global_rows, None, 0, normalization)
     n_local = len(local_log_probs) // batch
     over_crops = local_log_probs.unflatten(0, (n_local, batch)).sum(dim=0)
-    local_sum = -((view_a + view_b) * over_crops).sum(dim=-1).sum() / batch
+    local_rows = -((view_a + view_b) * over_crops).sum(dim=-1)
+    return cross_view_means(global_rows, local_rows, n_local, normalization)
+
+
+def cross_view_means(
+    global_rows: Tensor, local_rows: Tensor | None, n_local: int, normalization: str = "code"
+) -> tuple[Tensor, Tensor]:
+    """Return the global and the local part of `cross_view` from the cross-entropies of its rows.
+
+    Args:
+        global_rows: (2 B,), a global view with the other one's target.
+        local_rows: of local views with the sum of both targets, any number of rows that add up to all
+            of them; None if there are no local crops.
+        n_local: V, local views of an image.
+        normalization: see `cross_view`.
+    """
+    batch = len(global_rows) // 2
+    global_sum = global_rows.sum() / batch
+    if local_rows is None:
+        return global_sum / 2, global_sum.new_zeros(())
+    local_sum = local_rows.sum() / batch
     if normalization == "paper":
         return global_sum / 2, local_sum / (2 * n_local)
     pairs = 2 * n_local + 2
@@ -73,7 +93,12 @@ def masked_patch(targets: Tensor, log_probs: Tensor, weights: Tensor, n_images: 
         weights: (M,), one over the number of masked patches in the patch's image.
         n_images: the images, those without a mask included (published code).
     """
-    return -((targets * log_probs).sum(dim=-1) * weights).sum() / n_images
+    return masked_patch_mean(-(targets * log_probs).sum(dim=-1), weights, n_images)
+
+
+def masked_patch_mean(rows: Tensor, weights: Tensor, n_images: int) -> Tensor:
+    """Return `masked_patch` from the (M,) cross-entropies of its patches."""
+    return (rows * weights).sum() / n_images
 
 
 def koleo(features: Tensor, eps: float = 1e-8) -> Tensor:

@@ -1,20 +1,27 @@
-"""The objective: which loss terms there are, and how a step's outputs become its summands."""
+"""The objective: which loss terms there are, and how a shard's outputs become them."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.ssl import losses
+from poa_plugin.ssl.assignments import Assignments
+from poa_plugin.ssl.cross_entropy import SoftTargets, soft_cross_entropies
+from poa_plugin.ssl.prototypes import compute_dtype, scaled_logits
 
-Parts = dict[str, Tensor]
-"""Summands of the loss by term; each is a vector over heads, or a scalar for KoLeo."""
+LossTerms = dict[str, Tensor]
+"""Loss terms by name; each is a vector over heads, or a scalar for KoLeo. Their sum is the loss."""
+
+Probabilities = Callable[[slice], Tensor]
+"""From a chunk of prototypes to (N, C) probabilities, detached."""
 
 
 @dataclass(frozen=True)
@@ -37,10 +44,10 @@ class Shard:
 
 @dataclass(frozen=True)
 class Targets:
-    """The teacher's probabilities for one shard, by head: `cls` (2 B, K), `patches` (M, K)."""
+    """The teacher's assignments of a step's tokens, by head: of class tokens and of masked patches."""
 
-    cls: list[Tensor]
-    patches: list[Tensor]
+    cls: Sequence[Assignments]
+    patches: Sequence[Assignments]
 
 
 @dataclass(frozen=True)
@@ -55,87 +62,181 @@ class Student:
     tokens: Tensor
     sizes: tuple[int, int, int]
 
+    @property
+    def rows(self) -> tuple[slice, slice, slice]:
+        """Where the global class tokens, the local ones and the masked patches lie among `tokens`."""
+        n_global, n_local, n_patches = self.sizes
+        cls = n_global + n_local
+        return slice(n_global), slice(n_global, cls), slice(cls, cls + n_patches)
 
-def head_parts(
-    config: Config,
-    cls_targets: Tensor,
-    patch_targets: Tensor,
-    shard: Shard,
-    sizes: tuple[int, int, int],
-    logits: Mapping[str, Tensor],
-    intact: Tensor | None = None,
-) -> Parts:
-    """Return one head's summands of one shard's loss (POA eq. 10, weighted as the recipe says).
+
+@dataclass(frozen=True, eq=False)
+class HeadLoss:
+    """One head's loss terms of one shard (POA eq. 10, weighted as the recipe says).
+
+    The head is computed in chunks of prototypes, unless one chunk holds them all.
 
     Args:
         config: a resolved configuration.
-        cls_targets, patch_targets: (2 B, K) and (M, K), the teacher's probabilities.
         shard: the batch.
-        sizes: rows of global class tokens, local class tokens and masked patches in the logits.
-        logits: (N, K) of one student or both, by role.
-        intact: (N, K) logits of the intact student where it is not among them, class tokens at least.
+        targets: the teacher's assignments.
+        head: the number of the head.
+        chunks: of its prototypes.
+        intact: takes the intact student's probabilities of its class tokens, global and local ones, which
+            are the elastic student's targets on the same view.
     """
-    dino, ibot, temp = config.dino, config.ibot, config.loss.student_temp
-    on = cast(Mapping[str, bool], config.loss.terms)
-    n_heads = len(dino.head_n_prototypes)
-    shares = {"intact": dino.lambda_ie, "elastic": 1 - dino.lambda_ie}
-    parts: Parts = {}
-    log_probs = {role: losses.log_probabilities(out, temp) for role, out in logits.items()}
-    for role, logp in log_probs.items():
-        global_logp, local_logp, patch_logp = logp.split(sizes)
-        if on[f"cross_view_{role}"]:
-            weight = dino.loss_weight * shares[role] / n_heads
-            local = local_logp if len(local_logp) else None
-            found = losses.cross_view(cls_targets, global_logp, local, config.loss.normalization)
-            parts[f"cross_view_{role}_global"] = weight * found[0]
-            parts[f"cross_view_{role}_local"] = weight * found[1]
-        if on[f"masked_patch_{role}"] and shard.masks is not None:
-            weight, n_images = ibot.loss_weight * shares[role] / n_heads, len(shard.masks)
-            value = losses.masked_patch(patch_targets, patch_logp, shard.patch_weights, n_images)
-            parts[f"masked_patch_{role}"] = weight * value
-    if "elastic" in log_probs and on["same_view"]:
-        if intact is not None:
-            log_probs["intact"] = losses.log_probabilities(intact, temp)
-        start = 0
-        for kind, size in zip(("global", "local"), sizes, strict=False):
-            rows = slice(start, start + size)
-            if size:
-                value = losses.same_view(log_probs["intact"][rows], log_probs["elastic"][rows])
-                parts[f"same_view_{kind}"] = shares["elastic"] / n_heads * value
-            start += size
-    return parts
+
+    config: Config
+    shard: Shard
+    targets: Targets
+    head: int
+    chunks: Sequence[slice]
+    intact: dict[int, Probabilities] = field(default_factory=dict)
+
+    def __call__(
+        self, role: str, student: Student, features: Tensor, prototypes: Tensor
+    ) -> LossTerms:
+        """Return the terms of a student, scalars.
+
+        Args:
+            role: `intact` or `elastic`; the elastic student comes after the intact one.
+            student: which tokens it has.
+            features: (N, D) of its tokens.
+            prototypes: (K, D).
+        """
+        compare = self._compare_whole if len(self.chunks) == 1 else self._compare_in_chunks
+        rows = compare(role, student, features, prototypes)
+        return self._weighted(role, rows, student)
+
+    def _teacher(self, kind: Sequence[Assignments]) -> Probabilities:
+        assignments = kind[self.head]
+        return lambda chunk: assignments.of(self.shard.index, chunk)
+
+    def _is_on(self, term: str) -> bool:
+        return cast(Mapping[str, bool], self.config.loss.terms)[term]
+
+    def _compare_whole(
+        self, role: str, student: Student, features: Tensor, prototypes: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the cross-entropies of rows by term, from logits of all prototypes."""
+        [chunk] = self.chunks
+        logits = F.linear(features, prototypes)
+        log_probs = losses.log_probabilities(logits, self.config.loss.student_temp)
+        of_global, of_local, of_patches = (log_probs[rows] for rows in student.rows)
+        n_cls = len(of_global) + len(of_local)
+        rows = {}
+        if self._is_on(f"cross_view_{role}"):
+            view_a, view_b = self._teacher(self.targets.cls)(chunk).chunk(2)
+            swapped = torch.cat([view_b, view_a])
+            rows["cross_view_global"] = -(swapped * of_global).sum(-1)
+            if len(of_local):
+                over_crops = of_local.unflatten(0, (-1, len(view_a))).sum(0)
+                rows["cross_view_local"] = -((view_a + view_b) * over_crops).sum(-1)
+        if self._is_on(f"masked_patch_{role}") and self.shard.masks is not None:
+            patches = self._teacher(self.targets.patches)(chunk)
+            rows["masked_patch"] = -(patches * of_patches).sum(-1)
+        if self._is_on("same_view") and role == "intact":
+            probabilities = log_probs[:n_cls].detach().exp()
+            self.intact[self.head] = lambda _: probabilities
+        elif self._is_on("same_view"):
+            values = -(self.intact[self.head](chunk) * log_probs[:n_cls]).sum(-1)
+            rows["same_view_global"], rows["same_view_local"] = values.split(student.sizes[:2])
+        return rows
+
+    def _compare_in_chunks(
+        self, role: str, student: Student, features: Tensor, prototypes: Tensor
+    ) -> dict[str, Tensor]:
+        """Return the same, never from more than a chunk of prototypes."""
+        of_global, of_local, of_patches = student.rows
+        soft_targets = {}
+        if self._is_on(f"cross_view_{role}"):
+            teacher = self._teacher(self.targets.cls)
+            soft_targets["cross_view_global"] = SoftTargets(
+                of_global, lambda chunk: torch.cat(teacher(chunk).chunk(2)[::-1])
+            )
+            if student.sizes[1]:
+                soft_targets["cross_view_local"] = SoftTargets(
+                    of_local, lambda chunk: torch.stack(teacher(chunk).chunk(2)).sum(0)
+                )
+        if self._is_on(f"masked_patch_{role}") and self.shard.masks is not None:
+            soft_targets["masked_patch"] = SoftTargets(
+                of_patches, self._teacher(self.targets.patches)
+            )
+        if self._is_on("same_view") and role == "elastic":
+            intact = self.intact[self.head]
+            for name, rows in (("same_view_global", of_global), ("same_view_local", of_local)):
+                soft_targets[name] = SoftTargets(rows, lambda chunk, rows=rows: intact(chunk)[rows])
+        temp = self.config.loss.student_temp
+        values, normalizers = soft_cross_entropies(
+            features, prototypes, list(soft_targets.values()), temp, self.chunks
+        )
+        if self._is_on("same_view") and role == "intact":
+            cls = slice(sum(student.sizes[:2]))
+            self.intact[self.head] = _probabilities(
+                features[cls], prototypes, temp, normalizers[cls]
+            )
+        return dict(zip(soft_targets, values, strict=True))
+
+    def _weighted(self, role: str, rows: Mapping[str, Tensor], student: Student) -> LossTerms:
+        """Return the terms that cross-entropies of rows make."""
+        dino, ibot, shard = self.config.dino, self.config.ibot, self.shard
+        n_heads = len(dino.head_n_prototypes)
+        weight = {"intact": dino.lambda_ie, "elastic": 1 - dino.lambda_ie}[role] / n_heads
+        terms: LossTerms = {}
+        if "cross_view_global" in rows:
+            n_local = 2 * student.sizes[1] // student.sizes[0]
+            in_global, in_local = losses.cross_view_means(
+                rows["cross_view_global"],
+                rows.get("cross_view_local"),
+                n_local,
+                self.config.loss.normalization,
+            )
+            terms[f"cross_view_{role}_global"] = dino.loss_weight * weight * in_global
+            terms[f"cross_view_{role}_local"] = dino.loss_weight * weight * in_local
+        if "masked_patch" in rows:
+            assert shard.masks is not None
+            value = losses.masked_patch_mean(
+                rows["masked_patch"], shard.patch_weights, len(shard.masks)
+            )
+            terms[f"masked_patch_{role}"] = ibot.loss_weight * weight * value
+        for name in ("same_view_global", "same_view_local"):
+            if len(rows.get(name, ())):
+                terms[name] = weight * rows[name].mean()
+        return terms
 
 
-def koleo_parts(config: Config, students: Mapping[str, Student], n_students: int) -> Parts:
-    """Return KoLeo's summands of one shard's loss: of both views of each student, by role.
+def koleo_terms(config: Config, role: str, student: Student, n_students: int) -> LossTerms:
+    """Return KoLeo's term of one shard and student: of both views of the global crops.
 
     Args:
         config: a resolved configuration.
-        students: one student or both.
+        role: `intact` or `elastic`.
+        student: its outputs.
         n_students: how many share the weight.
     """
-    on, weight = cast(Mapping[str, bool], config.loss.terms), config.dino.koleo_loss_weight
-    return {
-        f"koleo_{role}": weight
-        / n_students
-        * torch.stack([losses.koleo(view) for view in student.cls.chunk(2)]).sum()
-        for role, student in students.items()
-        if on[f"koleo_{role}"] and weight > 0
-    }
+    weight = config.dino.koleo_loss_weight
+    if weight == 0 or not cast(Mapping[str, bool], config.loss.terms)[f"koleo_{role}"]:
+        return {}
+    of_views = torch.stack([losses.koleo(view) for view in student.cls.chunk(2)])
+    return {f"koleo_{role}": weight / n_students * of_views.sum()}
 
 
 def trains_elastic_student(config: Config) -> bool:
     """Tell whether a recipe trains elastic students: one of their loss terms is on and has a weight."""
     dino, on = config.dino, config.loss.terms
-    share = 1 - dino.lambda_ie
+    weight = 1 - dino.lambda_ie
     return bool(
-        (on.cross_view_elastic and dino.loss_weight * share > 0)
-        or (on.same_view and share > 0)
-        or (on.masked_patch_elastic and config.ibot.loss_weight * share > 0)
+        (on.cross_view_elastic and dino.loss_weight * weight > 0)
+        or (on.same_view and weight > 0)
+        or (on.masked_patch_elastic and config.ibot.loss_weight * weight > 0)
         or (on.koleo_elastic and dino.koleo_loss_weight > 0)
     )
 
 
-def mean_over_shards(every: Sequence[Parts]) -> Parts:
-    """Return the mean of the shards' summands, by term."""
-    return {name: torch.stack([parts[name] for parts in every]).mean(0) for name in every[0]}
+def _probabilities(
+    features: Tensor, prototypes: Tensor, temperature: float, normalizers: Tensor
+) -> Probabilities:
+    """Return the softmax of a student's logits over a temperature, of which only features are kept."""
+    dtype = compute_dtype(features)
+    x, w = features.detach().to(dtype), prototypes.detach().to(dtype)
+    return lambda chunk: scaled_logits(x, w[chunk], temperature).sub_(normalizers[:, None]).exp_()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
@@ -19,17 +20,18 @@ from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl.centering import Centering, SinkhornKnopp
 from poa_plugin.ssl.heads import MultiHead, head_options
 from poa_plugin.ssl.objective import (
-    Parts,
+    HeadLoss,
+    LossTerms,
+    Probabilities,
     Shard,
     Student,
     Targets,
-    head_parts,
-    koleo_parts,
-    mean_over_shards,
+    koleo_terms,
 )
 from poa_plugin.ssl.param_groups import params_groups
+from poa_plugin.ssl.prototypes import chunk_width, chunks, teacher_rows
 from poa_plugin.ssl.students import ROLES, make_shard, run_students
-from poa_plugin.ssl.targets import teacher_targets
+from poa_plugin.ssl.targets import Teacher
 
 
 @META_ARCHS.register_as("poa")
@@ -44,7 +46,8 @@ class POA(nn.Module):
         config: a resolved configuration.
 
     Attributes:
-        step: how many steps were taken.
+        step: how many steps were taken, a buffer for checkpoints; `steps_taken` is the same number without a
+            wait for the device. `set_step` sets both.
         terms_by_head: the last step's loss terms, (heads,) each and detached, but for KoLeo, which no head
             has a part in.
     """
@@ -69,7 +72,10 @@ class POA(nn.Module):
         centered = config.train.centering == "centering"
         self.cls_targets = Centering(sizes) if centered else SinkhornKnopp()
         self.patch_targets = Centering(sizes) if centered else SinkhornKnopp()
+        self.chunk_width = chunk_width(config, self.mask_grid)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
+        self.steps_taken = 0
+        self.register_load_state_dict_post_hook(_read_step)
         self.terms_by_head: dict[str, Tensor] = {}
         scaled = config.train.precision == "fp16"
         self.fp16_scaler = (
@@ -106,115 +112,137 @@ class POA(nn.Module):
 
     def forward_backward(
         self,
-        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        data: Mapping[str, Any] | Iterable[Mapping[str, Any]],
         teacher_temp: float,
         subnets: Sequence[Subnet] | None = None,
-    ) -> dict[str, Tensor]:
-        """Compute the loss of one step and its gradients.
+    ) -> LossTerms:
+        """Compute the loss of one step and its gradients, shard by shard.
 
         Args:
-            data: one shard's batch under DINOv2's names (`collated_global_crops`,
-                `collated_local_crops`, `collated_masks`), or a list of them, one for each shard.
+            data: one shard's batch under DINOv2's names, or the batches of all shards, each taken when it is
+                due. `collated_global_crops` (2 B, 3, g, g) and `collated_local_crops` (V * B, 3, l, l) are
+                uint8, or normalized floating-point numbers; `collated_masks` (2 B, N) bool; where there are
+                `mask_indices_list` (M,) and `masks_weight` (M,), they are not computed here. Batches wait where
+                they are, and are brought to the device one at a time.
             teacher_temp: the teacher's temperature.
             subnets: the elastic students, one for each shard; sampled if None.
 
         Returns:
-            The summands of the loss by term, detached scalars: their sum is what was optimized.
+            The loss terms, detached scalars: their sum is what was optimized.
         """
-        found: dict[str, Tensor] = {}
-        self.terms_by_head = {}
-        for parts in self._walks(data, teacher_temp, subnets):
-            if not parts:
-                continue
-            loss = torch.stack([part.sum() for part in parts.values()]).sum()
+        terms: dict[str, list[Tensor]] = defaultdict(list)
+        for of_pass in self._passes(data, teacher_temp, subnets):
+            loss = torch.stack([term.sum() for term in of_pass.values()]).sum()
             if self.fp16_scaler is not None:
                 loss = self.fp16_scaler.scale(loss)
             loss.backward()
-            found |= {name: part.detach().sum() for name, part in parts.items()}
-            heads = {name: part.detach() for name, part in parts.items() if part.dim()}
-            self.terms_by_head |= heads
-        return found
+            for name, term in of_pass.items():
+                terms[name].append(term.detach())
+        sums = {name: torch.stack(of_shards).sum(0) for name, of_shards in terms.items()}
+        self.terms_by_head = {name: term for name, term in sums.items() if term.dim()}
+        return {name: term.sum() for name, term in sums.items()}
 
-    def loss_parts(
+    def loss_terms(
         self,
-        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        data: Mapping[str, Any] | Iterable[Mapping[str, Any]],
         teacher_temp: float,
         subnets: Sequence[Subnet] | None = None,
-    ) -> Parts:
-        """Return the differentiable summands of the loss, by term and head.
+    ) -> LossTerms:
+        """Return the terms that `forward_backward` differentiates, by name and head, with their graph.
 
-        See `forward_backward` for the arguments. The loss is the mean over shards, as averaged
-        gradients of ranks would make it; Sinkhorn-Knopp sees the teacher's outputs of all shards.
+        The loss is their sum: the mean over shards, as averaged gradients of ranks would make it. Of several
+        shards, all graphs are in memory at once.
         """
-        walks = self._walks(data, teacher_temp, subnets)
-        return {name: part for parts in walks for name, part in parts.items()}
+        terms: LossTerms = {}
+        for of_pass in self._passes(data, teacher_temp, subnets):
+            for name, term in of_pass.items():
+                terms[name] = terms[name] + term if name in terms else term
+        return terms
 
-    def _walks(
+    def _passes(
         self,
-        data: Mapping[str, Any] | Sequence[Mapping[str, Any]],
+        data: Mapping[str, Any] | Iterable[Mapping[str, Any]],
         teacher_temp: float,
         subnets: Sequence[Subnet] | None,
-    ) -> Iterator[Parts]:
-        """Yield the summands of the intact and then of the elastic student, or of both in one walk.
+    ) -> Iterator[LossTerms]:
+        """Yield the loss terms of each shard: of the intact, then of the elastic student, or of both.
 
         One after the other, only one student's activations are in memory. Together (`train.joint_students`)
-        every block is called once, which is what parameters that live in shards need.
+        every block is called once, which is what parameters that are sharded need.
         """
-        batches = [data] if isinstance(data, Mapping) else list(data)
-        if subnets is None:
-            subnets = self.sample_subnets(len(batches))
-        shards = [
-            self._shard(index, batch, subnet)
-            for index, (batch, subnet) in enumerate(zip(batches, subnets, strict=True))
-        ]
-        device = shards[0].global_crops.device
-        with self._autocast(device):
-            targets = self._teacher_targets(shards, teacher_temp)
+        batches: list[Mapping[str, Any]] = []
+        with self._autocast():
+            targets = self._teacher_targets(data, batches, teacher_temp)
+        subnets = self.sample_subnets(len(batches)) if subnets is None else subnets
         roles = ROLES if self.has_elastic_student else ROLES[:1]
-        intact: dict[tuple[int, int], Tensor] = {}
-        for walk in [roles] if self.config.train.joint_students else [(role,) for role in roles]:
-            with self._autocast(device):
-                parts = self._walk_parts(shards, targets, walk, intact)
-            yield parts
+        passes = [roles] if self.config.train.joint_students else [(role,) for role in roles]
+        for index, (batch, subnet) in enumerate(zip(batches, subnets, strict=True)):
+            shard = make_shard(index, subnet, batch, self.step.device, self.masks_active)
+            intact: dict[int, Probabilities] = {}
+            for of_pass in passes:
+                with self._autocast():
+                    terms = self._terms(shard, targets, of_pass, intact)
+                yield {name: term / len(batches) for name, term in terms.items()}
 
-    def _walk_parts(
+    def _teacher_targets(
         self,
-        shards: Sequence[Shard],
-        targets: Sequence[Targets],
-        walk: Sequence[str],
-        intact: dict[tuple[int, int], Tensor],
-    ) -> Parts:
-        """Return the summands of the students that walk together.
+        data: Mapping[str, Any] | Iterable[Mapping[str, Any]],
+        batches: list[Mapping[str, Any]],
+        temperature: float,
+    ) -> Targets:
+        """Return the teacher's targets of all shards, whose batches are put into `batches` as they come."""
 
-        `intact` takes the intact student's logits of class tokens, by head and shard, for an
-        elastic student that comes after it.
+        def shards() -> Iterator[Shard]:
+            for index, batch in enumerate([data] if isinstance(data, Mapping) else data):
+                batches.append(batch)
+                yield make_shard(
+                    index,
+                    self.space.intact,
+                    {**batch, "collated_local_crops": None},
+                    self.step.device,
+                    self.masks_active,
+                )
+
+        return self._teacher().targets(shards(), temperature)
+
+    def _terms(
+        self,
+        shard: Shard,
+        targets: Targets,
+        roles: Sequence[str],
+        intact: dict[int, Probabilities],
+    ) -> LossTerms:
+        """Return a shard's loss terms of the students that run together, by name and head.
+
+        Args:
+            shard: the batch.
+            targets: the teacher's.
+            roles: of the students.
+            intact: by head, what the intact student leaves for an elastic student that comes after it.
         """
-        students = self._run_students(shards, walk)
+        students = self._run_students(shard, roles)
 
-        def consume(head: int, logits: Sequence[Tensor]) -> Parts:
-            rows, every = iter(logits), []
-            for i, (target, shard, own) in enumerate(zip(targets, shards, students, strict=True)):
-                by_role = {role: next(rows) for role in walk}
-                sizes = own[walk[0]].sizes
-                if walk == ROLES[:1] and self.config.loss.terms.same_view:
-                    intact[head, i] = by_role["intact"].detach()[: sizes[0] + sizes[1]].clone()
-                cls, patches = target.cls[head], target.patches[head]
-                kept = intact.get((head, i)) if "intact" not in walk else None
-                every.append(head_parts(self.config, cls, patches, shard, sizes, by_role, kept))
-            return mean_over_shards(every)
+        def head_terms(head: int, features: Sequence[Tensor], prototypes: Tensor) -> LossTerms:
+            parts = chunks(len(prototypes), self.chunk_width)
+            loss = HeadLoss(self.config, shard, targets, head, parts, intact)
+            terms: LossTerms = {}
+            for (role, student), rows in zip(students.items(), features, strict=True):
+                terms |= loss(role, student, rows, prototypes)
+            return terms
 
-        tokens = [student.tokens for own in students for student in own.values()]
-        heads = self.student["dino_head"](tokens, consume)
+        tokens = [student.tokens for student in students.values()]
+        by_head = self.student["dino_head"](tokens, head_terms)
+        terms = {name: torch.stack([of_head[name] for of_head in by_head]) for name in by_head[0]}
         n_students = 2 if self.has_elastic_student else 1
-        spread = [koleo_parts(self.config, own, n_students) for own in students]
-        joined = {name: torch.stack([parts[name] for parts in heads]) for name in heads[0]}
-        return joined | mean_over_shards(spread)
+        for role, student in students.items():
+            terms |= koleo_terms(self.config, role, student, n_students)
+        return terms
 
     def sample_subnets(self, n_shards: int) -> list[Subnet]:
         """Return this step's elastic students, one for each shard; the intact one where there is none."""
         if not self.has_elastic_student:
             return [self.space.intact] * n_shards
-        seed, step = self.config.train.seed, int(self.step)
+        seed, step = self.config.train.seed, self.steps_taken
         return [self.space.sample(seed, step, shard) for shard in range(n_shards)]
 
     @torch.no_grad()
@@ -226,45 +254,48 @@ class POA(nn.Module):
         teacher: list[Tensor] = list(self.teacher.parameters())
         student: list[Tensor] = list(self.student.parameters())
         torch._foreach_lerp_(teacher, student, 1 - momentum)
-        self.step += 1
+        self.set_step(self.steps_taken + 1)
 
     def skip_step(self) -> None:
         """Count a step whose loss is not finite, and forget what it would have put into the centers."""
         for targets in (self.cls_targets, self.patch_targets):
             if isinstance(targets, Centering):
                 targets.forget_pending()
-        self.step += 1
+        self.set_step(self.steps_taken + 1)
+
+    def set_step(self, step: int) -> None:
+        """Set the number of steps that were taken."""
+        self.steps_taken = step
+        self.step.fill_(step)
 
     @property
     def masks_active(self) -> bool:
         """Whether students see masked global crops in this step (published code: from an epoch on)."""
         ibot, terms = self.config.ibot, self.config.loss.terms
-        started = int(self.step) >= ibot.start_epoch * self.config.train.OFFICIAL_EPOCH_LENGTH
+        started = self.steps_taken >= ibot.start_epoch * self.config.train.OFFICIAL_EPOCH_LENGTH
         used = terms.masked_patch_intact or terms.masked_patch_elastic
         return bool(started and used and ibot.loss_weight > 0)
 
-    def _shard(self, index: int, batch: Mapping[str, Any], subnet: Subnet) -> Shard:
-        return make_shard(index, subnet, batch, self.step.device, self.masks_active)
-
-    def _teacher_targets(self, shards: Sequence[Shard], temperature: float) -> list[Targets]:
-        patches = self.patch_targets if self.masks_active else None
-        intact = self.space.intact
-        return teacher_targets(self.teacher, intact, shards, self.cls_targets, patches, temperature)
-
-    def _run_students(
-        self, shards: Sequence[Shard], walk: Sequence[str]
-    ) -> list[dict[str, Student]]:
-        seed, step = self.config.train.seed, int(self.step)
-        return run_students(
-            cast(ElasticBackbone, self.student["backbone"]),
+    def _teacher(self) -> Teacher:
+        return Teacher(
+            self.teacher,
             self.space.intact,
-            shards,
-            walk,
-            seed,
-            step,
+            self.cls_targets,
+            self.patch_targets,
+            self.chunk_width,
+            teacher_rows(self.config, self.mask_grid),
         )
 
-    def _autocast(self, device: torch.device) -> torch.autocast:
+    def _run_students(self, shard: Shard, roles: Sequence[str]) -> dict[str, Student]:
+        backbone = cast(ElasticBackbone, self.student["backbone"])
+        key = (self.config.train.seed, self.steps_taken)
+        return run_students(backbone, self.space.intact, shard, roles, *key)
+
+    def _autocast(self) -> torch.autocast:
         dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
         dtype = dtypes.get(self.config.train.precision)
-        return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+        return torch.autocast(self.step.device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def _read_step(model: POA, _: object) -> None:
+    model.steps_taken = int(model.step)

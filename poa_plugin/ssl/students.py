@@ -8,6 +8,8 @@ from typing import Any
 import torch
 
 from poa_plugin.backbones.base import ElasticBackbone, Stream
+from poa_plugin.crops import masked_patches, pixels
+from poa_plugin.device import to_device
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.randomness import torch_generator
 from poa_plugin.ssl.objective import Shard, Student
@@ -18,7 +20,7 @@ ROLES = ("intact", "elastic")
 def make_shard(
     index: int, subnet: Subnet, batch: Mapping[str, Any], device: torch.device, masks_active: bool
 ) -> Shard:
-    """Bring one shard's batch to the device.
+    """Bring one shard's batch to the device, without waiting for it.
 
     Args:
         index: of the shard within the step.
@@ -28,61 +30,57 @@ def make_shard(
         masks_active: whether students see masked global crops in this step.
     """
     local = batch.get("collated_local_crops")
-    if local is not None:
-        local = local.to(device, non_blocking=True) if len(local) else None
-    crops = batch["collated_global_crops"].to(device, non_blocking=True)
-    masks = batch["collated_masks"].to(device) if masks_active else None
-    patch_ids = torch.zeros(0, dtype=torch.long, device=device)
-    weights = torch.zeros(0, device=device)
+    has_local = local is not None and len(local) > 0
+    masks = batch["collated_masks"] if masks_active else None
+    ids, weights = torch.zeros(0, dtype=torch.long), torch.zeros(0)
     if masks is not None:
-        patch_ids = masks.flatten().nonzero().flatten()
-        per_image = masks.sum(dim=-1, keepdim=True).clamp(min=1)
-        weights = (1 / per_image).expand_as(masks)[masks]
+        ids, weights = batch.get("mask_indices_list"), batch.get("masks_weight")
+        if ids is None or weights is None:
+            ids, weights = masked_patches(masks)
     return Shard(
         index=index,
         subnet=subnet,
-        global_crops=crops,
-        local_crops=local,
-        masks=masks,
-        patch_ids=patch_ids,
-        patch_weights=weights,
+        global_crops=pixels(batch["collated_global_crops"], device),
+        local_crops=pixels(local, device) if has_local else None,
+        masks=None if masks is None else to_device(masks, device),
+        patch_ids=to_device(ids, device),
+        patch_weights=to_device(weights, device),
     )
 
 
 def run_students(
     backbone: ElasticBackbone,
     intact: Subnet,
-    shards: Sequence[Shard],
+    shard: Shard,
     roles: Sequence[str],
     seed: int,
     step: int,
-) -> list[dict[str, Student]]:
-    """Run the students of some roles on all crops in one walk; by role for each shard.
+) -> dict[str, Student]:
+    """Run the students of some roles on all crops of a shard in one pass; by role.
 
     Args:
         backbone: of the students.
-        intact: the sub-network of the intact student; the elastic one's is its shard's.
-        shards: of the step.
+        intact: the sub-network of the intact student; the elastic one's is the shard's.
+        shard: the batch.
         roles: of `ROLES`.
         seed, step: what stochastic depth is drawn from, beside shard, role and kind of crop.
     """
     streams = []
-    for shard in shards:
-        for role in roles:
-            subnet = shard.subnet if role == "elastic" else intact
-            for kind, crops in enumerate((shard.global_crops, shard.local_crops)):
-                if crops is not None:
-                    masks = shard.masks if kind == 0 else None
-                    key = (seed, step, shard.index, ROLES.index(role), kind)
-                    ids = shard.patch_ids if kind == 0 else shard.patch_ids[:0]
-                    generator = torch_generator("drop_path", *key)
-                    streams.append(Stream(crops, subnet, masks, generator, ids))
+    for role in roles:
+        subnet = shard.subnet if role == "elastic" else intact
+        for kind, crops in enumerate((shard.global_crops, shard.local_crops)):
+            if crops is not None:
+                masks = shard.masks if kind == 0 else None
+                key = (seed, step, shard.index, ROLES.index(role), kind)
+                ids = shard.patch_ids if kind == 0 else shard.patch_ids[:0]
+                generator = torch_generator("drop_path", *key)
+                streams.append(Stream(crops, subnet, masks, generator, ids))
     features = iter(backbone(streams))
-    return [{role: _student(shard, features) for role in roles} for shard in shards]
+    return {role: _student(shard, features) for role in roles}
 
 
 def _student(shard: Shard, features: Iterator[dict[str, Any]]) -> Student:
-    """Gather what goes into the heads from the next streams' features."""
+    """Gather what goes into the heads from the next crop batches' features."""
     out = next(features)
     cls = out["x_norm_clstoken"]
     local = cls[:0]

@@ -2,48 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from poa_plugin.backbones.base import Stream
 from poa_plugin.elastic.subnet import Subnet
+from poa_plugin.ssl.assignments import TeacherOutputs
 from poa_plugin.ssl.centering import Centering, SinkhornKnopp
 from poa_plugin.ssl.objective import Shard, Targets
+from poa_plugin.ssl.prototypes import chunks, compute_dtype
 
 
-@torch.no_grad()
-def teacher_targets(
-    teacher: nn.ModuleDict,
-    intact: Subnet,
-    shards: Sequence[Shard],
-    cls_targets: Centering | SinkhornKnopp,
-    patch_targets: Centering | SinkhornKnopp | None,
-    temperature: float,
-) -> list[Targets]:
-    """Return the teacher's probabilities for each shard; Sinkhorn-Knopp sees the outputs of all of them.
+class Teacher:
+    """Runs the teacher shard by shard, and keeps bottleneck features of what students are compared with.
 
     Args:
-        teacher: `backbone` and `dino_head`.
+        modules: `backbone` and `dino_head`.
         intact: the sub-network that the teacher runs.
-        shards: of the step.
-        cls_targets: makes probabilities of the class tokens' logits.
-        patch_targets: of the masked patches' logits; None where no patches are masked in this step.
-        temperature: of the teacher.
+        cls_targets: balances class tokens.
+        patch_targets: balances masked patches.
+        chunk_width: prototypes at a time.
+        most_rows: tokens of a shard at the most, as configured.
     """
-    streams = [Stream(shard.global_crops, intact, patch_ids=shard.patch_ids) for shard in shards]
-    features = teacher["backbone"](streams)
-    inputs, sizes = [], []
-    for out in features:
-        inputs += [out["x_norm_clstoken"], out["x_norm_patchtokens"]]
-        sizes.append((len(inputs[-2]), len(inputs[-1])))
-    logits = teacher["dino_head"](inputs)
-    cls = [torch.cat(own) for own in zip(*logits[0::2], strict=True)]
-    patches = [torch.cat(own) for own in zip(*logits[1::2], strict=True)]
-    cls_split = [x.split([n for n, _ in sizes]) for x in cls_targets(cls, temperature)]
-    masked = patches if patch_targets is None else patch_targets(patches, temperature)
-    patch_split = [x.split([m for _, m in sizes]) for x in masked]
-    return [
-        Targets([x[i] for x in cls_split], [x[i] for x in patch_split]) for i in range(len(shards))
-    ]
+
+    def __init__(
+        self,
+        modules: nn.ModuleDict,
+        intact: Subnet,
+        cls_targets: Centering | SinkhornKnopp,
+        patch_targets: Centering | SinkhornKnopp,
+        chunk_width: int,
+        most_rows: int,
+    ) -> None:
+        self.modules, self.intact = modules, intact
+        self.cls_targets, self.patch_targets = cls_targets, patch_targets
+        self.chunk_width, self.most_rows = chunk_width, most_rows
+
+    @torch.no_grad()
+    def targets(self, shards: Iterable[Shard], temperature: float) -> Targets:
+        """Return the assignments of all shards' tokens; Sinkhorn-Knopp sees all of them together.
+
+        Args:
+            shards: of the step, one at a time; only their global crops are read.
+            temperature: of the teacher.
+        """
+        by_shard, prototypes, masked = [], list[Tensor](), False
+        for shard in shards:
+            features, weights = self._features(shard, not prototypes)
+            by_shard.append(features)
+            prototypes = prototypes or weights
+            masked = masked or shard.masks is not None
+        cls, patches = (
+            [
+                TeacherOutputs(
+                    [features[head][kind] for features in by_shard],
+                    weight,
+                    temperature,
+                    chunks(len(weight), self.chunk_width),
+                    self.most_rows,
+                )
+                for head, weight in enumerate(prototypes)
+            ]
+            for kind in range(2)
+        )
+        return Targets(self.cls_targets(cls), self.patch_targets(patches) if masked else [])
+
+    def _features(
+        self, shard: Shard, with_prototypes: bool
+    ) -> tuple[list[list[Tensor]], list[Tensor]]:
+        """Return each head's features of class tokens and masked patches, and its prototypes."""
+        prototypes: list[Tensor] = []
+
+        def keep(head: int, rows: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
+            dtype = compute_dtype(weight)
+            if with_prototypes:
+                prototypes.append(weight.to(dtype))
+            return [x.to(dtype) for x in rows]
+
+        [out] = self.modules["backbone"](
+            [Stream(shard.global_crops, self.intact, patch_ids=shard.patch_ids)]
+        )
+        tokens = [out["x_norm_clstoken"], out["x_norm_patchtokens"]]
+        return self.modules["dino_head"](tokens, keep), prototypes

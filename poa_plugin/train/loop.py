@@ -242,14 +242,14 @@ def _resume(folder: Path | None, model: POA, optimizer: torch.optim.Optimizer) -
     state = checkpoint.load(folder, model, optimizer)
     if model.fp16_scaler is not None and state.get("scaler"):
         model.fp16_scaler.load_state_dict(state["scaler"])
-    if int(model.step) != state["step"]:
-        raise UserError(f"'{folder}' disagrees with itself: step {int(model.step)} and {state}.")
+    if model.steps_taken != state["step"]:
+        raise UserError(f"'{folder}' disagrees with itself: step {model.steps_taken} and {state}.")
     return state
 
 
 def _save(run: Path, model: POA, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     train = model.config.train
-    model.step.fill_(state["step"])
+    model.set_step(state["step"])
     multiples = train.keep_every * train.checkpoint_period
     checkpoint.save(run / "ckpt", model, optimizer, state, train.keep_checkpoints, multiples)
 

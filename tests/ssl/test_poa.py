@@ -167,9 +167,9 @@ def test_masks_start_with_their_epoch(small_config: Make) -> None:
     config = small_config("ibot.start_epoch=2", "train.OFFICIAL_EPOCH_LENGTH=3")
     model, batch = trained(config), random_batch(config)
     assert "masked_patch_intact" not in model.forward_backward(batch, 0.05)
-    model.step.fill_(5)
+    model.set_step(5)
     assert not model.masks_active
-    model.step.fill_(6)
+    model.set_step(6)
     assert "masked_patch_intact" in model.forward_backward(batch, 0.05)
 
 

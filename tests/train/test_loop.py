@@ -66,7 +66,7 @@ def test_what_a_run_leaves(make: Make, tmp_path: Path, capsys: pytest.CaptureFix
     model = build_model(config)
     drawn = []
     for step in range(6):
-        model.step.fill_(step)
+        model.set_step(step)
         drawn += [subnet.name for subnet in model.sample_subnets(2)]
     assert [name for line in found for name in line["subnets"]] == drawn
     assert train(config).finished

@@ -1,0 +1,76 @@
+"""The teacher's assignments of tokens to prototypes, kept as features and two vectors of duals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from poa_plugin.ssl.prototypes import LOGITS_AT_ONCE, scaled_logits
+
+
+@dataclass(frozen=True, eq=False)
+class TeacherOutputs:
+    """One teacher head's outputs for the tokens of one kind, of all shards of a step.
+
+    Logits are computed when they are asked for: only features and prototypes are kept. A head that is done
+    whole, and whose logits are few, keeps these.
+
+    Args:
+        features: (N_s, D) for each shard, in the type in which logits are computed.
+        prototypes: (K, D), in the same type.
+        temperature: of the teacher.
+        chunks: of the K prototypes.
+        most_rows: N_s at the most, as configured.
+    """
+
+    features: Sequence[Tensor]
+    prototypes: Tensor
+    temperature: float
+    chunks: Sequence[slice]
+    most_rows: int
+    _kept: dict[int, Tensor] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Return the tokens of all shards."""
+        return sum(map(len, self.features))
+
+    def logits(self, shard: int, chunk: slice) -> Tensor:
+        """Return a shard's logits of a chunk of prototypes over the temperature, (N_s, C); not to be changed."""
+        if shard in self._kept:
+            return self._kept[shard]
+        logits = scaled_logits(self.features[shard], self.prototypes[chunk], self.temperature)
+        if self._keeps_logits:
+            self._kept[shard] = logits
+        return logits
+
+    @property
+    def _keeps_logits(self) -> bool:
+        logits = len(self.features) * self.most_rows * len(self.prototypes)
+        return len(self.chunks) == 1 and logits <= LOGITS_AT_ONCE
+
+
+@dataclass(frozen=True, eq=False)
+class Assignments:
+    """The teacher's probabilities exp(logits / temperature + u + v) of one head and kind of token.
+
+    Args:
+        outputs: of the teacher.
+        u: (K,), a number for each prototype.
+        v: (N_s,) for each shard, a number for each token.
+    """
+
+    outputs: TeacherOutputs
+    u: Tensor
+    v: Sequence[Tensor]
+
+    def of(self, shard: int, chunk: slice) -> Tensor:
+        """Return a shard's probabilities of a chunk of prototypes, (N_s, C)."""
+        logits = self.outputs.logits(shard, chunk)
+        return (logits + self.u[chunk]).add_(self.v[shard][:, None]).exp_()
+
+    def all_of(self, shard: int) -> Tensor:
+        """Return a shard's probabilities of all prototypes, (N_s, K); each row sums to one."""
+        return torch.cat([self.of(shard, chunk) for chunk in self.outputs.chunks], dim=1)
