@@ -142,12 +142,12 @@ class MultiHead(nn.ModuleList):
         return found
 
     @torch.no_grad()
-    def sliced_state_dict(self, share: Fraction) -> dict[str, Tensor]:
-        """Return the state dict of heads for features of a share of the width."""
+    def sliced_state_dict(self, width_ratio: Fraction) -> dict[str, Tensor]:
+        """Return the state dict of heads for features of a width ratio."""
         return {
             f"{name}.{key}": tensor.detach().clone()
             for name, module in self.named_modules()
-            for key, tensor in sliced_parameters(module, share).items()
+            for key, tensor in sliced_parameters(module, width_ratio).items()
         }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from poa_plugin.backbones.base import ElasticBackbone, Stream
+from poa_plugin.backbones.base import CropBatch, ElasticBackbone
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.randomness import torch_generator
 from poa_plugin.ssl.objective import Shard, Student
@@ -66,7 +66,7 @@ def run_students(
         roles: of `ROLES`.
         seed, step: what stochastic depth is drawn from, beside shard, role and kind of crop.
     """
-    streams = []
+    crop_batches = []
     for shard in shards:
         for role in roles:
             subnet = shard.subnet if role == "elastic" else intact
@@ -76,13 +76,13 @@ def run_students(
                     key = (seed, step, shard.index, ROLES.index(role), kind)
                     ids = shard.patch_ids if kind == 0 else shard.patch_ids[:0]
                     generator = torch_generator("drop_path", *key)
-                    streams.append(Stream(crops, subnet, masks, generator, ids))
-    features = iter(backbone(streams))
+                    crop_batches.append(CropBatch(crops, subnet, masks, generator, ids))
+    features = iter(backbone(crop_batches))
     return [{role: _student(shard, features) for role in roles} for shard in shards]
 
 
 def _student(shard: Shard, features: Iterator[dict[str, Any]]) -> Student:
-    """Gather what goes into the heads from the next streams' features."""
+    """Gather what goes into the heads from the next crop batches' features."""
     out = next(features)
     cls = out["x_norm_clstoken"]
     local = cls[:0]

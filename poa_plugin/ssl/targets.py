@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from poa_plugin.backbones.base import Stream
+from poa_plugin.backbones.base import CropBatch
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.ssl.centering import Centering, SinkhornKnopp
 from poa_plugin.ssl.objective import Shard, Targets
@@ -32,8 +32,10 @@ def teacher_targets(
         patch_targets: of the masked patches' logits; None where no patches are masked in this step.
         temperature: of the teacher.
     """
-    streams = [Stream(shard.global_crops, intact, patch_ids=shard.patch_ids) for shard in shards]
-    features = teacher["backbone"](streams)
+    crop_batches = [
+        CropBatch(shard.global_crops, intact, patch_ids=shard.patch_ids) for shard in shards
+    ]
+    features = teacher["backbone"](crop_batches)
     inputs, sizes = [], []
     for out in features:
         inputs += [out["x_norm_clstoken"], out["x_norm_patchtokens"]]

@@ -58,7 +58,7 @@ def test_a_step_mixes_no_types(
     blocks = {
         f"{branch}.{i}": block
         for branch in ("student", "teacher")
-        for i, block in enumerate(getattr(model, branch)["backbone"].lockstep_blocks())
+        for i, block in enumerate(getattr(model, branch)["backbone"].multi_input_blocks())
     }
     seen = watch_residuals(blocks)
     with one_type_each(policy) as watch:
