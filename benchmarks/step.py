@@ -33,7 +33,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from poa_plugin.backbones import Stream
+from poa_plugin.backbones import CropBatch
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
@@ -268,7 +268,7 @@ def beside_timm(family: str, rounds: int) -> None:
         description.adjust(theirs)
 
         def ours(subnet: Subnet = subnet) -> None:
-            outs = backbone([Stream(images, subnet) for images in crops])
+            outs = backbone([CropBatch(images, subnet) for images in crops])
             sum(out["x_norm_clstoken"].square().sum() for out in outs).backward()
 
         def stock(network: Any = theirs) -> None:

@@ -36,7 +36,7 @@ def normalize(image: Tensor) -> Tensor:
 
 
 def masked_patches(masks: Tensor) -> tuple[Tensor, Tensor]:
-    """Return which patches are masked, and what each weighs; waits for the device if the masks are not on the CPU.
+    """Return which patches are masked, and what each weighs; waits for the device if masks lie on one.
 
     Args:
         masks: (n_crops, N) bool.

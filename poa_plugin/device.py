@@ -52,7 +52,7 @@ def resolve_device(name: str) -> torch.device:
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device, without waiting for the copy: what lies in pageable memory is pinned first."""
+    """Return a tensor on a device, without waiting for the copy: pageable memory is pinned first."""
     if device.type == "cuda" and tensor.device.type == "cpu" and not tensor.is_pinned():
         tensor = tensor.pin_memory()
     return tensor.to(device, non_blocking=True)

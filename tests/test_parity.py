@@ -12,10 +12,11 @@ from tests.parity.__main__ import main
 from tests.parity.golden import Case
 
 
+@pytest.mark.parametrize("options", [[], ["--chunk", "5"]])
 def test_every_golden_number_is_matched(
-    golden_folder: Path, capsys: pytest.CaptureFixture[str]
+    golden_folder: Path, capsys: pytest.CaptureFixture[str], options: list[str]
 ) -> None:
-    status = main([str(golden_folder)])
+    status = main([str(golden_folder), *options])
     printed = capsys.readouterr().out
     assert status == 0, printed
     assert "absent  " not in printed

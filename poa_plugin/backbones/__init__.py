@@ -1,6 +1,6 @@
 """Backbones: one definition each, ordinary and elastic. Importing the package registers them."""
 
-from poa_plugin.backbones.base import ElasticBackbone, Features, Stream
+from poa_plugin.backbones.base import CropBatch, ElasticBackbone, Features
 from poa_plugin.backbones.resnet.elastic import ElasticResNet
 from poa_plugin.backbones.resnet.plain import ResNet
 from poa_plugin.backbones.swin.elastic import ElasticSwinTransformer
@@ -9,13 +9,13 @@ from poa_plugin.backbones.vit.elastic import ElasticVisionTransformer
 from poa_plugin.backbones.vit.plain import VisionTransformer
 
 __all__ = [
+    "CropBatch",
     "ElasticBackbone",
     "ElasticResNet",
     "ElasticSwinTransformer",
     "ElasticVisionTransformer",
     "Features",
     "ResNet",
-    "Stream",
     "SwinTransformer",
     "VisionTransformer",
 ]

@@ -24,7 +24,7 @@ def packed_attention(qkv: Tensor, layout: Layout) -> list[Tensor]:
         layout: whose tokens add up to T.
 
     Returns:
-        Parts of (T, H, d), one after the other; joining them would be a copy to keep for nothing.
+        Parts of (T, H, d), one after the other; joining them would be a needless copy.
     """
     if qkv.is_cuda and xformers_kernel() is not None:
         q, k, v = qkv.unsqueeze(0).unbind(2)

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from poa_plugin.elastic.layers import Lockstep, sliced_parameters
+from poa_plugin.elastic.layers import MultiInputBlock, sliced_parameters
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
 
@@ -20,10 +20,10 @@ Features = dict[str, Tensor | None]
 
 
 @dataclass(frozen=True, eq=False)
-class Stream:
+class CropBatch:
     """Images that one sub-network looks at within a step.
 
-    Streams that hold the same `images` and `masks` tensors share one run of the stem.
+    Crop batches that hold the same `images` and `masks` tensors share one run of the stem.
 
     Args:
         images: (B, C, H, W).
@@ -76,8 +76,8 @@ class PlainNetwork(nn.Module):
 class ElasticBackbone(nn.Module):
     """Base class of elastic backbones.
 
-    A backbone is called either with a list of streams, which walk its blocks together, or with
-    images and a sub-network, which is the one-stream case. No module remembers a sub-network.
+    A backbone is called either with a list of crop batches, which go through its blocks together, or with
+    images and a sub-network, which is the case of one crop batch. No module remembers a sub-network.
     """
 
     Options: ClassVar[type]
@@ -96,20 +96,20 @@ class ElasticBackbone(nn.Module):
         """
         raise NotImplementedError
 
-    def walk(self, streams: Sequence[Stream]) -> list[Features]:
-        """Run all streams through the blocks together and return the features of each."""
+    def forward_features_list(self, crop_batches: Sequence[CropBatch]) -> list[Features]:
+        """Run all crop batches through the blocks together and return the features of each."""
         raise NotImplementedError
 
     def forward(
         self,
-        images: Tensor | Sequence[Stream],
+        images: Tensor | Sequence[CropBatch],
         subnet: Subnet | str | None = None,
         masks: Tensor | None = None,
     ) -> Any:
-        """Return the features of one sub-network, or a list of them for a list of streams.
+        """Return the features of one sub-network, or a list of them for a list of crop batches.
 
         Args:
-            images: (B, C, H, W), or streams (then nothing else is given).
+            images: (B, C, H, W), or crop batches (then nothing else is given).
             subnet: a member of `space`, or its name; the intact network if None.
             masks: (B, N) bool, True where the mask token replaces a patch.
 
@@ -117,17 +117,20 @@ class ElasticBackbone(nn.Module):
             UserError: a sub-network is not a member of the space, or images or masks do not fit.
         """
         if isinstance(images, Tensor):
-            return self.walk([Stream(images, self.member(subnet), masks)])[0]
-        if not isinstance(images, (list, tuple)) or not all(isinstance(s, Stream) for s in images):
+            return self.forward_features_list([CropBatch(images, self.member(subnet), masks)])[0]
+        if not isinstance(images, (list, tuple)) or not all(
+            isinstance(s, CropBatch) for s in images
+        ):
             raise UserError(
                 f"The images are of type {type(images).__name__}: a backbone takes a floating-point tensor "
-                f"(B, C, H, W), or a list of Stream."
+                f"(B, C, H, W), or a list of CropBatch."
             )
-        for stream in images:
-            check_member(self.space, stream.subnet)
-        features = self.walk(images) if images else []
+        for crop_batch in images:
+            check_member(self.space, crop_batch.subnet)
+        features = self.forward_features_list(images) if images else []
         return [
-            read_patches(x, stream.patch_ids) for x, stream in zip(features, images, strict=True)
+            read_patches(x, crop_batch.patch_ids)
+            for x, crop_batch in zip(features, images, strict=True)
         ]
 
     def member(self, subnet: Subnet | str | None) -> Subnet:
@@ -138,9 +141,9 @@ class ElasticBackbone(nn.Module):
         """
         return self.space.intact if subnet is None else self.space[subnet]
 
-    def lockstep_blocks(self) -> list[Lockstep]:
-        """Return the modules that take all streams of a step in one call, in their order."""
-        return [module for module in self.modules() if isinstance(module, Lockstep)]
+    def multi_input_blocks(self) -> list[MultiInputBlock]:
+        """Return the modules that take all crop batches of a step in one call, in their order."""
+        return [module for module in self.modules() if isinstance(module, MultiInputBlock)]
 
     def member_path(self, subnet: Subnet) -> Sequence[str]:
         """Return the modules that a member runs between stem and output, in order.
@@ -157,8 +160,8 @@ class ElasticBackbone(nn.Module):
         """Return the number of channels of the features of a member, given by itself or by name."""
         raise NotImplementedError
 
-    def feature_share(self, subnet: Subnet) -> Fraction:
-        """Return the share of the intact network's features that a member has."""
+    def feature_ratio(self, subnet: Subnet) -> Fraction:
+        """Return a member's feature width over the intact network's."""
         return Fraction(self.feature_width(subnet), self.feature_width(self.space.intact))
 
     def check_image_size(self, image_size: int) -> None:
@@ -209,10 +212,10 @@ class ElasticBackbone(nn.Module):
         Each elastic module cuts its own parameters with the slicer that its forward pass uses; what
         is not elastic is carried over whole. Tensors own their storage.
         """
-        share = self.space.share(subnet)
+        width_ratio = self.space.width_ratio(subnet)
         state = {}
         for name, plain_name in self.plain_names(subnet).items():
-            own = sliced_parameters(self.get_submodule(name), share)
+            own = sliced_parameters(self.get_submodule(name), width_ratio)
             prefix = f"{plain_name}." if plain_name else ""
             state.update({prefix + key: tensor.detach().clone() for key, tensor in own.items()})
         return state
@@ -234,4 +237,6 @@ def check_member(space: SearchSpace, subnet: Subnet) -> None:
     """Raise a `UserError` if `subnet` is not in `space`."""
     space[subnet]
     if not isinstance(subnet, Subnet):
-        raise UserError(f"'{subnet}' is a name: a Stream takes the sub-network, space['{subnet}'].")
+        raise UserError(
+            f"'{subnet}' is a name: a CropBatch takes the sub-network, space['{subnet}']."
+        )

@@ -1,7 +1,7 @@
 """Stochastic depth, drawn before the forward pass so that a block is a pure function of its inputs.
 
 A draw is a function of its generator alone: recomputation under activation checkpointing, other
-streams in the same walk, and other ranks do not disturb it.
+crop batches of the same pass, and other ranks do not disturb it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ def draw_drop_path(
     generator: torch.Generator | None = None,
     subset_above: float = SUBSET_ABOVE,
 ) -> list[Tensor | None]:
-    """Draw what each block's two residual branches keep.
+    """Draw which images get the residual of each block's two branches.
 
     Args:
         rates: the drop rate of each block.
-        batch: images in the stream.
+        batch: images in the crop batch.
         device: where the draws are needed.
         generator: a CPU generator; None uses torch's global one.
         subset_above: from which rate on the batch-subset form is used.
@@ -42,28 +42,28 @@ def draw_drop_path(
 
 
 def add_residual(
-    x: Tensor, branch: Callable[[Tensor], Tensor], keep: Tensor | None = None
+    x: Tensor, branch: Callable[[Tensor], Tensor], drop_path: Tensor | None = None
 ) -> Tensor:
     """Return `x + branch(x)` with a row of `draw_drop_path` applied.
 
     Args:
         x: (B, ...) tokens.
         branch: maps (n, ...) to (n, ...).
-        keep: None, (n,) indices of images, or (B,) factors.
+        drop_path: None, (n,) indices of the images that get the residual, or (B,) factors.
     """
-    if keep is None:
+    if drop_path is None:
         return x + branch(x)
-    if keep.dtype == torch.long:
-        residual = branch(x[keep]).to(x.dtype)
-        return torch.index_add(x, 0, keep, residual, alpha=len(x) / max(len(keep), 1))
-    return x + branch(x) * keep.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
+    if drop_path.dtype == torch.long:
+        residual = branch(x[drop_path]).to(x.dtype)
+        return torch.index_add(x, 0, drop_path, residual, alpha=len(x) / max(len(drop_path), 1))
+    return x + branch(x) * drop_path.to(x.dtype).view(-1, *[1] * (x.dim() - 1))
 
 
 def add_packed_residual(
     x: Tensor,
     branch: Callable[[Tensor, Layout], Tensor],
     layout: Layout,
-    keeps: Sequence[Tensor | None],
+    drop_paths: Sequence[Tensor | None],
 ) -> Tensor:
     """Return `x + branch(x)` for packed tokens, as `add_residual` does for each size of image.
 
@@ -71,16 +71,16 @@ def add_packed_residual(
         x: (T, D) tokens.
         branch: maps tokens and their layout to as many tokens.
         layout: of `x`.
-        keeps: for each entry of the layout, as in `add_residual`: all None, all indices or all factors.
+        drop_paths: for each entry of the layout, as in `add_residual`: all None, all indices or all factors.
     """
-    kept = [keep for keep in keeps if keep is not None]
-    if not kept:
+    drawn = [drop_path for drop_path in drop_paths if drop_path is not None]
+    if not drawn:
         return x + branch(x, layout)
-    if kept[0].dtype != torch.long:
-        pairs = zip(kept, layout, strict=True)
-        factors = torch.cat([keep.repeat_interleave(n) for keep, (_, n) in pairs])
+    if drawn[0].dtype != torch.long:
+        pairs = zip(drawn, layout, strict=True)
+        factors = torch.cat([drop_path.repeat_interleave(n) for drop_path, (_, n) in pairs])
         return x + branch(x, layout) * factors.to(x.dtype).unsqueeze(-1)
-    rows, few = kept_rows(layout, kept)
+    rows, few = kept_rows(layout, drawn)
     sizes = [images * n for images, n in few]
     residuals = branch(x[rows], few).to(x.dtype).split(sizes)
     out = x.clone()
@@ -90,33 +90,37 @@ def add_packed_residual(
     return out
 
 
-def kept_rows(layout: Layout, keeps: Sequence[Tensor]) -> tuple[Tensor, Layout]:
-    """Return the packed tokens of the images that batch subsets keep, and how they lie together."""
+def kept_rows(layout: Layout, drop_paths: Sequence[Tensor]) -> tuple[Tensor, Layout]:
+    """Return the packed tokens of the images in the batch subsets, and their layout."""
     rows, start = [], 0
-    for keep, (images, n) in zip(keeps, layout, strict=True):
-        rows.append((start + keep.unsqueeze(1) * n + torch.arange(n, device=keep.device)).flatten())
+    for drop_path, (images, n) in zip(drop_paths, layout, strict=True):
+        rows.append(
+            (
+                start + drop_path.unsqueeze(1) * n + torch.arange(n, device=drop_path.device)
+            ).flatten()
+        )
         start += images * n
-    few = tuple((len(keep), n) for keep, (_, n) in zip(keeps, layout, strict=True))
+    few = tuple((len(drop_path), n) for drop_path, (_, n) in zip(drop_paths, layout, strict=True))
     return torch.cat(rows), few
 
 
-def image_factors(layout: Layout, keeps: Sequence[Tensor | None]) -> Tensor | None:
+def image_factors(layout: Layout, drop_paths: Sequence[Tensor | None]) -> Tensor | None:
     """Return by what each packed image's residual is multiplied: (images,); None if nothing is dropped.
 
     Args:
         layout: of packed tokens.
-        keeps: for each entry of the layout, as in `add_residual`.
+        drop_paths: for each entry of the layout, as in `add_residual`.
     """
-    kept = [keep for keep in keeps if keep is not None]
-    if not kept:
+    drawn = [drop_path for drop_path in drop_paths if drop_path is not None]
+    if not drawn:
         return None
     factors = []
-    for keep, (images, _) in zip(kept, layout, strict=True):
-        if keep.dtype == torch.long:
-            zeros = torch.zeros(images, device=keep.device)
-            factors.append(zeros.index_fill_(0, keep, images / max(len(keep), 1)))
+    for drop_path, (images, _) in zip(drawn, layout, strict=True):
+        if drop_path.dtype == torch.long:
+            zeros = torch.zeros(images, device=drop_path.device)
+            factors.append(zeros.index_fill_(0, drop_path, images / max(len(drop_path), 1)))
         else:
-            factors.append(keep)
+            factors.append(drop_path)
     return torch.cat(factors)
 
 

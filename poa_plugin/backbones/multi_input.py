@@ -1,4 +1,4 @@
-"""What the streams of a walk have in common: sub-networks, and stems."""
+"""What the crop batches of a forward pass have in common: sub-networks, and stems."""
 
 from __future__ import annotations
 
@@ -7,40 +7,40 @@ from typing import Any
 
 from torch import Tensor
 
-from poa_plugin.backbones.base import Stream
+from poa_plugin.backbones.base import CropBatch
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.subnet import Subnet
 
 
-def by_subnet(streams: Sequence[Stream]) -> dict[Subnet, list[int]]:
-    """Return which streams each sub-network runs, in their order."""
+def by_subnet(crop_batches: Sequence[CropBatch]) -> dict[Subnet, list[int]]:
+    """Return which crop batches each sub-network runs, in their order."""
     members: dict[Subnet, list[int]] = {}
-    for i, stream in enumerate(streams):
-        members.setdefault(stream.subnet, []).append(i)
+    for i, crop_batch in enumerate(crop_batches):
+        members.setdefault(crop_batch.subnet, []).append(i)
     return members
 
 
 def run_where(
     block: Callable[..., list[Any]],
     states: Sequence[Any],
-    on: Sequence[bool],
+    runs: Sequence[bool],
     *extras: Sequence[Any],
 ) -> list[Any]:
-    """Run a block on the states of the sub-networks that keep it; the others' stay as they are.
+    """Run a block on the states of the sub-networks that have it; the others' are passed through.
 
     Args:
-        block: a `Lockstep` module, called once.
+        block: a `MultiInputBlock` module, called once.
         states: of the sub-networks.
-        on: for each, whether it keeps the block.
-        extras: lists with an entry for each, see `Lockstep`.
+        runs: for each, whether it has the block.
+        extras: lists with an entry for each sub-network, see `MultiInputBlock`.
     """
-    given = [x if keeps else None for x, keeps in zip(states, on, strict=True)]
-    ran = block(given, *extras)
-    return [x if y is None else y for x, y in zip(states, ran, strict=True)]
+    inputs = [x if active else None for x, active in zip(states, runs, strict=True)]
+    outputs = block(inputs, *extras)
+    return [x if y is None else y for x, y in zip(states, outputs, strict=True)]
 
 
 def shared_stem(
-    streams: Sequence[Stream],
+    crop_batches: Sequence[CropBatch],
     stem: Callable[[Tensor, Tensor | None, int], Tensor],
     width: Callable[[Subnet], int],
     dim: int = -1,
@@ -48,23 +48,23 @@ def shared_stem(
     """Run a stem once for each distinct pair of images and masks, at the widest width asked.
 
     Args:
-        streams: of a walk.
+        crop_batches: of a forward pass.
         stem: maps images, masks and a width to tokens or maps of that width.
         width: of a sub-network's stem.
         dim: along which the width lies.
 
     Returns:
-        The tokens or maps of each stream, at its own width.
+        The tokens or maps of each crop batch, at its own width.
     """
-    keys = [(id(stream.images), id(stream.masks)) for stream in streams]
+    keys = [(id(crop_batch.images), id(crop_batch.masks)) for crop_batch in crop_batches]
     widest: dict[tuple[int, int], int] = {}
-    for key, stream in zip(keys, streams, strict=True):
-        widest[key] = max(widest.get(key, 0), width(stream.subnet))
+    for key, crop_batch in zip(keys, crop_batches, strict=True):
+        widest[key] = max(widest.get(key, 0), width(crop_batch.subnet))
     stems: dict[tuple[int, int], Tensor] = {}
-    for key, stream in zip(keys, streams, strict=True):
+    for key, crop_batch in zip(keys, crop_batches, strict=True):
         if key not in stems:
-            stems[key] = stem(stream.images, stream.masks, widest[key])
+            stems[key] = stem(crop_batch.images, crop_batch.masks, widest[key])
     return [
-        slicing.leading(stems[key], width(stream.subnet), dim)
-        for key, stream in zip(keys, streams, strict=True)
+        slicing.leading(stems[key], width(crop_batch.subnet), dim)
+        for key, crop_batch in zip(keys, crop_batches, strict=True)
     ]

@@ -99,7 +99,7 @@ class StagedBackbone(ElasticBackbone):
         """
         raise NotImplementedError
 
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+    def sliced(self, width_ratio: Fraction) -> dict[str, Tensor]:
         """Return nothing: the only parameter outside modules is the mask token, which is pre-training's."""
         return {}
 

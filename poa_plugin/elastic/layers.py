@@ -25,15 +25,15 @@ Before = tuple[Callable[..., Tensor], Sequence[Tensor]]
 class Elastic(Protocol):
     """What an elastic module can do beside its forward pass."""
 
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
-        """Return the module's own parameters as the ordinary module of that share holds them."""
+    def sliced(self, width_ratio: Fraction) -> dict[str, Tensor]:
+        """Return the module's own parameters as the ordinary module of that width ratio holds them."""
         ...
 
 
-def sliced_parameters(module: nn.Module, share: Fraction) -> dict[str, Tensor]:
-    """Return a module's own parameters at a share of the width; whole if it is not elastic."""
+def sliced_parameters(module: nn.Module, width_ratio: Fraction) -> dict[str, Tensor]:
+    """Return a module's own parameters at a width ratio; unsliced if it is not elastic."""
     if hasattr(module, "sliced"):
-        return cast(Elastic, module).sliced(share)
+        return cast(Elastic, module).sliced(width_ratio)
     return dict(module.named_parameters(recurse=False))
 
 
@@ -61,9 +61,11 @@ class ElasticLayerScale(LayerScale):
         """Scale (..., d) tokens, d <= D."""
         return x * slicing.leading(self.gamma, x.shape[-1])
 
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+    def sliced(self, width_ratio: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`."""
-        return {"gamma": slicing.leading(self.gamma, slicing.active_size(len(self.gamma), share))}
+        return {
+            "gamma": slicing.leading(self.gamma, slicing.active_size(len(self.gamma), width_ratio))
+        }
 
 
 class ElasticLinear(nn.Linear):
@@ -115,9 +117,9 @@ class ElasticLinear(nn.Linear):
             return out if x.dim() == 2 else out.view(*x.shape[:-1], out.shape[-1])
         return scaled_linear(function(x, *parameters), weight, bias, alpha, scale)
 
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+    def sliced(self, width_ratio: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`; alpha is folded into the weight."""
-        fan_in = slicing.active_size(self.in_features, share)
+        fan_in = slicing.active_size(self.in_features, width_ratio)
         weight, bias = self._active(fan_in)
         if fan_in != self.in_features:
             weight = weight * slicing.input_scale(self.in_features, fan_in)
@@ -167,9 +169,9 @@ class ElasticLayerNorm(nn.LayerNorm):
 
         return normalize, self._active(width)
 
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+    def sliced(self, width_ratio: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`."""
-        weight, bias = self._active(slicing.active_size(self.normalized_shape[0], share))
+        weight, bias = self._active(slicing.active_size(self.normalized_shape[0], width_ratio))
         return {"weight": weight, "bias": bias}
 
     def _active(self, width: int) -> tuple[Tensor, Tensor]:
@@ -253,20 +255,20 @@ class ElasticLayers(PlainLayers):
         )
 
 
-class Lockstep:
-    """Mixin that lets a block take all streams of a step in one call.
+class MultiInputBlock:
+    """Mixin that lets a block take all crop batches of a step in one call.
 
     Parameters that live in shards are gathered once for the call, and ranks whose elastic students
     skip different blocks still call the same blocks in the same order. A block defines `run`.
     """
 
-    def forward(self, streams: list[Any], *extras: Sequence[Any]) -> list[Any]:
-        """Run each stream that is not None, with its own entry of every list in `extras`."""
+    def forward(self, crop_batches: list[Any], *extras: Sequence[Any]) -> list[Any]:
+        """Run each crop batch that is not None, with its own entry of every list in `extras`."""
         return [
             None if x is None else self.run(x, *extra)
-            for x, *extra in zip(streams, *extras, strict=True)
+            for x, *extra in zip(crop_batches, *extras, strict=True)
         ]
 
     def run(self, x: Any, *extra: Any) -> Any:
-        """Run one stream, or the packed streams of one sub-network."""
+        """Run one crop batch, or the packed crop batches of one sub-network."""
         raise NotImplementedError

@@ -22,9 +22,9 @@ class ElasticGroupNorm(nn.GroupNorm):
         weight, bias = self._active(channels)
         return lambda x: norms.group_norm(x, self.num_groups, weight, bias, self.eps)
 
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+    def sliced(self, width_ratio: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`."""
-        weight, bias = self._active(slicing.active_size(self.num_channels, share))
+        weight, bias = self._active(slicing.active_size(self.num_channels, width_ratio))
         return {"weight": weight, "bias": bias}
 
     def _active(self, channels: int) -> tuple[Tensor, Tensor]:
@@ -69,11 +69,11 @@ class ElasticConv2d(nn.Conv2d):
         weight, bias = self._active(fan_in, out_channels or self._fan_out(fan_in))
         return lambda x: self._conv_forward(x, weight, bias)
 
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+    def sliced(self, width_ratio: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`; alpha is folded into the weight."""
         full_in, full_out = self.in_channels, self.out_channels
-        fan_in = full_in if self.fixed_input else slicing.active_size(full_in, share)
-        fan_out = full_out if self.fixed_output else slicing.active_size(full_out, share)
+        fan_in = full_in if self.fixed_input else slicing.active_size(full_in, width_ratio)
+        fan_out = full_out if self.fixed_output else slicing.active_size(full_out, width_ratio)
         weight, bias = self._active(fan_in, fan_out)
         return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
 

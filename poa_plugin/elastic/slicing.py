@@ -14,15 +14,15 @@ import torch
 from torch import Tensor
 
 
-def active_size(full: int, share: Fraction) -> int:
-    """Return how many of `full` channels a share of the width keeps.
+def active_size(full: int, width_ratio: Fraction) -> int:
+    """Return how many of `full` channels are active at a width ratio.
 
     Raises:
-        ValueError: the share does not fall on a whole channel.
+        ValueError: that is not a whole number of channels.
     """
-    size = full * share
+    size = full * width_ratio
     if size.denominator != 1:
-        raise ValueError(f"{share} of {full} channels is not a whole number of channels")
+        raise ValueError(f"{width_ratio} of {full} channels is not a whole number of channels")
     return size.numerator
 
 

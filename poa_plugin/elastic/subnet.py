@@ -128,8 +128,8 @@ class SearchSpace:
         """Return the further names of a member."""
         return [name for name, other in self.aliases.items() if other == subnet]
 
-    def share(self, subnet: Subnet) -> Fraction:
-        """Return the exact share of the full width that a member has."""
+    def width_ratio(self, subnet: Subnet) -> Fraction:
+        """Return a member's width over the full width, exactly."""
         return Fraction(subnet.width, self.intact.width)
 
     def cost(self, subnet: Subnet, image_size: int | None = None) -> Cost:

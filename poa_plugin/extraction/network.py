@@ -89,7 +89,7 @@ def write_network(
     save_tensors(backbone.sliced_state_dict(subnet), folder / WEIGHTS, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(description, indent=2) + "\n", encoding="utf-8")
     if heads is not None:
-        pretraining = heads.sliced_state_dict(backbone.feature_share(subnet))
+        pretraining = heads.sliced_state_dict(backbone.feature_ratio(subnet))
         pretraining["mask_token"] = backbone.sliced_mask_token(subnet)
         save_tensors(pretraining, folder / HEADS, metadata={"format": "pt"})
     return folder

@@ -38,7 +38,7 @@ class TeacherOutputs:
         return sum(map(len, self.features))
 
     def logits(self, shard: int, chunk: slice) -> Tensor:
-        """Return a shard's logits of a chunk of prototypes over the temperature, (N_s, C); not to be changed."""
+        """Return a shard's logits over the temperature, (N_s, C) of a chunk of prototypes; read-only."""
         if shard in self._kept:
             return self._kept[shard]
         logits = scaled_logits(self.features[shard], self.prototypes[chunk], self.temperature)

@@ -49,7 +49,7 @@ def soft_cross_entropies(
         For each target a value for each of its rows, and the (N,) logarithms of the normalizers, detached:
         the student's probabilities are exp(logit / temperature - log normalizer).
     """
-    *values, normalizers = _SoftCrossEntropies.apply(  # type: ignore[no-untyped-call]
+    *values, normalizers = _SoftCrossEntropies.apply(
         features, prototypes, list(targets), temperature, list(chunks), compute_dtype(features)
     )
     return values, normalizers
@@ -98,7 +98,7 @@ class _SoftCrossEntropies(torch.autograd.Function):
         return (*values, normalizers)
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         features, prototypes, normalizers, *masses = ctx.saved_tensors
         x, w = features.to(ctx.dtype), prototypes.to(ctx.dtype)
@@ -113,8 +113,8 @@ class _SoftCrossEntropies(torch.autograd.Function):
             by_logits = by_logits.sub_(normalizers[:, None]).exp_().mul_(of_row[:, None])
             for target, weight in zip(ctx.targets, weights, strict=True):
                 q = target.probabilities(chunk)
-                weight = weight.view(-1, len(q), 1)
-                _aligned(by_logits[target.rows], q).sub_(weight * q)
+                of_targets = _aligned(weight[:, None], q) * q
+                _aligned(by_logits[target.rows], q).sub_(of_targets)
             by_logits = by_logits.to(ctx.dtype)
             for_features += by_logits @ w[chunk]
             for_prototypes[chunk] = by_logits.T @ x
@@ -122,8 +122,8 @@ class _SoftCrossEntropies(torch.autograd.Function):
 
 
 def _aligned(rows: Tensor, q: Tensor) -> Tensor:
-    """View (n * R, C) rows as (n, R, C), which (R, C) targets repeat along; without targets, as (0, 0, C)."""
-    return rows.view(-1, len(q), rows.shape[-1]) if len(q) else rows.view(0, 0, rows.shape[-1])
+    """View (n * R, C) rows as (n, R, C), which (R, C) targets repeat along; without targets, as (1, 0, C)."""
+    return rows.view(-1, len(q), rows.shape[-1]) if len(q) else rows.view(1, 0, rows.shape[-1])
 
 
 def _repeated(mass: Tensor, n_rows: int) -> Tensor:

@@ -128,12 +128,12 @@ class MultiHead(nn.ModuleList):
         return outputs if head_fn else [list(by_head) for by_head in zip(*outputs, strict=True)]
 
     @torch.no_grad()
-    def sliced_state_dict(self, share: Fraction) -> dict[str, Tensor]:
-        """Return the state dict of heads for features of a share of the width."""
+    def sliced_state_dict(self, width_ratio: Fraction) -> dict[str, Tensor]:
+        """Return the state dict of heads for features of a width ratio."""
         return {
             f"{name}.{key}": tensor.detach().clone()
             for name, module in self.named_modules()
-            for key, tensor in sliced_parameters(module, share).items()
+            for key, tensor in sliced_parameters(module, width_ratio).items()
         }
 
 

@@ -8,8 +8,13 @@ from torch import Tensor
 
 
 def log_probabilities(logits: Tensor, temperature: float) -> Tensor:
-    """Return log softmax(logits / temperature) in float32; (N, K) to (N, K)."""
-    return F.log_softmax(logits.float() / temperature, dim=-1)
+    """Return log softmax(logits / temperature), (N, K), in float32, or float64 for float64 logits."""
+    return F.log_softmax(at_least_float32(logits) / temperature, dim=-1)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """Return a tensor in float32, or as it is in float64."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def cross_entropy(targets: Tensor, log_probs: Tensor) -> Tensor:
@@ -114,7 +119,7 @@ def koleo(features: Tensor, eps: float = 1e-8) -> Tensor:
     if len(features) < 2:
         return features.new_zeros(())
     with torch.autocast(features.device.type, enabled=False):
-        x = F.normalize(features.float(), eps=eps, dim=-1)
+        x = F.normalize(at_least_float32(features), eps=eps, dim=-1)
         similarity = x.detach() @ x.detach().T
         nearest = similarity.fill_diagonal_(-1).argmax(dim=1)
         distances = F.pairwise_distance(x, x[nearest], p=2, eps=eps)

@@ -139,8 +139,7 @@ class HeadLoss:
             probabilities = log_probs[:n_cls].detach().exp()
             self.intact[self.head] = lambda _: probabilities
         elif self._is_on("same_view"):
-            values = -(self.intact[self.head](chunk) * log_probs[:n_cls]).sum(-1)
-            rows["same_view_global"], rows["same_view_local"] = values.split(student.sizes[:2])
+            rows["same_view"] = -(self.intact[self.head](chunk) * log_probs[:n_cls]).sum(-1)
         return rows
 
     def _compare_in_chunks(
@@ -148,6 +147,7 @@ class HeadLoss:
     ) -> dict[str, Tensor]:
         """Return the same, never from more than a chunk of prototypes."""
         of_global, of_local, of_patches = student.rows
+        of_cls = slice(of_local.stop)
         soft_targets = {}
         if self._is_on(f"cross_view_{role}"):
             teacher = self._teacher(self.targets.cls)
@@ -163,17 +163,14 @@ class HeadLoss:
                 of_patches, self._teacher(self.targets.patches)
             )
         if self._is_on("same_view") and role == "elastic":
-            intact = self.intact[self.head]
-            for name, rows in (("same_view_global", of_global), ("same_view_local", of_local)):
-                soft_targets[name] = SoftTargets(rows, lambda chunk, rows=rows: intact(chunk)[rows])
+            soft_targets["same_view"] = SoftTargets(of_cls, self.intact[self.head])
         temp = self.config.loss.student_temp
         values, normalizers = soft_cross_entropies(
             features, prototypes, list(soft_targets.values()), temp, self.chunks
         )
         if self._is_on("same_view") and role == "intact":
-            cls = slice(sum(student.sizes[:2]))
             self.intact[self.head] = _probabilities(
-                features[cls], prototypes, temp, normalizers[cls]
+                features[of_cls], prototypes, temp, normalizers[of_cls]
             )
         return dict(zip(soft_targets, values, strict=True))
 
@@ -199,9 +196,11 @@ class HeadLoss:
                 rows["masked_patch"], shard.patch_weights, len(shard.masks)
             )
             terms[f"masked_patch_{role}"] = ibot.loss_weight * weight * value
-        for name in ("same_view_global", "same_view_local"):
-            if len(rows.get(name, ())):
-                terms[name] = weight * rows[name].mean()
+        if "same_view" in rows:
+            of_kinds = rows["same_view"].split(student.sizes[:2])
+            for kind, of_kind in zip(("global", "local"), of_kinds, strict=True):
+                if len(of_kind):
+                    terms[f"same_view_{kind}"] = weight * of_kind.mean()
         return terms
 
 

@@ -182,7 +182,8 @@ class POA(nn.Module):
             for of_pass in passes:
                 with self._autocast():
                     terms = self._terms(shard, targets, of_pass, intact)
-                yield {name: term / len(batches) for name, term in terms.items()}
+                if terms:  # an intact student may have none of its own, and yet teach
+                    yield {name: term / len(batches) for name, term in terms.items()}
 
     def _teacher_targets(
         self,

@@ -68,7 +68,7 @@ def scaled_logits(features: Tensor, prototypes: Tensor, temperature: float) -> T
 
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """Return the type that autocast gives the factors of a matrix product now; the tensor's without autocast."""
+    """Return the type that autocast gives a matrix product's factors now; the tensor's without autocast."""
     device = tensor.device.type
     if not torch.is_autocast_enabled(device):
         return tensor.dtype

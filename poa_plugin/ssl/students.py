@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from poa_plugin.backbones.base import ElasticBackbone, Stream
+from poa_plugin.backbones.base import CropBatch, ElasticBackbone
 from poa_plugin.crops import masked_patches, pixels
 from poa_plugin.device import to_device
 from poa_plugin.elastic.subnet import Subnet
@@ -30,18 +30,20 @@ def make_shard(
         masks_active: whether students see masked global crops in this step.
     """
     local = batch.get("collated_local_crops")
-    has_local = local is not None and len(local) > 0
+    if local is not None:
+        local = pixels(local, device) if len(local) else None
     masks = batch["collated_masks"] if masks_active else None
-    ids, weights = torch.zeros(0, dtype=torch.long), torch.zeros(0)
-    if masks is not None:
-        ids, weights = batch.get("mask_indices_list"), batch.get("masks_weight")
-        if ids is None or weights is None:
-            ids, weights = masked_patches(masks)
+    if masks is None:
+        ids, weights = torch.zeros(0, dtype=torch.long), torch.zeros(0)
+    elif "mask_indices_list" in batch and "masks_weight" in batch:
+        ids, weights = batch["mask_indices_list"], batch["masks_weight"]
+    else:
+        ids, weights = masked_patches(masks)
     return Shard(
         index=index,
         subnet=subnet,
         global_crops=pixels(batch["collated_global_crops"], device),
-        local_crops=pixels(local, device) if has_local else None,
+        local_crops=local,
         masks=None if masks is None else to_device(masks, device),
         patch_ids=to_device(ids, device),
         patch_weights=to_device(weights, device),
@@ -65,7 +67,7 @@ def run_students(
         roles: of `ROLES`.
         seed, step: what stochastic depth is drawn from, beside shard, role and kind of crop.
     """
-    streams = []
+    crop_batches = []
     for role in roles:
         subnet = shard.subnet if role == "elastic" else intact
         for kind, crops in enumerate((shard.global_crops, shard.local_crops)):
@@ -74,8 +76,8 @@ def run_students(
                 key = (seed, step, shard.index, ROLES.index(role), kind)
                 ids = shard.patch_ids if kind == 0 else shard.patch_ids[:0]
                 generator = torch_generator("drop_path", *key)
-                streams.append(Stream(crops, subnet, masks, generator, ids))
-    features = iter(backbone(streams))
+                crop_batches.append(CropBatch(crops, subnet, masks, generator, ids))
+    features = iter(backbone(crop_batches))
     return {role: _student(shard, features) for role in roles}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor, nn
 
-from poa_plugin.backbones.base import Stream
+from poa_plugin.backbones.base import CropBatch
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.ssl.assignments import TeacherOutputs
 from poa_plugin.ssl.centering import Centering, SinkhornKnopp
@@ -82,7 +82,7 @@ class Teacher:
             return [x.to(dtype) for x in rows]
 
         [out] = self.modules["backbone"](
-            [Stream(shard.global_crops, self.intact, patch_ids=shard.patch_ids)]
+            [CropBatch(shard.global_crops, self.intact, patch_ids=shard.patch_ids)]
         )
         tokens = [out["x_norm_clstoken"], out["x_norm_patchtokens"]]
         return self.modules["dino_head"](tokens, keep), prototypes

@@ -18,5 +18,5 @@ def compile_blocks(model: POA) -> None:
     """
     for branch in (model.student, model.teacher):
         backbone = cast(ElasticBackbone, branch["backbone"])
-        for block in backbone.lockstep_blocks():
+        for block in backbone.multi_input_blocks():
             block.run = torch.compile(block.run, dynamic=True)  # type: ignore[method-assign]

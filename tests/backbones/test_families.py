@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from poa_plugin.backbones import ElasticBackbone, Stream
+from poa_plugin.backbones import CropBatch, ElasticBackbone
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
-from poa_plugin.elastic.layers import Lockstep
+from poa_plugin.elastic.layers import MultiInputBlock
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import extract
 from poa_plugin.registry import BACKBONES
@@ -41,16 +41,16 @@ def test_streams_walk_together_as_they_would_alone(backbone: ElasticBackbone) ->
     rows, columns = backbone.mask_grid(side)
     masks = torch.rand(3, rows * columns) < 0.4
     narrow, smallest = middle(backbone), backbone.space["smallest"]
-    streams = [
-        Stream(large, backbone.space.intact, masks),
-        Stream(small, backbone.space.intact),
-        Stream(large, narrow, masks),
-        Stream(small, narrow),
-        Stream(large, narrow),
-        Stream(small, smallest),
+    crop_batches = [
+        CropBatch(large, backbone.space.intact, masks),
+        CropBatch(small, backbone.space.intact),
+        CropBatch(large, narrow, masks),
+        CropBatch(small, narrow),
+        CropBatch(large, narrow),
+        CropBatch(small, smallest),
     ]
-    for stream, out in zip(streams, backbone(streams), strict=True):
-        alone = backbone(stream.images, stream.subnet, stream.masks)
+    for crop_batch, out in zip(crop_batches, backbone(crop_batches), strict=True):
+        alone = backbone(crop_batch.images, crop_batch.subnet, crop_batch.masks)
         for key in (*OUTPUTS, "x_prenorm"):
             torch.testing.assert_close(out[key], alone[key], atol=1e-5, rtol=1e-5)
 
@@ -58,16 +58,21 @@ def test_streams_walk_together_as_they_would_alone(backbone: ElasticBackbone) ->
 def test_the_gradient_of_many_streams_is_the_sum_of_theirs(backbone: ElasticBackbone) -> None:
     side = backbone.space.image_size
     crops = [torch.randn(2, 3, side, side), torch.randn(3, 3, 32, 32)]
-    streams = [Stream(x, s) for s in (backbone.space.intact, middle(backbone)) for x in crops]
+    crop_batches = [
+        CropBatch(x, s) for s in (backbone.space.intact, middle(backbone)) for x in crops
+    ]
 
-    def gradients(groups: list[list[Stream]]) -> dict[str, torch.Tensor]:
+    def gradients(groups: list[list[CropBatch]]) -> dict[str, torch.Tensor]:
         backbone.zero_grad()
         for group in groups:
             total = sum(out["x_norm_clstoken"].square().sum() for out in backbone(group))
             total.backward()
         return {n: p.grad for n, p in backbone.named_parameters() if p.grad is not None}
 
-    together, alone = gradients([streams]), gradients([[stream] for stream in streams])
+    together, alone = (
+        gradients([crop_batches]),
+        gradients([[crop_batch] for crop_batch in crop_batches]),
+    )
     assert together.keys() == alone.keys()
     for name, grad in together.items():
         scale = float(alone[name].abs().max()) + 1
@@ -146,9 +151,9 @@ def test_an_ordinary_network_can_be_walked_step_by_step(backbone: ElasticBackbon
 
 
 def test_every_block_takes_all_streams_in_one_call(backbone: ElasticBackbone) -> None:
-    blocks = list(backbone.lockstep_blocks())
+    blocks = list(backbone.multi_input_blocks())
     assert len(blocks) == len(backbone.member_path(backbone.space.intact))
-    assert all(isinstance(block, Lockstep) for block in blocks)
+    assert all(isinstance(block, MultiInputBlock) for block in blocks)
 
 
 def test_layer_ids_rise_along_the_path(backbone: ElasticBackbone) -> None:

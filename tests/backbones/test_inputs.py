@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from poa_plugin.backbones import ElasticBackbone, Stream
+from poa_plugin.backbones import CropBatch, ElasticBackbone
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.errors import UserError
@@ -60,7 +60,7 @@ def test_images_that_do_not_fit(backbone: ElasticBackbone, case: str) -> None:
     calls = [lambda: backbone(images, "smallest"), lambda: plain(images)]
     if isinstance(images, torch.Tensor):
         calls += [
-            lambda: backbone([Stream(images, backbone.space.intact)]),
+            lambda: backbone([CropBatch(images, backbone.space.intact)]),
             lambda: backbone.get_intermediate_layers(images, 1, "intact"),
             lambda: plain.get_intermediate_layers(images, 1),
         ]
@@ -115,7 +115,7 @@ def test_an_empty_batch_has_empty_features(backbone: ElasticBackbone, training: 
     try:
         backbone.train(training)
         assert backbone(images, subnet, masks)["x_norm_clstoken"].shape == (0, width)
-        both = backbone([Stream(images, subnet), Stream(some, subnet)])
+        both = backbone([CropBatch(images, subnet), CropBatch(some, subnet)])
         assert [len(out["x_norm_clstoken"]) for out in both] == [0, 2]
         sum(out["x_norm_patchtokens"].sum() for out in both).backward()
     finally:
@@ -162,7 +162,7 @@ def test_networks_are_named(family: str) -> None:
     ):
         with pytest.raises(UserError, match="Unknown network 'w1_d1': did you mean"):
             call()
-    with pytest.raises(UserError, match="'intact' is a name: a Stream takes"):
-        backbone([Stream(images, "intact")])  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="'intact' is a name: a CropBatch takes"):
+        backbone([CropBatch(images, "intact")])  # type: ignore[arg-type]
     with pytest.raises(UserError, match="not as a int"):
         backbone(images, 3)

@@ -1,4 +1,4 @@
-"""Streams of one sub-network packed into one row of tokens: the same as each by itself."""
+"""Crop batches of one sub-network packed into one row of tokens: the same as each by itself."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from poa_plugin.backbones import ElasticBackbone, Stream, attention
+from poa_plugin.backbones import CropBatch, ElasticBackbone, attention
 from poa_plugin.backbones.attention import packed_attention, xformers_kernel
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.backbones.drop_path import add_packed_residual, add_residual, draw_drop_path
@@ -78,14 +78,14 @@ def test_packed_residuals(rate: float) -> None:
     """Rates up to 0.1 scale images, higher ones take a subset of them."""
     x = torch.randn(3 * 7 + 4 * 2 + 5, 6)
     generator = torch.Generator().manual_seed(1)
-    keeps = []
+    drop_paths = []
     for images, _ in LAYOUT:
-        [keep] = draw_drop_path([rate], images, torch.device("cpu"), generator)
-        keeps.append(None if keep is None else keep[0])
+        [drop_path] = draw_drop_path([rate], images, torch.device("cpu"), generator)
+        drop_paths.append(None if drop_path is None else drop_path[0])
     wanted = together(
         [
-            add_residual(part, lambda y: y.mean(1, keepdim=True) + y, keep)
-            for part, keep in zip(apart(x), keeps, strict=True)
+            add_residual(part, lambda y: y.mean(1, keepdim=True) + y, drop_path)
+            for part, drop_path in zip(apart(x), drop_paths, strict=True)
         ]
     )
 
@@ -94,7 +94,7 @@ def test_packed_residuals(rate: float) -> None:
         sized = [part.unflatten(0, size) for part, size in zip(parts, layout, strict=True)]
         return together([part.mean(1, keepdim=True) + part for part in sized])
 
-    found = add_packed_residual(x, branch, LAYOUT, keeps)
+    found = add_packed_residual(x, branch, LAYOUT, drop_paths)
     torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
 
 
@@ -112,17 +112,19 @@ def test_tokens_that_are_read_are_those_of_all(family: str, rate: float) -> None
     n_patches = math.prod(backbone.mask_grid(size))
     some = torch.tensor([0, 5, 2 * n_patches - 1, n_patches + 1, 3 * n_patches - 2])
 
-    def streams(read: bool) -> list[Stream]:
+    def crop_batches(read: bool) -> list[CropBatch]:
         pairs = [(large, some), (small, some[:0]), (large, None)]
         return [
-            Stream(images, subnet, None, torch.Generator().manual_seed(i), ids if read else None)
+            CropBatch(images, subnet, None, torch.Generator().manual_seed(i), ids if read else None)
             for i, (subnet, (images, ids)) in enumerate(itertools.product(subnets, pairs))
         ]
 
     def outcome(read: bool) -> tuple[list[Tensor], tuple[Tensor | None, ...]]:
         tokens = []
-        for features, stream in zip(backbone(streams(read)), streams(True), strict=True):
-            ids, patches = stream.patch_ids, features["x_norm_patchtokens"]
+        for features, crop_batch in zip(
+            backbone(crop_batches(read)), crop_batches(True), strict=True
+        ):
+            ids, patches = crop_batch.patch_ids, features["x_norm_patchtokens"]
             if ids is not None and not read:
                 patches = patches.flatten(0, 1)[ids]
             tokens += [features["x_norm_clstoken"], patches]
@@ -144,18 +146,18 @@ def test_tokens_that_are_read_are_those_of_all(family: str, rate: float) -> None
 def test_streams_together_are_streams_apart(
     small_config: Callable[..., Config], rate: float
 ) -> None:
-    """Outputs and gradients, of two sub-networks with streams of several sizes."""
+    """Outputs and gradients, of two sub-networks with crop batches of several sizes."""
     backbone: ElasticBackbone = randomize(
         build_backbone(small_config(f"student.vit.drop_path_rate={rate}"))
     ).train()
 
-    def streams() -> list[Stream]:
+    def crop_batches() -> list[CropBatch]:
         generator = torch.Generator().manual_seed(0)
         large = torch.randn(3, 3, 48, 48, generator=generator)
         small = torch.randn(5, 3, 32, 32, generator=generator)
         masks = torch.rand(3, 36, generator=generator) < 0.4
         return [
-            Stream(images, subnet, mask, torch.Generator().manual_seed(i))
+            CropBatch(images, subnet, mask, torch.Generator().manual_seed(i))
             for i, (subnet, images, mask) in enumerate(
                 (subnet, images, mask)
                 for subnet in (Subnet(48, 4), Subnet(32, 3), Subnet(48, 2))
@@ -167,7 +169,7 @@ def test_streams_together_are_streams_apart(
         loss = sum(f["x_norm_clstoken"].sum() + f["x_prenorm"].square().mean() for f in features)
         return torch.autograd.grad(loss, list(backbone.parameters()), allow_unused=True)
 
-    together_, apart_ = backbone(streams()), [backbone([s])[0] for s in streams()]
+    together_, apart_ = backbone(crop_batches()), [backbone([s])[0] for s in crop_batches()]
     for ours, theirs in zip(together_, apart_, strict=True):
         torch.testing.assert_close(ours["x_prenorm"], theirs["x_prenorm"], atol=1e-5, rtol=0)
     for ours, theirs in zip(gradients(together_), gradients(apart_), strict=True):

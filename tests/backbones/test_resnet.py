@@ -42,7 +42,7 @@ def test_stage_outputs_have_the_same_width_in_all_networks() -> None:
     backbone, images = build(), torch.randn(2, 3, 64, 64)
     for subnet in (NARROW, backbone.space.intact):
         assert backbone(images, subnet)["x_norm_clstoken"].shape == (2, 256)
-        assert backbone.feature_share(subnet) == 1
+        assert backbone.feature_ratio(subnet) == 1
     plain = poa.extract(backbone, NARROW)
     assert plain.layer1[0].conv2.weight.shape == (8, 8, 3, 3)
     assert plain.layer1[0].conv3.weight.shape == (32, 8, 1, 1)

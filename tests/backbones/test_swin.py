@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import poa_plugin as poa
-from poa_plugin.backbones import ElasticBackbone, Stream
+from poa_plugin.backbones import CropBatch, ElasticBackbone
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.backbones.swin import windows as windows_module
 from poa_plugin.backbones.swin.plain import gather_four
@@ -154,9 +154,9 @@ def test_stochastic_depth_rises_and_drops_whole_images() -> None:
 
     def run(seed: int, extra: int = 0) -> Tensor:
         torch.rand(extra)
-        others = [Stream(images, Subnet(8, 2))] * extra
-        stream = Stream(images, intact, generator=torch.Generator().manual_seed(seed))
-        return backbone([*others, stream])[-1]["x_norm_clstoken"]
+        others = [CropBatch(images, Subnet(8, 2))] * extra
+        crop_batch = CropBatch(images, intact, generator=torch.Generator().manual_seed(seed))
+        return backbone([*others, crop_batch])[-1]["x_norm_clstoken"]
 
     assert torch.equal(run(1), run(1))
     torch.testing.assert_close(run(1), run(1, 2), atol=1e-6, rtol=0)

@@ -1,4 +1,4 @@
-"""The vision transformer: many streams at once, crop sizes, stochastic depth, attention."""
+"""The vision transformer: many crop batches at once, crop sizes, stochastic depth, attention."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from poa_plugin.backbones import ElasticBackbone, Stream, attention
+from poa_plugin.backbones import CropBatch, ElasticBackbone, attention
 from poa_plugin.backbones.attention import xformers_kernel
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.backbones.drop_path import add_residual, draw_drop_path
@@ -24,16 +24,16 @@ def test_streams_walk_together_as_they_would_alone(backbone: ElasticBackbone) ->
     large, small = torch.randn(3, 3, 48, 48), torch.randn(4, 3, 32, 32)
     masks = torch.rand(3, 36) < 0.4
     narrow = Subnet(32, 3)
-    streams = [
-        Stream(large, backbone.space.intact, masks),
-        Stream(small, backbone.space.intact),
-        Stream(large, narrow, masks),
-        Stream(small, narrow),
-        Stream(large, narrow),
+    crop_batches = [
+        CropBatch(large, backbone.space.intact, masks),
+        CropBatch(small, backbone.space.intact),
+        CropBatch(large, narrow, masks),
+        CropBatch(small, narrow),
+        CropBatch(large, narrow),
     ]
-    together = backbone(streams)
-    for stream, out in zip(streams, together, strict=True):
-        alone = backbone(stream.images, stream.subnet, stream.masks)
+    together = backbone(crop_batches)
+    for crop_batch, out in zip(crop_batches, together, strict=True):
+        alone = backbone(crop_batch.images, crop_batch.subnet, crop_batch.masks)
         for key in ("x_norm_clstoken", "x_norm_patchtokens", "x_prenorm"):
             torch.testing.assert_close(out[key], alone[key], atol=1e-5, rtol=0)
 
@@ -47,7 +47,7 @@ def test_streams_of_the_same_crops_share_one_stem(
         backbone.patch_embed, "forward", lambda x, *w: calls.append(w) or forward(x, *w)
     )
     images = torch.randn(2, 3, 48, 48)
-    backbone([Stream(images, Subnet(24, 2)), Stream(images, Subnet(40, 3))])
+    backbone([CropBatch(images, Subnet(24, 2)), CropBatch(images, Subnet(40, 3))])
     assert calls == [(40,)]
 
 
@@ -109,11 +109,11 @@ def test_contradicting_options_are_refused(words: list[str], message: str) -> No
 
 
 def test_batch_subset_form_scales_what_it_keeps() -> None:
-    [keep] = draw_drop_path([0.25], 8, torch.device("cpu"), torch.Generator().manual_seed(0))
-    assert keep.shape == (2, 6)
-    assert keep.dtype == torch.long
+    [drop_path] = draw_drop_path([0.25], 8, torch.device("cpu"), torch.Generator().manual_seed(0))
+    assert drop_path.shape == (2, 6)
+    assert drop_path.dtype == torch.long
     x = torch.zeros(8, 3)
-    out = add_residual(x, lambda y: torch.ones_like(y), keep[0])
+    out = add_residual(x, lambda y: torch.ones_like(y), drop_path[0])
     assert sorted(out[:, 0].tolist()) == pytest.approx([0.0] * 2 + [8 / 6] * 6)
 
 
@@ -129,8 +129,8 @@ def test_plain_form_drops_whole_images() -> None:
 
 
 def test_a_stream_keeps_at_least_one_image() -> None:
-    [keep] = draw_drop_path([0.9], 1, torch.device("cpu"))
-    assert keep.shape == (2, 1)
+    [drop_path] = draw_drop_path([0.9], 1, torch.device("cpu"))
+    assert drop_path.shape == (2, 1)
 
 
 def test_stochastic_depth_is_a_function_of_the_streams_generator() -> None:
@@ -139,9 +139,9 @@ def test_stochastic_depth_is_a_function_of_the_streams_generator() -> None:
 
     def run(seed: int, extra: int) -> Tensor:
         torch.rand(extra)
-        others = [Stream(images, Subnet(24, 2))] * extra
-        stream = Stream(images, intact, generator=torch.Generator().manual_seed(seed))
-        return backbone([*others, stream])[-1]["x_norm_clstoken"]
+        others = [CropBatch(images, Subnet(24, 2))] * extra
+        crop_batch = CropBatch(images, intact, generator=torch.Generator().manual_seed(seed))
+        return backbone([*others, crop_batch])[-1]["x_norm_clstoken"]
 
     assert torch.equal(run(1, 0), run(1, 0))
     torch.testing.assert_close(run(1, 0), run(1, 2), atol=1e-6, rtol=0)

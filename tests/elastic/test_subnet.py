@@ -34,7 +34,7 @@ def test_the_papers_space(paper: ElasticBackbone) -> None:
     assert space["small"] == Subnet(384, 12) == space["w384_d12"] == space["smallest"]
     assert space["base"] == Subnet(768, 12)
     assert space["large"] == Subnet(1024, 24) == space.intact
-    assert space.share(space["base"]) == Fraction(3, 4)
+    assert space.width_ratio(space["base"]) == Fraction(3, 4)
 
 
 def test_the_papers_swins_and_resnets() -> None:

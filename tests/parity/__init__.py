@@ -1,1 +1,1 @@
-"""Parity with the published code: `python -m tests.parity FOLDER [--family vit]`."""
+"""Parity with the published code: `python -m tests.parity FOLDER [--family vit] [--chunk 7]`."""

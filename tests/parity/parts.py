@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,9 +12,12 @@ from torch import Tensor
 from poa_plugin.config.load import default_config
 from poa_plugin.registry import BACKBONES
 from poa_plugin.ssl import losses
-from poa_plugin.ssl.centering import Centering, sinkhorn_knopp
+from poa_plugin.ssl.centering import Centering
+from poa_plugin.ssl.cross_entropy import SoftTargets, soft_cross_entropies
 from poa_plugin.ssl.heads import MultiHead
+from poa_plugin.ssl.prototypes import chunks
 from poa_plugin.train.schedules import Schedules
+from tests.ssl.outputs import balanced, with_logits
 
 from .golden import Case, Golden, compare, worst
 from .published import head_key, rename
@@ -24,13 +28,17 @@ STUDENT_TEMP = 0.1
 CENTER_MOMENTUM = 0.9
 
 
-def part_cases(golden: Golden) -> Iterator[Case]:
-    """Yield the cases that belong to no family."""
+def part_cases(golden: Golden, chunk: int) -> Iterator[Case]:
+    """Yield the cases that belong to no family, losses in chunks of prototypes."""
     meta = golden.meta("head_loss")
     if meta is None:
         yield Case("heads, losses, schedules", absent=True, remark="no head_loss_meta.json")
         return
-    for name, cases in (("heads", head_cases), ("losses", loss_cases), ("schedules", None)):
+    for name, cases in (
+        ("heads", head_cases),
+        ("losses", partial(loss_cases, chunk=chunk)),
+        ("schedules", None),
+    ):
         if name not in meta:
             yield Case(name, absent=True, remark="not in this folder")
         elif cases is not None:
@@ -67,7 +75,7 @@ def head_cases(golden: Golden, meta: dict[str, Any]) -> Iterator[Case]:
             )
 
 
-def loss_cases(golden: Golden, meta: dict[str, Any]) -> Iterator[Case]:
+def loss_cases(golden: Golden, meta: dict[str, Any], chunk: int) -> Iterator[Case]:
     arrays = golden.arrays(meta["files"])
     for size in meta["ks"]:
         for temp in meta["temps"]:
@@ -77,14 +85,14 @@ def loss_cases(golden: Golden, meta: dict[str, Any]) -> Iterator[Case]:
                 for key, value in arrays.items()
                 if key.startswith(f"{stem}/")
             }
-            yield from _target_cases(stem, own, temp)
-            yield from _dino_cases(stem, own)
-            yield from _ibot_cases(stem, own)
-    yield from _centering_cases(arrays, meta["centering_temp"])
+            yield from _target_cases(stem, own, temp, chunk)
+            yield from _dino_cases(stem, own, chunk)
+            yield from _ibot_cases(stem, own, chunk)
+    yield from _centering_cases(arrays, meta["centering_temp"], chunk)
     yield from _koleo_cases(arrays)
 
 
-def _target_cases(stem: str, own: dict[str, Tensor], temp: float) -> Iterator[Case]:
+def _target_cases(stem: str, own: dict[str, Tensor], temp: float, chunk: int) -> Iterator[Case]:
     for key, source, iterations in (
         ("dino_sk", "dino_teacher", 3),
         ("dino_sk_iter1", "dino_teacher", 1),
@@ -95,11 +103,11 @@ def _target_cases(stem: str, own: dict[str, Tensor], temp: float) -> Iterator[Ca
         if source not in own:
             yield Case(name, absent=True)
             continue
-        found = sinkhorn_knopp(own[source], temp, iterations)
+        found = balanced(own[source], temp, iterations, chunk)
         yield compare(name, found, own.get(key), LOSS_TOLERANCE)
 
 
-def _dino_cases(stem: str, own: dict[str, Tensor]) -> Iterator[Case]:
+def _dino_cases(stem: str, own: dict[str, Tensor], chunk: int) -> Iterator[Case]:
     """The golden number is a sum over (student view, teacher view) pairs, ours a mean over pairs.
 
     They are compared as means: one unit in the last place of a float32 sum of 68 is 7.6e-6.
@@ -108,10 +116,14 @@ def _dino_cases(stem: str, own: dict[str, Tensor]) -> Iterator[Case]:
         yield Case(f"losses {stem}/dino_loss", absent=True)
         return
     student = own["dino_student"].clone().requires_grad_()
-    log_probs = losses.log_probabilities(student, STUDENT_TEMP)
     n_local = len(student) // (len(own["dino_sk"]) // 2)
     unused = torch.zeros_like(own["dino_sk"])
-    _, local = losses.cross_view(own["dino_sk"], unused, log_probs)
+    if chunk >= student.shape[1]:
+        log_probs = losses.log_probabilities(student, STUDENT_TEMP)
+        _, local = losses.cross_view(own["dino_sk"], unused, log_probs)
+    else:
+        rows = _cross_entropies(student, sum(own["dino_sk"].chunk(2)), chunk)
+        _, local = losses.cross_view_means(unused[:, 0], rows, n_local)
     n_pairs = 2 * n_local
     loss = local * (n_pairs + 2)
     loss.backward()
@@ -123,21 +135,35 @@ def _dino_cases(stem: str, own: dict[str, Tensor]) -> Iterator[Case]:
     yield compare(f"losses {stem}/vanilla", found, own.get("vanilla"), LOSS_TOLERANCE)
 
 
-def _ibot_cases(stem: str, own: dict[str, Tensor]) -> Iterator[Case]:
+def _ibot_cases(stem: str, own: dict[str, Tensor], chunk: int) -> Iterator[Case]:
     if not {"ibot_student", "ibot_sk", "ibot_masks", "ibot_weights"} <= own.keys():
         yield Case(f"losses {stem}/ibot_loss", absent=True)
         return
     student = own["ibot_student"].clone().requires_grad_()
-    log_probs = losses.log_probabilities(student, STUDENT_TEMP)
     weights, n_images = own["ibot_weights"], len(own["ibot_masks"])
-    loss = losses.masked_patch(own["ibot_sk"], log_probs, weights, n_images)
+    if chunk >= student.shape[1]:
+        log_probs = losses.log_probabilities(student, STUDENT_TEMP)
+        loss = losses.masked_patch(own["ibot_sk"], log_probs, weights, n_images)
+    else:
+        rows = _cross_entropies(student, own["ibot_sk"], chunk)
+        loss = losses.masked_patch_mean(rows, weights, n_images)
     loss.backward()
     yield compare(f"losses {stem}/ibot_loss", loss, own.get("ibot_loss"), LOSS_TOLERANCE)
     wanted = own.get("ibot_loss_grad")
     yield compare(f"losses {stem}/ibot_loss_grad", student.grad, wanted, LOSS_TOLERANCE)
 
 
-def _centering_cases(arrays: dict[str, Tensor], temp: float) -> Iterator[Case]:
+def _cross_entropies(logits: Tensor, targets: Tensor, chunk: int) -> Tensor:
+    """Return the cross-entropies of (N, K) logits, which have to be differentiable, in chunks."""
+    size = logits.shape[1]
+    soft_targets = [SoftTargets(slice(None), lambda of: targets[:, of])]
+    [rows], _ = soft_cross_entropies(
+        logits, torch.eye(size), soft_targets, STUDENT_TEMP, chunks(size, chunk)
+    )
+    return rows
+
+
+def _centering_cases(arrays: dict[str, Tensor], temp: float, chunk: int) -> Iterator[Case]:
     for kind in ("dino", "ibot"):
         sizes = []
         while f"center/r0/{kind}_in{len(sizes)}" in arrays:
@@ -148,8 +174,8 @@ def _centering_cases(arrays: dict[str, Tensor], temp: float) -> Iterator[Case]:
         centering, step = Centering(sizes, CENTER_MOMENTUM), 0
         while f"center/r{step}/{kind}_in0" in arrays:
             inputs = [arrays[f"center/r{step}/{kind}_in{h}"] for h in range(len(sizes))]
-            found = centering([x.flatten(0, -2) for x in inputs], temp)
-            for h, x in enumerate(found):
+            found = centering([with_logits([x.flatten(0, -2)], temp, chunk) for x in inputs])
+            for h, x in enumerate(assignments.all_of(0) for assignments in found):
                 wanted = arrays.get(f"center/r{step}/{kind}_out{h}")
                 name = f"losses center/r{step}/{kind}_out{h}"
                 yield compare(name, x.view_as(inputs[h]), wanted, LOSS_TOLERANCE)

@@ -25,24 +25,24 @@ AFTER_TOLERANCE = 5e-6
 GRADIENT_NOISE = 1e-4
 
 
-def step_cases(golden: Golden, family: str) -> Iterator[Case]:
-    """Yield the cases of one family's whole steps."""
+def step_cases(golden: Golden, family: str, chunk: int) -> Iterator[Case]:
+    """Yield the cases of one family's whole steps, in chunks of prototypes."""
     meta = golden.meta("head_loss") or {}
     steps = [case for case in meta.get("total", []) if case["family"] == family]
     if not steps:
         yield Case(f"{family} steps", absent=True, remark="none in this folder")
     for case in steps:
-        yield from guarded(f"step {case['name']}", _one_step(golden, case))
+        yield from guarded(f"step {case['name']}", _one_step(golden, case, chunk))
 
 
-def _one_step(golden: Golden, case: dict[str, Any]) -> Iterator[Case]:
+def _one_step(golden: Golden, case: dict[str, Any], chunk: int) -> Iterator[Case]:
     name = f"step {case['name']}"
     init = golden.arrays(case["files"]["init"])
     data = golden.arrays(case["files"]["data"])
     if not init or not data:
         yield Case(name, absent=True, remark="initial weights or data are not in this folder")
         return
-    config = step_config(case)
+    config = step_config(case, chunk)
     key_of = student_key(case["family"])
     model = POA(config)
     model.student.load_state_dict(rename(init, "student/", key_of), strict=True)
@@ -54,7 +54,7 @@ def _one_step(golden: Golden, case: dict[str, Any]) -> Iterator[Case]:
     batch = rename(data, "data/", str)
     for round_, results in enumerate(case["results"]):
         model.zero_grad()
-        parts = model.loss_parts(batch, case["step"]["teacher_temp"], [subnet])
+        parts = model.loss_terms(batch, case["step"]["teacher_temp"], [subnet])
         sum(part.sum() for part in parts.values()).backward()
         logged = logged_terms(parts, config)
         yield from (
@@ -72,7 +72,7 @@ def _one_step(golden: Golden, case: dict[str, Any]) -> Iterator[Case]:
     yield from _after_cases(name, model, gradients, data, case)
 
 
-def step_config(case: dict[str, Any]) -> Config:
+def step_config(case: dict[str, Any], chunk: int) -> Config:
     """Return our configuration of a published one."""
     overrides, family = case["overrides"], case["family"]
     words = [f"student.arch={family}", *backbone_words(family, overrides["student"])]
@@ -94,6 +94,7 @@ def step_config(case: dict[str, Any]) -> Config:
         f"optim.adamw_beta1={case['adamw_betas'][0]}",
         f"optim.adamw_beta2={case['adamw_betas'][1]}",
         "train.shards=1",
+        f"train.prototype_chunk={chunk}",
     ]
     return default_config(words)
 

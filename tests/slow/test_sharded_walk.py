@@ -11,7 +11,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from poa_plugin.backbones import Stream
+from poa_plugin.backbones import CropBatch
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
@@ -27,12 +27,12 @@ def loss_of(backbone: nn.Module, rank: int) -> torch.Tensor:
     large = torch.randn(3, 3, 48, 48, generator=generator)
     small = torch.randn(4, 3, 32, 32, generator=generator)
     masks = torch.rand(3, 36, generator=generator) < 0.4
-    streams = [
-        Stream(crops, subnet, mask)
+    crop_batches = [
+        CropBatch(crops, subnet, mask)
         for subnet in (Subnet(48, 4), SUBNETS[rank])
         for crops, mask in ((large, masks), (small, None))
     ]
-    features = backbone(streams)
+    features = backbone(crop_batches)
     return sum(
         out["x_norm_clstoken"].pow(2).mean() + out["x_norm_patchtokens"].pow(3).mean()
         for out in features

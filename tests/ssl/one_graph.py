@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from poa_plugin.backbones.base import Stream
+from poa_plugin.backbones.base import CropBatch
 from poa_plugin.elastic import Subnet
 from poa_plugin.randomness import torch_generator
 from poa_plugin.ssl import POA, losses
@@ -18,7 +18,7 @@ Batches = Sequence[Mapping[str, Any]]
 
 
 def sinkhorn_knopp(logits: Tensor, temperature: float, iterations: int = 3) -> Tensor:
-    log_q = logits.float() / temperature
+    log_q = losses.at_least_float32(logits) / temperature
     for _ in range(iterations):
         log_q = log_q - torch.logsumexp(log_q, dim=0, keepdim=True)
         log_q = log_q - torch.logsumexp(log_q, dim=1, keepdim=True)
@@ -37,10 +37,11 @@ def targets(model: POA, batches: Batches, temperature: float) -> list[list[Tenso
 
     def probabilities(head: int, kind: int, x: Tensor) -> Tensor:
         if model.config.train.centering == "sinkhorn_knopp":
-            return sinkhorn_knopp(x, temperature) if len(x) else x.float()
+            return sinkhorn_knopp(x, temperature) if len(x) else x
         balanced = (model.cls_targets, model.patch_targets)[kind]
         return torch.softmax(
-            (x.float() - balanced.get_buffer(f"center_{head}")) / temperature, dim=-1
+            (losses.at_least_float32(x) - balanced.get_buffer(f"center_{head}")) / temperature,
+            dim=-1,
         )
 
     return [
@@ -64,8 +65,8 @@ def loss_terms(
         outputs = {}
         for number, role in enumerate(ROLES):
             net = subnet if role == "elastic" else model.space.intact
-            streams = [
-                Stream(x, net, masks if kind == 0 else None, generator)
+            crop_batches = [
+                CropBatch(x, net, masks if kind == 0 else None, generator)
                 for kind, x in enumerate((crops, batch["collated_local_crops"]))
                 for generator in [
                     torch_generator(
@@ -73,7 +74,7 @@ def loss_terms(
                     )
                 ]
             ]
-            of_global, of_local = model.student["backbone"](streams)
+            of_global, of_local = model.student["backbone"](crop_batches)
             cls = of_global["x_norm_clstoken"]
             tokens = [
                 cls,

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic import Subnet
 from poa_plugin.ssl import POA, losses
-from poa_plugin.ssl.centering import sinkhorn_knopp
 from poa_plugin.ssl.param_groups import parameter_settings
-from poa_plugin.ssl.students import ROLES
+from poa_plugin.ssl.students import ROLES, make_shard
 from tests.conftest import random_batch, randomize
+from tests.ssl import one_graph
+from tests.ssl.one_graph import sinkhorn_knopp
 
 Make = Callable[..., Config]
 DINOV2 = [
@@ -40,66 +41,25 @@ def gradients(model: POA) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("centering", ["sinkhorn_knopp", "centering"])
-def test_two_shards_as_streams_are_the_mean_of_two_apart(
-    small_config: Make, monkeypatch: pytest.MonkeyPatch, centering: str
-) -> None:
-    """With Sinkhorn-Knopp over both: the separate runs are given the joint run's targets."""
-    config = small_config(f"train.centering={centering}")
-    batches = [random_batch(config, 1), random_batch(config, 2)]
-    subnets = [Subnet(24, 2), Subnet(40, 3)]
-    together = trained(config)
-    seen = []
-    original = POA._teacher_targets
-    monkeypatch.setattr(
-        POA, "_teacher_targets", lambda *args: seen.append(original(*args)) or seen[-1]
-    )
-    terms = together.forward_backward(batches, 0.05, subnets)
-    [targets] = seen
-
-    apart = trained(config)
-    loss = 0.0
-    for target, batch, subnet in zip(targets, batches, subnets, strict=True):
-        monkeypatch.setattr(POA, "_teacher_targets", lambda *args, target=target: [target])
-        parts = apart.forward_backward(batch, 0.05, [subnet])
-        loss += sum(parts.values()) / 2
-    assert sum(terms.values()).item() == pytest.approx(loss.item(), abs=1e-5)
-    apart_gradients = gradients(apart)
-    for name, gradient in gradients(together).items():
-        torch.testing.assert_close(gradient, apart_gradients[name] / 2, atol=1e-5, rtol=1e-5)
-
-
 def test_targets_are_balanced_over_the_shards_together(small_config: Make) -> None:
     config = small_config()
     model = trained(config)
-    batches = [random_batch(config, 1), random_batch(config, 2)]
-    shards = [model._shard(i, batch, Subnet(24, 2)) for i, batch in enumerate(batches)]
-    targets = model._teacher_targets(shards, 0.05)
-    outputs = [model.teacher["backbone"](batch["collated_global_crops"]) for batch in batches]
-    cls = torch.cat([out["x_norm_clstoken"] for out in outputs])
-    patches = torch.cat(
-        [
-            out["x_norm_patchtokens"][batch["collated_masks"]]
-            for out, batch in zip(outputs, batches, strict=True)
-        ]
-    )
-    for h, head in enumerate(model.teacher["dino_head"]):
-        found = torch.cat([target.cls[h] for target in targets])
-        torch.testing.assert_close(found, sinkhorn_knopp(head(cls), 0.05), atol=1e-5, rtol=0)
-        found = torch.cat([target.patches[h] for target in targets])
-        torch.testing.assert_close(found, sinkhorn_knopp(head(patches), 0.05), atol=1e-5, rtol=0)
+    batches = [random_batch(config, seed) for seed in (1, 2)]
+    found = model._teacher_targets(batches, [], 0.05)
+    wanted = one_graph.targets(model, batches, 0.05)
+    for head, (cls, patches) in enumerate(wanted):
+        for assignments, of_kind in ((found.cls[head], cls), (found.patches[head], patches)):
+            ours = torch.cat([assignments.all_of(shard) for shard in range(2)])
+            torch.testing.assert_close(ours, of_kind, atol=1e-5, rtol=0)
 
 
 def test_each_shard_has_a_stochastic_depth_of_its_own(small_config: Make) -> None:
-    """A shard's loss does not depend on how many shards share the process."""
     config = small_config("student.vit.drop_path_rate=0.3")
-    batch, subnet = random_batch(config), Subnet(24, 2)
-    model = trained(config)
-    first = model._run_students([model._shard(0, batch, subnet)], ROLES)[0]
-    both = model._run_students([model._shard(i, batch, subnet) for i in range(2)], ROLES)
+    model, batch = trained(config), random_batch(config)
+    shards = [make_shard(i, Subnet(24, 2), batch, torch.device("cpu"), True) for i in range(2)]
+    first, second = (model._run_students(shard, ROLES) for shard in shards)
     for role in ROLES:
-        torch.testing.assert_close(both[0][role].cls, first[role].cls, atol=1e-5, rtol=0)
-        assert not torch.allclose(both[0][role].cls, both[1][role].cls)
+        assert not torch.allclose(first[role].cls, second[role].cls)
 
 
 def test_dinov2_is_a_configuration(small_config: Make) -> None:
@@ -251,23 +211,25 @@ def test_lower_precision_is_close_to_fp32(small_config: Make, precision: str) ->
     assert sum(found.values()).item() == pytest.approx(sum(wanted.values()).item(), rel=0.05)
 
 
-@pytest.mark.parametrize("large_logits", [False, True])
+@pytest.mark.parametrize("chunk", ["null", 7])
 @pytest.mark.parametrize("masked", [True, False])
 def test_students_one_after_the_other_are_students_together(
-    small_config: Make, monkeypatch: pytest.MonkeyPatch, masked: bool, large_logits: bool
+    small_config: Make, masked: bool, chunk: str
 ) -> None:
     """The same terms and gradients, of two shards with stochastic depth."""
-    if large_logits:
-        monkeypatch.setattr("poa_plugin.ssl.heads.LOGITS_TO_KEEP", 0)
-    words = ["student.vit.drop_path_rate=0.3", f"ibot.start_epoch={0 if masked else 9}"]
-    found = []
-    for lockstep in (True, False):
-        config = small_config(*words, f"train.joint_students={lockstep}")
+    overrides = [
+        "student.vit.drop_path_rate=0.3",
+        f"ibot.start_epoch={0 if masked else 9}",
+        f"train.prototype_chunk={chunk}",
+    ]
+    outcomes = []
+    for joint in (True, False):
+        config = small_config(*overrides, f"train.joint_students={joint}")
         model = trained(config)
         batches = [random_batch(config, 1), random_batch(config, 2)]
         terms = model.forward_backward(batches, 0.05, [Subnet(24, 2), Subnet(40, 3)])
-        found.append((terms, gradients(model)))
-    (together, ours), (apart, theirs) = found
+        outcomes.append((terms, gradients(model)))
+    (together, ours), (apart, theirs) = outcomes
     assert together.keys() == apart.keys()
     assert ("masked_patch_elastic" in together) == masked
     for name, value in together.items():
@@ -294,12 +256,12 @@ def test_heads_add_up_to_terms(small_config: Make, joint: str) -> None:
     """What is kept by head is what the loss is made of, and keeps no graph."""
     config = small_config(f"train.joint_students={joint}")
     model, batch, subnets = trained(config), random_batch(config), [Subnet(24, 2)]
-    parts = model.loss_parts(batch, 0.05, subnets)
+    with_graph = model.loss_terms(batch, 0.05, subnets)
     terms = model.forward_backward(batch, 0.05, subnets)
     by_head = model.terms_by_head
     assert terms.keys() - by_head.keys() == {"koleo_intact", "koleo_elastic"}
     for name, heads in by_head.items():
         assert heads.shape == (2,)
         assert heads.grad_fn is None
-        torch.testing.assert_close(heads, parts[name].detach())
+        torch.testing.assert_close(heads, with_graph[name].detach())
         torch.testing.assert_close(heads.sum(), terms[name])

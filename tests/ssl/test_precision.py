@@ -7,7 +7,7 @@ import torch
 
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
-from poa_plugin.ssl import POA, heads
+from poa_plugin.ssl import POA
 from tests.conftest import FAMILIES, random_batch, randomize
 from tests.precision import one_type_each, watch_residuals
 
@@ -50,15 +50,16 @@ def step(model: POA) -> dict[str, torch.Tensor]:
 )
 @pytest.mark.parametrize("precision", HALF)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_step_mixes_no_types(
-    family: str, precision: str, joint: str, policy: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(heads, "LOGITS_TO_KEEP", 0)  # logits are recomputed in the backward pass
-    model = model_of(family, f"train.precision={precision}", f"train.joint_students={joint}")
+def test_a_step_mixes_no_types(family: str, precision: str, joint: str, policy: str) -> None:
+    """One head is computed whole, the other one in chunks."""
+    joint_students = f"train.joint_students={joint}"
+    model = model_of(
+        family, f"train.precision={precision}", joint_students, "train.prototype_chunk=16"
+    )
     blocks = {
         f"{branch}.{i}": block
         for branch in ("student", "teacher")
-        for i, block in enumerate(getattr(model, branch)["backbone"].lockstep_blocks())
+        for i, block in enumerate(getattr(model, branch)["backbone"].multi_input_blocks())
     }
     seen = watch_residuals(blocks)
     with one_type_each(policy) as watch:
@@ -86,5 +87,7 @@ def test_gradients_are_those_of_float32_but_for_noise(family: str) -> None:
             for parameter in rounded.parameters():
                 parameter.copy_(parameter.to(kind))
         noise = errors(step(rounded), wanted)
-        found = errors(step(model_of(family, f"train.precision={precision}")), wanted)
-        assert max(found[name] - 4 * noise[name] for name in found) < 0.02
+        for chunk in ("null", "16"):
+            overrides = [f"train.precision={precision}", f"train.prototype_chunk={chunk}"]
+            halved = errors(step(model_of(family, *overrides)), wanted)
+            assert max(halved[name] - 4 * noise[name] for name in halved) < 0.02

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 import poa_plugin as poa
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
-from poa_plugin.elastic.layers import Lockstep
+from poa_plugin.elastic.layers import MultiInputBlock
 from poa_plugin.evaluate.run import evaluate_knn
 from poa_plugin.extraction.network import load_heads
 from poa_plugin.extraction.write import write_networks
@@ -73,7 +73,7 @@ def test_students_together_and_one_after_the_other_are_one_step(family: str) -> 
         randomize(model.teacher["backbone"], 2)
         calls: list[str] = []
         for name, module in model.student["backbone"].named_modules():
-            if isinstance(module, Lockstep):
+            if isinstance(module, MultiInputBlock):
                 module.register_forward_hook(lambda *_, n=name, c=calls: c.append(n))
         subnet = model.space["smallest"]
         terms = model.forward_backward(random_batch(config), 0.05, [subnet])

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poa_plugin.backbones import staged
-from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
+from poa_plugin.backbones.base import CropBatch, ElasticBackbone, Features, check_member
 from poa_plugin.backbones.multi_input import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.option_checks import steps
 from poa_plugin.backbones.resnet.options import SIZES, ResNetOptions, intact_shape
@@ -25,15 +25,15 @@ from poa_plugin.backbones.resnet.plain import (
     ResNetShape,
     module_path,
 )
-from poa_plugin.elastic.layers import ElasticLayers, Lockstep
+from poa_plugin.elastic.layers import ElasticLayers, MultiInputBlock
 from poa_plugin.elastic.maps import ElasticConv2d, ElasticGroupNorm
 from poa_plugin.elastic.norms import normalize
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, select_blocks
 from poa_plugin.registry import BACKBONES
 
 
-class LockstepBottleneck(Lockstep, Bottleneck):  # type: ignore[misc]
-    """A block that takes all streams of a step in one call; weights are cut once for a sub-network."""
+class ResNetMultiInputBlock(MultiInputBlock, Bottleneck):  # type: ignore[misc]
+    """A block that takes all crop batches of a step in one call; weights are cut once for a sub-network."""
 
     conv1: ElasticConv2d
     conv2: ElasticConv2d
@@ -42,7 +42,7 @@ class LockstepBottleneck(Lockstep, Bottleneck):  # type: ignore[misc]
     bn2: ElasticGroupNorm
 
     def run(self, maps: list[Tensor], inner: int) -> list[Tensor]:
-        """Map the (B, C, H, W) maps of one sub-network's streams, with so many inner channels."""
+        """Map the (B, C, H, W) maps of one sub-network's crop batches, with so many inner channels."""
         conv1, bn1 = self.conv1.at(self.conv1.in_channels, inner), self.bn1.at(inner)
         conv2, bn2 = self.conv2.at(inner), self.bn2.at(inner)
         conv3 = self.conv3.at(inner)
@@ -70,7 +70,7 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
     """
 
     layers = ElasticLayers
-    block = LockstepBottleneck
+    block = ResNetMultiInputBlock
     Options = ResNetOptions
 
     def __init__(
@@ -113,10 +113,10 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
 
     forward = ElasticBackbone.forward
 
-    def walk(self, streams: Sequence[Stream]) -> list[Features]:
-        """See `ElasticBackbone.walk`."""
-        members = by_subnet(streams)
-        stems = self._embed_streams(streams)
+    def forward_features_list(self, crop_batches: Sequence[CropBatch]) -> list[Features]:
+        """See `ElasticBackbone.forward_features_list`."""
+        members = by_subnet(crop_batches)
+        stems = self._embed_crops(crop_batches)
         maps = [[stems[i] for i in ids] for ids in members.values()]
         del stems
         active = [self.active_blocks(subnet) for subnet in members]
@@ -128,8 +128,8 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
         for ids, own in zip(members.values(), maps, strict=True):
             for i, x in zip(ids, own, strict=True):
                 last, factor = x.permute(0, 2, 3, 1), self.shape.ibot_scale_factor
-                found[i] = staged.outputs(last, last, factor, streams[i].masks)
-        return [found[i] for i in range(len(streams))]
+                found[i] = staged.outputs(last, last, factor, crop_batches[i].masks)
+        return [found[i] for i in range(len(crop_batches))]
 
     def get_intermediate_layers(  # type: ignore[override]
         self,
@@ -142,7 +142,7 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
     ) -> tuple[Any, ...]:
         """Return a sub-network's maps after stages; see `ResNet.get_intermediate_layers`."""
         subnet = self.member(subnet)
-        own, maps = self._embed_streams([Stream(images, subnet)]), []
+        own, maps = self._embed_crops([CropBatch(images, subnet)]), []
         pairs = zip(self._stages, self.active_blocks(subnet), strict=True)
         for s, (blocks, ids) in enumerate(pairs):
             for i in ids:
@@ -206,13 +206,13 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
         }
 
     @property
-    def _stages(self) -> list[list[LockstepBottleneck]]:
+    def _stages(self) -> list[list[ResNetMultiInputBlock]]:
         names = [f"layer{stage + 1}" for stage in range(staged.N_STAGES)]
         return [list(cast(nn.ModuleList, self.get_submodule(name))) for name in names]  # type: ignore[arg-type]
 
-    def _embed_streams(self, streams: Sequence[Stream]) -> list[Tensor]:
+    def _embed_crops(self, crop_batches: Sequence[CropBatch]) -> list[Tensor]:
         """Run the stem once for each distinct pair of images and masks."""
-        return shared_stem(streams, self._embed, lambda subnet: self.shape.stem_width, dim=1)
+        return shared_stem(crop_batches, self._embed, lambda subnet: self.shape.stem_width, dim=1)
 
     def _embed(self, images: Tensor, masks: Tensor | None, width: int) -> Tensor:
         x = self.stem(images)

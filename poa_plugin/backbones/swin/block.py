@@ -21,7 +21,7 @@ from poa_plugin.backbones.swin.plain import (
 )
 from poa_plugin.backbones.swin.windows import MapLayout, Windows, relative_bias, split_maps
 from poa_plugin.elastic import slicing
-from poa_plugin.elastic.layers import ElasticLayerNorm, Lockstep
+from poa_plugin.elastic.layers import ElasticLayerNorm, MultiInputBlock
 
 
 class ElasticWindowAttention(WindowAttention):
@@ -32,33 +32,35 @@ class ElasticWindowAttention(WindowAttention):
         table = slicing.leading(self.relative_position_bias_table, heads)
         return relative_bias(table, self.window)
 
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
+    def sliced(self, width_ratio: Fraction) -> dict[str, Tensor]:
         """See `Elastic.sliced`."""
         table = self.relative_position_bias_table
-        heads = slicing.active_size(table.shape[1], share)
+        heads = slicing.active_size(table.shape[1], width_ratio)
         return {"relative_position_bias_table": slicing.leading(table, heads)}
 
 
-class LockstepSwinBlock(Lockstep, SwinBlock):  # type: ignore[misc]
-    """A block that takes all streams of a step in one call, those of one sub-network packed together."""
+class SwinMultiInputBlock(MultiInputBlock, SwinBlock):  # type: ignore[misc]
+    """A block that takes all crop batches of a step in one call, those of one sub-network packed together."""
 
     attention = ElasticWindowAttention
     norm1: ElasticLayerNorm
     norm2: ElasticLayerNorm
 
-    def run(self, x: Tensor, laid: Windows, keeps: Sequence[Tensor | None]) -> Tensor:
-        """Map the packed (T, D) tokens of one sub-network's streams to (T, D).
+    def run(self, x: Tensor, laid: Windows, drop_paths: Sequence[Tensor | None]) -> Tensor:
+        """Map the packed (T, D) tokens of one sub-network's crop batches to (T, D).
 
         Args:
             x: tokens.
             laid: how they lie in windows under this block's shift.
-            keeps: for each stream, this block's entry of `draw_drop_path`.
+            drop_paths: for each crop batch, this block's entry of `draw_drop_path`.
         """
-        pairs = [(None, None) if keep is None else keep.unbind(0) for keep in keeps]
-        keep_attn, keep_mlp = ([pair[branch] for pair in pairs] for branch in range(2))
+        pairs = [
+            (None, None) if drop_path is None else drop_path.unbind(0) for drop_path in drop_paths
+        ]
+        drop_attn, drop_mlp = ([pair[branch] for pair in pairs] for branch in range(2))
         sizes = tuple((images, h * w) for images, h, w in laid.layout)
-        x = add_packed_residual(x, lambda y, _: self._attend_packed(y, laid), sizes, keep_attn)
-        return add_packed_residual(x, lambda y, _: self._mlp_packed(y), sizes, keep_mlp)
+        x = add_packed_residual(x, lambda y, _: self._attend_packed(y, laid), sizes, drop_attn)
+        return add_packed_residual(x, lambda y, _: self._mlp_packed(y), sizes, drop_mlp)
 
     def _attend_packed(self, x: Tensor, laid: Windows) -> Tensor:
         """Return what attention adds to packed (T, D) tokens; norm and windows of it are not stored."""
@@ -79,8 +81,8 @@ class LockstepSwinBlock(Lockstep, SwinBlock):  # type: ignore[misc]
         return self.mlp.fc2(hidden, before=(F.gelu, ()))
 
 
-class LockstepMerging(Lockstep, PatchMerging):  # type: ignore[misc]
-    """Merging that takes all streams of a step in one call, those of one sub-network packed together."""
+class SwinMultiInputMerging(MultiInputBlock, PatchMerging):  # type: ignore[misc]
+    """Merging that takes all crop batches of a step in one call, those of one sub-network packed together."""
 
     norm: ElasticLayerNorm
 

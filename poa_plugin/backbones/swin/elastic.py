@@ -10,11 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from poa_plugin.backbones import staged
-from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
+from poa_plugin.backbones.base import CropBatch, ElasticBackbone, Features, check_member
 from poa_plugin.backbones.drop_path import draw_drop_path
 from poa_plugin.backbones.multi_input import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.option_checks import check_patches, check_widths, steps
-from poa_plugin.backbones.swin.block import ElasticPatchEmbed, LockstepMerging, LockstepSwinBlock
+from poa_plugin.backbones.swin.block import (
+    ElasticPatchEmbed,
+    SwinMultiInputBlock,
+    SwinMultiInputMerging,
+)
 from poa_plugin.backbones.swin.options import ELASTIC_STAGE, SIZES, SwinOptions, intact_shape
 from poa_plugin.backbones.swin.plain import (
     PatchEmbed,
@@ -47,8 +51,8 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
     """
 
     layers_of = ElasticLayers
-    block = LockstepSwinBlock
-    merging = LockstepMerging
+    block = SwinMultiInputBlock
+    merging = SwinMultiInputMerging
     Options = SwinOptions
     unused = tuple(f"norm{stage}" for stage in range(staged.N_STAGES - 1))
 
@@ -103,21 +107,23 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
             return PatchEmbed(self.shape, PlainLayers)
         return ElasticPatchEmbed(self.shape, self.layers_of)
 
-    def walk(self, streams: Sequence[Stream]) -> list[Features]:
-        """See `ElasticBackbone.walk`.
+    def forward_features_list(self, crop_batches: Sequence[CropBatch]) -> list[Features]:
+        """See `ElasticBackbone.forward_features_list`.
 
-        The streams of one sub-network are packed: a layer multiplies all their tokens at once, and its
+        The crop batches of one sub-network are packed: a layer multiplies all their tokens at once, and its
         weights get one gradient.
         """
-        members = by_subnet(streams)
-        maps = self._embed_streams(streams)
+        members = by_subnet(crop_batches)
+        maps = self._embed_crops(crop_batches)
         packed: list[Tensor] = []
         layouts: list[MapLayout] = []
         for ids in members.values():
             packed.append(torch.cat([maps[i].flatten(0, 2) for i in ids]))
             layouts.append(tuple((len(maps[i]), *maps[i].shape[1:3]) for i in ids))
         del maps
-        keeps = [self._draw_drop_path([streams[i] for i in ids]) for ids in members.values()]
+        drop_paths = [
+            self._draw_drop_path([crop_batches[i] for i in ids]) for ids in members.values()
+        ]
         active = [self.active_blocks(subnet) for subnet in members]
         first = 0
         for s, stage in enumerate(self._stages):
@@ -125,15 +131,17 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
                 packed = stage.downsample(packed, layouts)
                 layouts = [tuple((n, -(-h // 2), -(-w // 2)) for n, h, w in own) for own in layouts]
             on = [set(blocks[s]) for blocks in active]
-            packed = self._run_stage(stage.blocks, packed, layouts, on, [k[first:] for k in keeps])
+            packed = self._run_stage(
+                stage.blocks, packed, layouts, on, [k[first:] for k in drop_paths]
+            )
             first += len(stage.blocks)
         found: dict[int, Features] = {}
         for x, ids, layout in zip(packed, members.values(), layouts, strict=True):
             parts = zip(ids, split_maps(x, layout), split_maps(self.norm(x), layout), strict=True)
             for i, before, after in parts:
-                factor, masks = self.shape.ibot_scale_factor, streams[i].masks
+                factor, masks = self.shape.ibot_scale_factor, crop_batches[i].masks
                 found[i] = staged.outputs(before, after, factor, masks)
-        return [found[i] for i in range(len(streams))]
+        return [found[i] for i in range(len(crop_batches))]
 
     def _run_stage(
         self,
@@ -141,17 +149,19 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         packed: list[Tensor],
         layouts: Sequence[MapLayout],
         on: Sequence[set[int]],
-        keeps: Sequence[Sequence[Sequence[Tensor | None]]],
+        drop_paths: Sequence[Sequence[Sequence[Tensor | None]]],
     ) -> list[Tensor]:
         """Run the blocks of a stage over the packed tokens of each sub-network."""
-        own_blocks = [cast(LockstepSwinBlock, block) for block in blocks]
+        own_blocks = [cast(SwinMultiInputBlock, block) for block in blocks]
         laid = {
             shift: [windows(own, self.shape.window, shift, packed[0]) for own in layouts]
             for shift in sorted({block.shift for block in own_blocks})
         }
         for i, block in enumerate(own_blocks):
             kept = [i in ids for ids in on]
-            packed = run_where(block, packed, kept, laid[block.shift], [keep[i] for keep in keeps])
+            packed = run_where(
+                block, packed, kept, laid[block.shift], [drop_path[i] for drop_path in drop_paths]
+            )
         return packed
 
     def get_intermediate_layers(  # type: ignore[override]
@@ -168,7 +178,7 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         See `SwinTransformer.get_intermediate_layers`.
         """
         subnet = self.member(subnet)
-        [x] = self._embed_streams([Stream(images, subnet)])
+        [x] = self._embed_crops([CropBatch(images, subnet)])
         maps = []
         for s, (stage, ids) in enumerate(
             zip(self._stages, self.active_blocks(subnet), strict=True)
@@ -178,8 +188,10 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
                 [merged] = stage.downsample([x.flatten(0, 2)], [layout])
                 layout = tuple((n, -(-h // 2), -(-w // 2)) for n, h, w in layout)
                 x = merged.unflatten(0, layout[0])
-            keeps = [[[None]] * len(stage.blocks)]
-            [out] = self._run_stage(stage.blocks, [x.flatten(0, 2)], [layout], [set(ids)], keeps)
+            drop_paths = [[[None]] * len(stage.blocks)]
+            [out] = self._run_stage(
+                stage.blocks, [x.flatten(0, 2)], [layout], [set(ids)], drop_paths
+            )
             x = out.unflatten(0, layout[0])
             own = self.norm if s == len(self.layers) - 1 else self.get_submodule(f"norm{s}")
             maps.append(own(x) if norm else x)
@@ -227,7 +239,7 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
             "width": subnet.width,
             "stem_width": self.shape.width if self.patch_norm == "full" else subnet.width,
             "shifts": [[own[i] for i in ids] for own, ids in shifts],
-            "hidden": slicing.active_size(self.shape.hidden, self.space.share(subnet)),
+            "hidden": slicing.active_size(self.shape.hidden, self.space.width_ratio(subnet)),
         }
 
     def layer_id(self, parameter: str) -> int:
@@ -247,18 +259,18 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
     def _stages(self) -> list[Stage]:
         return [cast(Stage, stage) for stage in self.layers]
 
-    def _draw_drop_path(self, streams: Sequence[Stream]) -> list[tuple[Tensor | None, ...]]:
-        """Draw what each block keeps of each stream, image by image: for each block, an entry a stream."""
+    def _draw_drop_path(self, crop_batches: Sequence[CropBatch]) -> list[tuple[Tensor | None, ...]]:
+        """Draw stochastic depth image by image: for each block, an entry for each crop batch."""
         rates = self.drop_path_rates if self.training else [0.0] * len(self.drop_path_rates)
         drawn = [
             draw_drop_path(
                 rates, len(own.images), self.mask_token.device, own.generator, subset_above=1
             )
-            for own in streams
+            for own in crop_batches
         ]
         return list(zip(*drawn, strict=True))
 
-    def _embed_streams(self, streams: Sequence[Stream]) -> list[Tensor]:
+    def _embed_crops(self, crop_batches: Sequence[CropBatch]) -> list[Tensor]:
         """Run the patch convolution once for the same images, norm and mask for each width."""
         full = self.patch_norm == "full"
 
@@ -266,10 +278,10 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
             return self.patch_embed.project(images, *([] if full else [width]))
 
         stem_width = (lambda subnet: self.shape.width) if full else (lambda subnet: subnet.width)
-        projected = shared_stem(streams, project, stem_width)
+        projected = shared_stem(crop_batches, project, stem_width)
         return [
-            self._normalize_and_mask(x, stream.masks, stream.subnet.width)
-            for x, stream in zip(projected, streams, strict=True)
+            self._normalize_and_mask(x, crop_batch.masks, crop_batch.subnet.width)
+            for x, crop_batch in zip(projected, crop_batches, strict=True)
         ]
 
     def _normalize_and_mask(self, x: Tensor, masks: Tensor | None, width: int) -> Tensor:

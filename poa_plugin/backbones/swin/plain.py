@@ -119,16 +119,16 @@ class SwinBlock(nn.Module):
         self.norm2 = layers.layer_norm(width)
         self.mlp = Mlp(width, shape.hidden * 2**stage, True, layers)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, drop_path: Tensor | None = None) -> Tensor:
         """Map (B, h, w, D) to (B, h, w, D).
 
         Args:
             x: maps.
-            keep: this block's entry of `draw_drop_path`.
+            drop_path: this block's entry of `draw_drop_path`.
         """
-        keep_attn, keep_mlp = (None, None) if keep is None else keep.unbind(0)
-        x = add_residual(x, self._attend, keep_attn)
-        return add_residual(x, lambda y: self.mlp(self.norm2(y)), keep_mlp)
+        drop_attn, drop_mlp = (None, None) if drop_path is None else drop_path.unbind(0)
+        x = add_residual(x, self._attend, drop_attn)
+        return add_residual(x, lambda y: self.mlp(self.norm2(y)), drop_mlp)
 
     def _attend(self, x: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])

@@ -14,7 +14,7 @@ from poa_plugin.backbones.attention import Layout, packed_attention
 from poa_plugin.backbones.drop_path import add_packed_residual, image_factors, kept_rows
 from poa_plugin.backbones.vit.plain import Block
 from poa_plugin.elastic import slicing
-from poa_plugin.elastic.layers import Before, ElasticLayerNorm, ElasticLinear, Lockstep
+from poa_plugin.elastic.layers import Before, ElasticLayerNorm, ElasticLinear, MultiInputBlock
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ def read_tokens(layout: Layout, patch_ids: Sequence[Tensor | None]) -> ReadToken
 
     Args:
         layout: of the packed tokens, class token first in each image.
-        patch_ids: for each entry of the layout, see `Stream.patch_ids`.
+        patch_ids: for each entry of the layout, see `CropBatch.patch_ids`.
     """
     if all(ids is None for ids in patch_ids):
         return None
@@ -56,8 +56,8 @@ def read_tokens(layout: Layout, patch_ids: Sequence[Tensor | None]) -> ReadToken
     return ReadTokens(torch.cat(rows), torch.cat(images))
 
 
-class LockstepBlock(Lockstep, Block):  # type: ignore[misc]
-    """A block that takes all streams of a step in one call, those of one sub-network packed together."""
+class ViTMultiInputBlock(MultiInputBlock, Block):  # type: ignore[misc]
+    """A block that takes all crop batches of a step in one call, those of one sub-network packed together."""
 
     norm1: ElasticLayerNorm
     norm2: ElasticLayerNorm
@@ -66,28 +66,32 @@ class LockstepBlock(Lockstep, Block):  # type: ignore[misc]
         self,
         x: Tensor,
         layout: Layout,
-        keeps: Sequence[Tensor | None],
+        drop_paths: Sequence[Tensor | None],
         read: ReadTokens | None = None,
     ) -> Tensor:
-        """Map the packed (T, D) tokens of one sub-network's streams to (T, D).
+        """Map the packed (T, D) tokens of one sub-network's crop batches to (T, D).
 
         Args:
             x: tokens.
-            layout: how the streams' images lie in them.
-            keeps: for each stream, this block's entry of `draw_drop_path`.
+            layout: how the crop batches' images lie in them.
+            drop_paths: for each crop batch, this block's entry of `draw_drop_path`.
             read: of the sub-network's last block, the tokens that are read: the result is (R, D), these
                 alone. All tokens are attended to; only those that are read go through projection and MLP.
         """
-        pairs = [(None, None) if keep is None else keep.unbind(0) for keep in keeps]
-        keep_attn, keep_mlp = ([pair[branch] for pair in pairs] for branch in range(2))
+        pairs = [
+            (None, None) if drop_path is None else drop_path.unbind(0) for drop_path in drop_paths
+        ]
+        drop_attn, drop_mlp = ([pair[branch] for pair in pairs] for branch in range(2))
         if read is not None:
-            of_attn, of_mlp = (image_factors(layout, keep) for keep in (keep_attn, keep_mlp))
-            attended = self._attend(x, layout, keep_attn).index_select(0, read.rows)
+            of_attn, of_mlp = (
+                image_factors(layout, drop_path) for drop_path in (drop_attn, drop_mlp)
+            )
+            attended = self._attend(x, layout, drop_attn).index_select(0, read.rows)
             residual = _scaled(self.attn.proj, attended, self.ls1)
             y = x.index_select(0, read.rows) + _times(residual, of_attn, read.images)
             return y + _times(self.mlp_branch(y, layout), of_mlp, read.images)
-        x = add_packed_residual(x, self.attention_branch, layout, keep_attn)
-        return add_packed_residual(x, self.mlp_branch, layout, keep_mlp)
+        x = add_packed_residual(x, self.attention_branch, layout, drop_attn)
+        return add_packed_residual(x, self.mlp_branch, layout, drop_mlp)
 
     def attention_branch(self, x: Tensor, layout: Layout) -> Tensor:
         """Return what attention adds to packed (T, D) tokens; what the norm puts out is not stored."""
@@ -105,11 +109,11 @@ class LockstepBlock(Lockstep, Block):  # type: ignore[misc]
         qkv = attn.qkv(x, before=norm).unflatten(-1, (3, -1, attn.head_dim))
         return [part.flatten(1) for part in packed_attention(qkv, layout)]
 
-    def _attend(self, x: Tensor, layout: Layout, keeps: Sequence[Tensor | None]) -> Tensor:
+    def _attend(self, x: Tensor, layout: Layout, drop_paths: Sequence[Tensor | None]) -> Tensor:
         """Return the (T, D) attention of packed tokens; zeros for images that batch subsets leave out."""
-        if all(keep is None or keep.dtype != torch.long for keep in keeps):
+        if all(drop_path is None or drop_path.dtype != torch.long for drop_path in drop_paths):
             return torch.cat(self._attention_parts(x, layout))
-        rows, few = kept_rows(layout, cast(Sequence[Tensor], keeps))
+        rows, few = kept_rows(layout, cast(Sequence[Tensor], drop_paths))
         attended = torch.cat(self._attention_parts(x[rows], few))
         return attended.new_zeros(len(x), attended.shape[1]).index_copy(0, rows, attended)
 

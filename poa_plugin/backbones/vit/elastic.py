@@ -1,4 +1,4 @@
-"""The elastic vision transformer: the same blocks, built of elastic layers and walked by many streams."""
+"""The elastic vision transformer: the same blocks of elastic layers, run on several crop batches at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from poa_plugin.backbones.attention import Layout
-from poa_plugin.backbones.base import ElasticBackbone, Features, Stream, check_member
+from poa_plugin.backbones.base import CropBatch, ElasticBackbone, Features, check_member
 from poa_plugin.backbones.inputs import check_masks
 from poa_plugin.backbones.multi_input import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.option_checks import (
@@ -21,7 +21,7 @@ from poa_plugin.backbones.option_checks import (
     check_widths,
     steps,
 )
-from poa_plugin.backbones.vit.block import LockstepBlock, read_tokens
+from poa_plugin.backbones.vit.block import ViTMultiInputBlock, read_tokens
 from poa_plugin.backbones.vit.options import SIZES, ViTOptions
 from poa_plugin.backbones.vit.plain import (
     VisionTransformer,
@@ -50,7 +50,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
     """
 
     layers = ElasticLayers
-    block = LockstepBlock
+    block = ViTMultiInputBlock
     Options = ViTOptions
 
     def __init__(
@@ -107,51 +107,58 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
 
     forward = ElasticBackbone.forward
 
-    def walk(self, streams: Sequence[Stream]) -> list[Features]:
-        """See `ElasticBackbone.walk`.
+    def forward_features_list(self, crop_batches: Sequence[CropBatch]) -> list[Features]:
+        """See `ElasticBackbone.forward_features_list`.
 
-        The streams of one sub-network are packed: a layer multiplies all their tokens at once, and its
+        The crop batches of one sub-network are packed: a layer multiplies all their tokens at once, and its
         weights get one gradient.
         """
-        tokens = self._embed_streams(streams)
-        members = by_subnet(streams)
+        tokens = self._embed_crops(crop_batches)
+        members = by_subnet(crop_batches)
         packed: list[Tensor] = []
-        layouts, keeps, active, read = [], [], [], []
+        layouts, drop_paths, active, read = [], [], [], []
         for subnet, ids in members.items():
             packed.append(torch.cat([tokens[i].flatten(0, 1) for i in ids]))
             layouts.append(tuple((len(tokens[i]), tokens[i].shape[1]) for i in ids))
-            drawn = [self.draw_drop_path(len(streams[i].images), streams[i].generator) for i in ids]
-            keeps.append(list(zip(*drawn, strict=True)))
+            drawn = [
+                self.draw_drop_path(len(crop_batches[i].images), crop_batches[i].generator)
+                for i in ids
+            ]
+            drop_paths.append(list(zip(*drawn, strict=True)))
             active.append(self.active_blocks(subnet))
-            read.append(read_tokens(layouts[-1], [streams[i].patch_ids for i in ids]))
+            read.append(read_tokens(layouts[-1], [crop_batches[i].patch_ids for i in ids]))
         del tokens
         for i, block in enumerate(self.blocks):
             kept = [i in ids for ids in active]
             last = [r if ids[-1] == i else None for r, ids in zip(read, active, strict=True)]
-            packed = run_where(block, packed, kept, layouts, [keep[i] for keep in keeps], last)
+            packed = run_where(
+                block, packed, kept, layouts, [drop_path[i] for drop_path in drop_paths], last
+            )
         features: dict[int, Features] = {}
         for x, ids, layout in zip(packed, members.values(), layouts, strict=True):
-            members_streams = [streams[i] for i in ids]
-            features |= zip(ids, self._split(x, members_streams, layout), strict=True)
-        return [features[i] for i in range(len(streams))]
+            member_batches = [crop_batches[i] for i in ids]
+            features |= zip(ids, self._split(x, member_batches, layout), strict=True)
+        return [features[i] for i in range(len(crop_batches))]
 
-    def _split(self, x: Tensor, streams: Sequence[Stream], layout: Layout) -> list[Features]:
-        """Return the features of each stream of a sub-network, whose packed tokens are `x`."""
+    def _split(
+        self, x: Tensor, crop_batches: Sequence[CropBatch], layout: Layout
+    ) -> list[Features]:
+        """Return the features of each crop batch of a sub-network, whose packed tokens are `x`."""
         sizes = [
-            images * n if stream.patch_ids is None else images + len(stream.patch_ids)
-            for stream, (images, n) in zip(streams, layout, strict=True)
+            images * n if crop_batch.patch_ids is None else images + len(crop_batch.patch_ids)
+            for crop_batch, (images, n) in zip(crop_batches, layout, strict=True)
         ]
-        parts = zip(x.split(sizes), self.norm(x).split(sizes), streams, layout, strict=True)
+        parts = zip(x.split(sizes), self.norm(x).split(sizes), crop_batches, layout, strict=True)
         return [
-            outputs(before.unflatten(0, size), after.unflatten(0, size), stream.masks)
-            if stream.patch_ids is None
+            outputs(before.unflatten(0, size), after.unflatten(0, size), crop_batch.masks)
+            if crop_batch.patch_ids is None
             else {
                 "x_norm_clstoken": after[: size[0]],
                 "x_norm_patchtokens": after[size[0] :],
                 "x_prenorm": None,
-                "masks": stream.masks,
+                "masks": crop_batch.masks,
             }
-            for before, after, stream, size in parts
+            for before, after, crop_batch, size in parts
         ]
 
     def get_intermediate_layers(  # type: ignore[override]
@@ -170,7 +177,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         subnet = self.member(subnet)
         ids = self.active_blocks(subnet)
         wanted, taken = block_indices(n, len(ids)), {}
-        [embedded] = self._embed_streams([Stream(images, subnet)])
+        [embedded] = self._embed_crops([CropBatch(images, subnet)])
         size, x = (len(embedded), embedded.shape[1]), embedded.flatten(0, 1)
         for i, block_id in enumerate(ids):
             [x] = self.blocks[block_id]([x], [(size,)], [[None]], [None])
@@ -193,12 +200,12 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         """See `ElasticBackbone.member_path`."""
         return [f"blocks.{i}" for i in self.active_blocks(subnet)]
 
-    def sliced(self, share: Fraction) -> dict[str, Tensor]:
-        """Return the class token and the positions at a share of the width; no mask token.
+    def sliced(self, width_ratio: Fraction) -> dict[str, Tensor]:
+        """Return the class token and the positions at a width ratio; no mask token.
 
         The mask token belongs to pre-training; see `extract`'s `with_heads`.
         """
-        width = slicing.active_size(self.shape.width, share)
+        width = slicing.active_size(self.shape.width, width_ratio)
         tensors = {"cls_token": self.cls_token, "pos_embed": self.pos_embed}
         return {name: slicing.leading(tensor, width) for name, tensor in tensors.items()}
 
@@ -226,7 +233,7 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
 
     def plain_options(self, subnet: Subnet) -> dict[str, Any]:
         """See `ElasticBackbone.plain_options`."""
-        hidden = slicing.active_size(self.shape.hidden, self.space.share(subnet))
+        hidden = slicing.active_size(self.shape.hidden, self.space.width_ratio(subnet))
         depth = len(self.active_blocks(subnet))
         return {**asdict(self.shape), "width": subnet.width, "depth": depth, "hidden": hidden}
 
@@ -249,8 +256,8 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         """See `ElasticBackbone.num_layers`."""
         return self.shape.depth + 1
 
-    def _embed_streams(self, streams: Sequence[Stream]) -> list[Tensor]:
-        return shared_stem(streams, self._embed_at, lambda subnet: subnet.width)
+    def _embed_crops(self, crop_batches: Sequence[CropBatch]) -> list[Tensor]:
+        return shared_stem(crop_batches, self._embed_at, lambda subnet: subnet.width)
 
     def _embed_at(self, images: Tensor, masks: Tensor | None, width: int) -> Tensor:
         patches = self.patch_embed(images, width)

@@ -89,16 +89,16 @@ class Block(nn.Module):
         self.mlp = Mlp(shape.width, shape.hidden, shape.ffn_bias, layers)
         self.ls2 = _layer_scale(shape, layers)
 
-    def forward(self, x: Tensor, keep: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, drop_path: Tensor | None = None) -> Tensor:
         """Map (B, N, D) to (B, N, D).
 
         Args:
             x: tokens.
-            keep: this block's entry of `draw_drop_path`.
+            drop_path: this block's entry of `draw_drop_path`.
         """
-        keep_attn, keep_mlp = (None, None) if keep is None else keep.unbind(0)
-        x = add_residual(x, lambda y: self.ls1(self.attn(self.norm1(y))), keep_attn)
-        return add_residual(x, lambda y: self.ls2(self.mlp(self.norm2(y))), keep_mlp)
+        drop_attn, drop_mlp = (None, None) if drop_path is None else drop_path.unbind(0)
+        x = add_residual(x, lambda y: self.ls1(self.attn(self.norm1(y))), drop_attn)
+        return add_residual(x, lambda y: self.ls2(self.mlp(self.norm2(y))), drop_mlp)
 
 
 class VisionTransformer(PlainNetwork):
@@ -137,8 +137,8 @@ class VisionTransformer(PlainNetwork):
     def forward(self, images: Tensor) -> Features:
         """Return DINOv2's outputs for (B, C, H, W) images of any size the patches divide."""
         x = self.stem(images)
-        for block, keep in zip(self.blocks, self.draw_drop_path(images.shape[0]), strict=True):
-            x = block(x, keep)
+        for block, drop_path in zip(self.blocks, self.draw_drop_path(images.shape[0]), strict=True):
+            x = block(x, drop_path)
         return self.output(x)
 
     def path(self) -> list[str]:
@@ -181,7 +181,7 @@ class VisionTransformer(PlainNetwork):
     def draw_drop_path(
         self, batch: int, generator: torch.Generator | None = None
     ) -> list[Tensor | None]:
-        """Draw what each block keeps in a forward pass over `batch` images."""
+        """Draw stochastic depth of every block for a forward pass over `batch` images."""
         rates = self.drop_path_rates if self.training else [0.0] * len(self.blocks)
         return draw_drop_path(rates, batch, self.pos_embed.device, generator)
 
