@@ -5,11 +5,12 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Sequence
+from itertools import islice
 
 import torch
 
 from poa_plugin.config.load import load_config
-from poa_plugin.data import build_dataset, train_batches
+from poa_plugin.data import build_dataset, train_shards
 from poa_plugin.failures import INTERRUPTED, say
 from poa_plugin.train.loop import build_model, train_step
 from poa_plugin.train.optim import build_optimizer
@@ -39,10 +40,11 @@ def seconds_per_step(config: str, words: Sequence[str], seconds: float) -> float
     model, schedules = build_model(resolved), Schedules(resolved)
     optimizer = build_optimizer(model.get_params_groups(), resolved)
     dataset = build_dataset(resolved, "train")
-    batches = train_batches(resolved, dataset, model.mask_grid, 0, schedules.total_steps)
+    all_shards = train_shards(resolved, dataset, model.mask_grid, 0, schedules.total_steps)
     times = [time.perf_counter()]
-    for step, shards in enumerate(batches):
-        subnets = model.sample_subnets(len(shards))
+    for step in range(schedules.total_steps):
+        shards = islice(all_shards, resolved.train.shards)
+        subnets = model.sample_subnets(resolved.train.shards)
         train_step(model, optimizer, shards, schedules(step), subnets)
         times.append(time.perf_counter())
         if len(times) > 3 and times[-1] - times[1] > seconds:

@@ -7,7 +7,7 @@ from poa_plugin.data.datasets import Dataset, EncodedImages, build_dataset, imag
 from poa_plugin.data.decode import BadImageError
 from poa_plugin.data.elpv import Elpv
 from poa_plugin.data.folders import FileList, ImageFolder, ImageNet
-from poa_plugin.data.loader import ShardBatch, train_batches
+from poa_plugin.data.loader import ShardBatch, train_shards
 from poa_plugin.data.masking import block_mask, shard_masks
 from poa_plugin.data.names import Integers, Names
 from poa_plugin.data.parquet import Parquet
@@ -31,5 +31,5 @@ __all__ = [
     "image_names",
     "normalize",
     "shard_masks",
-    "train_batches",
+    "train_shards",
 ]

@@ -62,7 +62,7 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
     def __getitem__(self, number: int) -> ShardBatch | UserError:
         """Return the batch of one step and shard, or why there is none.
 
-        An error is returned for `train_batches` to raise: one that is raised in a worker process
+        An error is returned for `train_shards` to raise: one that is raised in a worker process
         reaches the user with the worker's traceback for its message. It has the class `UserError`: one with
         arguments of its own cannot be pickled.
         """
@@ -137,18 +137,19 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
         return int(self._order[1][position])
 
 
-def train_batches(
+def train_shards(
     config: Config,
     dataset: Dataset,
     mask_grid: tuple[int, int],
     start_step: int,
     end_step: int,
     run: Path | None = None,
-) -> Iterator[list[ShardBatch]]:
-    """Yield, for each step from `start_step` up to `end_step`, one batch for each shard.
+) -> Iterator[ShardBatch]:
+    """Yield the batches of all shards of the steps from `start_step` up to `end_step`, in order.
 
-    A worker process that dies, for want of memory perhaps, is no loss: batches are functions of the
-    step, and new workers go on at the one that is due.
+    Workers are ahead by a few shards, whatever the number of shards of a step. A worker process that dies, for
+    want of memory perhaps, is no loss: batches are functions of step and shard, and new workers go on at the
+    one that is due.
 
     Args:
         config: a resolved configuration.
@@ -169,7 +170,6 @@ def train_batches(
             f"{batches.batch_size}: lower it, or check data.path."
         )
     bad_images = BadImages(run, len(dataset), config.data.max_bad_ratio)
-    shards: list[ShardBatch] = []
     numbers = range(start_step * batches.shards, end_step * batches.shards)
     number = config.data.num_workers
     workers = Workers(
@@ -179,10 +179,7 @@ def train_batches(
     )
     for batch in in_order(batches, numbers, workers):
         bad_images.note(batch["bad_images"])
-        shards.append(batch)
-        if len(shards) == batches.shards:
-            yield shards
-            shards = []
+        yield batch
 
 
 def _view_major(views: list[list[Tensor]]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -170,25 +170,27 @@ class POA(nn.Module):
         One after the other, only one student's activations are in memory. Together (`train.joint_students`)
         every block is called once, which is what parameters that are sharded need.
         """
-        batches: list[Mapping[str, Any]] = []
+        batches: deque[Mapping[str, Any]] = deque()
         with self._autocast():
             targets = self._teacher_targets(data, batches, teacher_temp)
-        subnets = self.sample_subnets(len(batches)) if subnets is None else subnets
+        n_shards = len(batches)
+        subnets = self.sample_subnets(n_shards) if subnets is None else subnets
         roles = ROLES if self.has_elastic_student else ROLES[:1]
         passes = [roles] if self.config.train.joint_students else [(role,) for role in roles]
-        for index, (batch, subnet) in enumerate(zip(batches, subnets, strict=True)):
+        for index, subnet in zip(range(n_shards), subnets, strict=True):
+            batch = batches.popleft()
             shard = make_shard(index, subnet, batch, self.step.device, self.masks_active)
             intact: dict[int, Probabilities] = {}
             for of_pass in passes:
                 with self._autocast():
                     terms = self._terms(shard, targets, of_pass, intact)
                 if terms:  # an intact student may have none of its own, and yet teach
-                    yield {name: term / len(batches) for name, term in terms.items()}
+                    yield {name: term / n_shards for name, term in terms.items()}
 
     def _teacher_targets(
         self,
         data: Mapping[str, Any] | Iterable[Mapping[str, Any]],
-        batches: list[Mapping[str, Any]],
+        batches: deque[Mapping[str, Any]],
         temperature: float,
     ) -> Targets:
         """Return the teacher's targets of all shards, whose batches are put into `batches` as they come."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -33,11 +33,11 @@ from poa_plugin.train.metrics import Metrics
 from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradients
 from poa_plugin.train.parallel import compile_blocks
 from poa_plugin.train.processes import refuse_several_processes
-from poa_plugin.train.reading import open_images, read_batches
+from poa_plugin.train.reading import open_images, read_shards
 from poa_plugin.train.schedules import Schedules, Values
 from poa_plugin.train.skipping import GRADIENT, SkippedSteps, not_finite
 from poa_plugin.train.stopping import StopRequest, stop_on_signals
-from poa_plugin.train.timing import TimedBatches
+from poa_plugin.train.timing import StepShards
 
 
 class Outcome(NamedTuple):
@@ -109,25 +109,25 @@ def _train(
     schedules, start = Schedules(config), int(state["step"])
     total, period = schedules.total_steps, config.train.checkpoint_period
     metrics, skipped = _records(run, config, state)
-    batches = TimedBatches(read_batches(config, dataset, model.mask_grid, start, total, run))
+    all_shards = read_shards(config, dataset, model.mask_grid, start, total, run)
     deadline = time.perf_counter() + 60 * (config.train.max_minutes or math.inf)
     model.train()
 
     done, good, stop.training = start, state, True
     wrong: list[str] = []
     with closing(metrics):
-        for step, shards in enumerate(batches, start):
-            values = schedules(step)
-            subnets = model.sample_subnets(len(shards))
+        for step in range(start, total):
+            shards, values = StepShards(all_shards, config.train.shards), schedules(step)
+            subnets = model.sample_subnets(config.train.shards)
             terms, norms, wrong, scaler = train_step(model, optimizer, shards, values, subnets)
-            times = batches.times()
+            times = shards.times()
             if wrong and not skipped.in_a_row:
                 good = {"step": step, "scaler": scaler, "metrics": metrics.state()}
             elastic = subnets if model.has_elastic_student else []
             lock.check()
             heads = model.terms_by_head
             metrics.add(step, terms, norms, values, elastic, times, bool(wrong), heads)
-            skipped.note(step, wrong, shards, subnets, scaler)
+            skipped.note(step, wrong, shards.image_ids, subnets, scaler)
 
             done = step + 1
             ends = done == total or stop.requested or time.perf_counter() > deadline
@@ -179,7 +179,7 @@ class Step(NamedTuple):
 def train_step(
     model: POA,
     optimizer: torch.optim.Optimizer,
-    shards: Sequence[Mapping[str, Any]],
+    shards: Iterable[Mapping[str, Any]],
     values: Values,
     subnets: Sequence[Subnet],
 ) -> Step:

@@ -114,10 +114,10 @@ class Metrics:
             for name, value in terms.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
             for name, heads in (by_head or {}).items():
-                before = self._heads.get(name, [0.0] * len(heads))
-                if isinstance(before, list):
+                before = self._heads.get(name)
+                if isinstance(before, list):  # of a checkpoint
                     before = heads.new_tensor(before)
-                self._heads[name] = before + heads
+                self._heads[name] = heads if before is None else before + heads
             self._norms.update(norms)
             self._steps += 1
         self._timed += 1

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from poa_plugin.config.schema import Config
-from poa_plugin.data import Dataset, build_dataset, train_batches
+from poa_plugin.data import Dataset, build_dataset, train_shards
 from poa_plugin.data.loader import ShardBatch
 from poa_plugin.errors import UserError
 
@@ -22,15 +22,15 @@ def open_images(config: Config) -> Dataset:
         return build_dataset(config, "train")
 
 
-def read_batches(
+def read_shards(
     config: Config, dataset: Dataset, mask_grid: tuple[int, int], start: int, total: int, run: Path
-) -> Iterator[list[ShardBatch]]:
-    """Yield the batches of each step from `start` up to `total`; see `train_batches`."""
+) -> Iterator[ShardBatch]:
+    """Yield the batches of the shards of each step from `start` up to `total`; see `train_shards`."""
     import torchvision.transforms.v2.functional  # noqa: F401  (here, for all worker processes at once)
 
-    batches = train_batches(config, dataset, mask_grid, start, total, run)
+    shards = train_shards(config, dataset, mask_grid, start, total, run)
     with _reading(config):
-        yield from batches
+        yield from shards
 
 
 @contextmanager

@@ -48,7 +48,7 @@ class SkippedSteps:
         self,
         step: int,
         wrong: Sequence[str],
-        shards: Sequence[Mapping[str, Any]],
+        image_ids: Sequence[Sequence[int]],
         subnets: Sequence[Subnet],
         scaler: Mapping[str, Any] | None = None,
     ) -> None:
@@ -57,7 +57,7 @@ class SkippedSteps:
         Args:
             step: its number.
             wrong: what was not finite; nothing, in a good step.
-            shards: its batches.
+            image_ids: of its shards' images.
             subnets: its elastic students.
             scaler: the state in which the gradient scaler, if there is one, entered a skipped step.
         """
@@ -68,7 +68,7 @@ class SkippedSteps:
         record = {
             "step": step,
             "not_finite": list(wrong),
-            "image_ids": [list(shard["image_ids"]) for shard in shards],
+            "image_ids": [list(ids) for ids in image_ids],
             "subnets": [subnet.name for subnet in subnets],
         }
         reason = f"not finite: {', '.join(wrong)}"

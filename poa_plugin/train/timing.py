@@ -1,38 +1,48 @@
-"""Where the time of a step goes: waiting for its batch, and the step itself."""
+"""Where the time of a step goes: waiting for its images, and the step itself."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Iterator
+from itertools import islice
+from typing import NamedTuple
 
-T = TypeVar("T")
+from poa_plugin.data import ShardBatch
 
 
 class Times(NamedTuple):
-    """Seconds: that a step waited for its batch, and that it then took."""
+    """Seconds: that a step waited for its images, and that all else in it took."""
 
     data: float
     step: float
 
 
-class TimedBatches(Generic[T]):
-    """An iterator that knows how long its last item was waited for, and how long ago that was."""
+class StepShards:
+    """The batches of a step's shards, each taken when it is due.
 
-    def __init__(self, batches: Iterable[T]) -> None:
-        self._batches = iter(batches)
-        self._waited, self._given = 0.0, time.perf_counter()
+    Args:
+        shards: of this step and those after it.
+        number: of shards of a step.
 
-    def __iter__(self) -> TimedBatches[T]:
+    Attributes:
+        image_ids: of the shards that were taken.
+    """
+
+    def __init__(self, shards: Iterator[ShardBatch], number: int) -> None:
+        self._shards = islice(shards, number)
+        self._waited, self._began = 0.0, time.perf_counter()
+        self.image_ids: list[list[int]] = []
+
+    def __iter__(self) -> StepShards:
         return self
 
-    def __next__(self) -> T:
+    def __next__(self) -> ShardBatch:
         asked = time.perf_counter()
-        batch = next(self._batches)
-        self._given = time.perf_counter()
-        self._waited = self._given - asked
+        batch = next(self._shards)
+        self._waited += time.perf_counter() - asked
+        self.image_ids.append(batch["image_ids"])
         return batch
 
     def times(self) -> Times:
-        """Return how long the last batch was waited for, and how long ago it came."""
-        return Times(self._waited, time.perf_counter() - self._given)
+        """Return how long shards were waited for so far, and the rest of the time since the step began."""
+        return Times(self._waited, time.perf_counter() - self._began - self._waited)

@@ -14,7 +14,7 @@ import torch
 
 from poa_plugin.cli import main
 from poa_plugin.config.schema import Config
-from poa_plugin.data import ImageFolder, train_batches
+from poa_plugin.data import ImageFolder, train_shards
 from poa_plugin.data.faults import BadImageNote, BadImages
 from poa_plugin.errors import UserError
 from tests.data.image_files import BAD, UNUSUAL, good, write_folder, write_tar
@@ -54,7 +54,7 @@ def test_training_passes_over_each_kind(
     dataset.convert_unusual = False
     bad_id = dataset.files.index("bad.jpg")
     (tmp_path / "run").mkdir()
-    for [batch] in train_batches(config, dataset, (6, 6), 0, 5, tmp_path / "run"):
+    for batch in train_shards(config, dataset, (6, 6), 0, 5, tmp_path / "run"):
         assert bad_id not in batch["image_ids"]
         assert batch["collated_global_crops"].shape == (6, 3, 48, 48)
     [record] = (tmp_path / "run/bad_images.jsonl").read_text().splitlines()
@@ -62,7 +62,7 @@ def test_training_passes_over_each_kind(
     assert json.loads(record)["image"] == "bad.jpg"
     strict = small_config(*words, "data.max_bad_ratio=0.09")
     with pytest.raises(UserError, match="1 of 10 images cannot be used"):
-        list(train_batches(strict, dataset, (6, 6), 0, 5))
+        list(train_shards(strict, dataset, (6, 6), 0, 5))
 
 
 def test_a_data_set_of_bad_images_alone(
@@ -71,7 +71,7 @@ def test_a_data_set_of_bad_images_alone(
     files = {f"{i}.jpg": BAD["corrupt"] for i in range(5)}
     config = small_config(f"data.path={write_folder(tmp_path, files)}", "data.max_bad_ratio=1")
     with pytest.raises(UserError, match="100 images drawn one after the other"):
-        next(iter(train_batches(config, ImageFolder(config.data.path, "train"), (6, 6), 0, 1)))
+        next(iter(train_shards(config, ImageFolder(config.data.path, "train"), (6, 6), 0, 1)))
 
 
 def test_workers_that_are_killed_are_replaced(
@@ -82,9 +82,9 @@ def test_workers_that_are_killed_are_replaced(
     config = small_config(f"data.path={path}", "data.num_workers=2")
     dataset = ImageFolder(str(path), "train")
     alone = small_config(f"data.path={path}")
-    wanted = [batch for [batch] in train_batches(alone, dataset, (6, 6), 0, 14)]
+    wanted = list(train_shards(alone, dataset, (6, 6), 0, 14))
     found = []
-    for step, [batch] in enumerate(train_batches(config, dataset, (6, 6), 0, 14)):
+    for step, batch in enumerate(train_shards(config, dataset, (6, 6), 0, 14)):
         found.append(batch)
         if step in (2, 7):
             for child in multiprocessing.active_children():
@@ -111,7 +111,7 @@ def test_workers_that_die_again_and_again_end_the_run(
     path = write_folder(tmp_path, {f"{i}.jpg": good(i) for i in range(3)})
     config = small_config(f"data.path={path}", "data.num_workers=1")
     with pytest.raises(UserError, match=r"killed 3 times .*memory.*data\.num_workers \(now 1\)"):
-        list(train_batches(config, Deadly(str(path), "train"), (6, 6), 0, 3))
+        list(train_shards(config, Deadly(str(path), "train"), (6, 6), 0, 3))
 
 
 def test_a_check_of_a_whole_data_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

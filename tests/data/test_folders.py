@@ -11,7 +11,7 @@ import pytest
 
 from poa_plugin.cli import main
 from poa_plugin.config.schema import Config
-from poa_plugin.data import FileList, ImageFolder, ImageNet, build_dataset, train_batches
+from poa_plugin.data import FileList, ImageFolder, ImageNet, build_dataset, train_shards
 from poa_plugin.data.datasets import NoSplitError, UnreadableImageError
 from poa_plugin.errors import UserError
 from tests.conftest import Noise
@@ -141,7 +141,7 @@ def test_names_of_any_bytes(
     assert "bad \\udcff.jpg" in capsys.readouterr().out
     config = small_config(f"data.path={tmp_path}", "data.max_bad_ratio=1")
     (tmp_path / "run").mkdir()
-    list(train_batches(config, dataset, (6, 6), 0, 4, tmp_path / "run"))
+    list(train_shards(config, dataset, (6, 6), 0, 4, tmp_path / "run"))
     assert "bad \\udcff.jpg' is passed over" in capsys.readouterr().out
     (tmp_path / "list.txt").write_bytes(b"\n".join(odd[1:3]) + b"\r\n")
     listed = FileList(str(tmp_path / "list.txt"), "train")
@@ -288,7 +288,7 @@ def test_a_refusal_in_a_data_set_of_ones_own(
 ) -> None:
     config = small_config(f"data.num_workers={workers}")
     with pytest.raises(UserError, match=r"The image '.*' could not be read: you may not read it"):
-        next(train_batches(config, Elsewhere(5), (6, 6), 0, 1))
+        next(train_shards(config, Elsewhere(5), (6, 6), 0, 1))
 
 
 def test_a_list_for_testing_under_another_name(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from poa_plugin.data import (
     ShardBatch,
     WebDataset,
     build_dataset,
-    train_batches,
+    train_shards,
 )
 from poa_plugin.data import parquet as parquet_files
 from poa_plugin.data.datasets import UnreadableImageError
@@ -80,7 +80,7 @@ def batches(small_config: Callable[..., Config], tmp_path: Path) -> Callable[...
         always = ("train.shards=2", "train.batch_size_per_shard=2", "data.max_bad_ratio=1")
         config = small_config(*always, *words)
         dataset = build_dataset(config, "train")
-        return [x for step in train_batches(config, dataset, (6, 6), 2, 8) for x in step]
+        return list(train_shards(config, dataset, (6, 6), 2, 8))
 
     return run
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from poa_plugin.config.schema import Config
-from poa_plugin.data import MultiCropAugmentation, ShardBatch, shard_masks, train_batches
+from poa_plugin.data import MultiCropAugmentation, ShardBatch, shard_masks, train_shards
 from poa_plugin.data.loader import Batches
 from poa_plugin.errors import UserError
 from poa_plugin.randomness import numpy_generator
@@ -22,11 +22,11 @@ Make = Callable[..., Config]
 GRID = (6, 6)
 
 
-def same(first: list[ShardBatch], second: list[ShardBatch]) -> bool:
+def same(first: ShardBatch, second: ShardBatch) -> bool:
     def equal(a: Any, b: Any) -> bool:
         return bool(torch.equal(a, b)) if isinstance(a, Tensor) else a == b
 
-    return all(equal(a[key], b[key]) for a, b in zip(first, second, strict=True) for key in a)
+    return all(equal(value, second[key]) for key, value in first.items())
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
@@ -35,34 +35,38 @@ def test_batches_do_not_depend_on_workers(small_config: Make, workers: int) -> N
     batches = []
     for number in (0, workers):
         config = small_config("train.shards=2", f"data.num_workers={number}")
-        batches.append(list(train_batches(config, Noise(20), GRID, 1, 4)))
-    assert len(batches[0]) == 3
+        batches.append(list(train_shards(config, Noise(20), GRID, 1, 4)))
+    assert len(batches[0]) == 6
     for first, second in zip(*batches, strict=True):
         assert same(first, second)
 
 
 def test_a_run_can_start_at_any_step(small_config: Make) -> None:
     config = small_config("train.shards=2")
-    whole = list(train_batches(config, Noise(20), GRID, 0, 5))
-    late = list(train_batches(config, Noise(20), GRID, 3, 5))
-    for first, second in zip(whole[3:], late, strict=True):
+    whole = list(train_shards(config, Noise(20), GRID, 0, 5))
+    late = list(train_shards(config, Noise(20), GRID, 3, 5))
+    for first, second in zip(whole[6:], late, strict=True):
         assert same(first, second)
 
 
 def test_shapes(small_config: Make) -> None:
-    [[batch]] = train_batches(small_config(), Noise(5), GRID, 0, 1)
+    [batch] = train_shards(small_config(), Noise(5), GRID, 0, 1)
     assert batch["collated_global_crops"].shape == (6, 3, 48, 48)
     assert batch["collated_local_crops"].shape == (6, 3, 32, 32)
     assert batch["collated_masks"].shape == (6, 36)
     assert batch["collated_masks"].dtype == torch.bool
     assert batch["collated_masks"].any(1).sum() == 3
+    masked = batch["collated_masks"].flatten().nonzero().flatten()
+    assert torch.equal(batch["mask_indices_list"], masked)
+    torch.testing.assert_close(batch["masks_weight"].sum(), torch.tensor(3.0))
+    assert batch["collated_global_crops"].dtype == torch.uint8
     assert len(batch["image_ids"]) == 3
 
 
 def test_a_batch_is_made_of_its_key(small_config: Make) -> None:
     """Step 2, shard 1, seed 7, each image on its own; the first view of all images comes first."""
     config, dataset = small_config("train.seed=7", "train.shards=2"), Noise(20)
-    [[_, batch]] = train_batches(config, dataset, GRID, 2, 3)
+    [_, batch] = train_shards(config, dataset, GRID, 2, 3)
     order = [
         image for epoch in (0, 1) for image in numpy_generator("order", 7, epoch).permutation(20)
     ]
@@ -91,13 +95,13 @@ def test_an_image_that_cannot_be_read_is_one_sentence(small_config: Make, worker
 
     config = small_config(f"data.num_workers={workers}")
     with pytest.raises(UserError) as caught:
-        next(train_batches(config, Broken(5), GRID, 0, 1))
+        next(train_shards(config, Broken(5), GRID, 0, 1))
     assert str(caught.value) == "The image 'a.png' cannot be read."
     assert not multiprocessing.active_children()  # ended, though the traceback is still held
 
 
 def test_no_local_crops(small_config: Make) -> None:
-    [[batch]] = train_batches(small_config("crops.local_crops_number=0"), Noise(5), GRID, 0, 1)
+    [batch] = train_shards(small_config("crops.local_crops_number=0"), Noise(5), GRID, 0, 1)
     assert len(batch["collated_local_crops"]) == 0
 
 
@@ -128,4 +132,4 @@ def test_seeds_and_shards_draw_differently(small_config: Make) -> None:
 
 def test_too_few_images(small_config: Make) -> None:
     with pytest.raises(UserError, match="has 2 images, fewer than"):
-        next(train_batches(small_config(), Noise(2), GRID, 0, 1))
+        next(train_shards(small_config(), Noise(2), GRID, 0, 1))

@@ -15,7 +15,7 @@ import pytest
 
 from poa_plugin.cli import main
 from poa_plugin.config.schema import Config
-from poa_plugin.data import WebDataset, build_dataset, tar_index, train_batches
+from poa_plugin.data import WebDataset, build_dataset, tar_index, train_shards
 from poa_plugin.data.tar_headers import tar_entries
 from poa_plugin.errors import UserError
 from tests.data.image_files import good, write_tar
@@ -67,8 +67,8 @@ def test_a_shard_that_is_cut_off_is_used_up_to_the_cut(
     assert "WARNING: The shard 'train-0.tar' is damaged: it ends in the middle of '2.jpg'" in said
     assert len(dataset) == 3
     (tmp_path / "run").mkdir()
-    batches = train_batches(config, dataset, (6, 6), 0, 3, tmp_path / "run")
-    assert {i for [batch] in batches for i in batch["image_ids"]} == {0, 1}
+    batches = train_shards(config, dataset, (6, 6), 0, 3, tmp_path / "run")
+    assert {i for batch in batches for i in batch["image_ids"]} == {0, 1}
     assert "'train-0.tar/2.jpg'" in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path), "--dataset", "webdataset"]) == 1
     said = capsys.readouterr().out

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from poa_plugin.config.schema import Config
-from poa_plugin.data import train_batches, workers
+from poa_plugin.data import train_shards, workers
 from poa_plugin.data.datasets import UnreadableImageError
 from poa_plugin.data.workers import Workers, in_order
 from poa_plugin.errors import UserError
@@ -162,7 +162,7 @@ def test_an_unreadable_image_is_a_sentence_from_a_worker_too(
 ) -> None:
     config = small_config(f"data.num_workers={number}")
     with pytest.raises(UserError, match=said):
-        next(train_batches(config, Failing(error), (6, 6), 0, 1))
+        next(train_shards(config, Failing(error), (6, 6), 0, 1))
 
 
 def test_an_error_in_a_worker_is_raised_and_no_death(
@@ -170,5 +170,5 @@ def test_an_error_in_a_worker_is_raised_and_no_death(
 ) -> None:
     config = small_config("data.num_workers=1")
     with pytest.raises(RuntimeError, match=r"^Caught RuntimeError in DataLoader worker process 0"):
-        next(train_batches(config, Failing(RuntimeError("a bug")), (6, 6), 0, 1))
+        next(train_shards(config, Failing(RuntimeError("a bug")), (6, 6), 0, 1))
     assert "died" not in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import deque
 from collections.abc import Callable
 
 import pytest
@@ -45,7 +46,7 @@ def test_targets_are_balanced_over_the_shards_together(small_config: Make) -> No
     config = small_config()
     model = trained(config)
     batches = [random_batch(config, seed) for seed in (1, 2)]
-    found = model._teacher_targets(batches, [], 0.05)
+    found = model._teacher_targets(batches, deque(), 0.05)
     wanted = one_graph.targets(model, batches, 0.05)
     for head, (cls, patches) in enumerate(wanted):
         for assignments, of_kind in ((found.cls[head], cls), (found.patches[head], patches)):

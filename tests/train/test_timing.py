@@ -5,28 +5,35 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 
+from poa_plugin.data import ShardBatch
 from poa_plugin.registry import DATASETS
 from poa_plugin.train.loop import train
-from poa_plugin.train.timing import TimedBatches
+from poa_plugin.train.timing import StepShards
 from tests.conftest import Blobs, Make
 from tests.train.test_loop import lines
 
 
 def test_waiting_and_working_are_told_apart() -> None:
-    def slow() -> Iterator[int]:
-        for number, seconds in enumerate((0.2, 0.0)):
-            time.sleep(seconds)
-            yield number
+    """Two steps of two shards: the first step waits, the second one works."""
 
-    batches, times = TimedBatches(slow()), []
-    for number in batches:
-        time.sleep(0.0 if number == 0 else 0.2)
-        times.append(batches.times())
-    assert len(times) == 2
+    def slow() -> Iterator[ShardBatch]:
+        for number, seconds in enumerate((0.1, 0.1, 0.0, 0.0)):
+            time.sleep(seconds)
+            yield cast(ShardBatch, {"image_ids": [number]})
+
+    all_shards, times, images = slow(), [], []
+    for step in range(2):
+        shards = StepShards(all_shards, 2)
+        for _ in shards:
+            time.sleep(0.1 * step)
+        times.append(shards.times())
+        images.append(shards.image_ids)
+    assert images == [[[0], [1]], [[2], [3]]]
     assert times[0].data >= 0.2
     assert times[1].step >= 0.2
     assert times[0].step < times[1].step
