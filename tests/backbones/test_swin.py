@@ -11,15 +11,15 @@ import poa_plugin as poa
 from poa_plugin.backbones import CropBatch, ElasticBackbone
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.backbones.swin import windows as windows_module
-from poa_plugin.backbones.swin.plain import gather_four
+from poa_plugin.backbones.swin.plain import space_to_depth
 from poa_plugin.backbones.swin.windows import (
     BORDER,
-    partition,
-    put_together,
+    packed_windows,
     relative_bias,
     relative_positions,
     shift_mask,
-    windows,
+    window_partition,
+    window_reverse,
 )
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
@@ -39,27 +39,27 @@ def build(*words: str) -> ElasticBackbone:
 @pytest.mark.parametrize("size", [(6, 9), (5, 7), (2, 2), (1, 10)])
 def test_windows_are_padded_then_rolled_and_undone(size: tuple[int, int], shift: int) -> None:
     x = torch.randn(2, *size, 4)
-    cut = partition(x, 3, shift)
-    assert cut.shape[1] == 9
-    assert torch.equal(put_together(cut, 3, shift, size), x)
+    windows = window_partition(x, 3, shift)
+    assert windows.shape[1] == 9
+    assert torch.equal(window_reverse(windows, 3, shift, size), x)
     padded = F.pad(x, (0, 0, 0, -size[1] % 3, 0, -size[0] % 3)).roll((-shift, -shift), (1, 2))
-    assert torch.equal(cut[0].view(3, 3, 4), padded[0, :3, :3])
+    assert torch.equal(windows[0].view(3, 3, 4), padded[0, :3, :3])
 
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_packed_windows_are_those_of_each_map(shift: int) -> None:
     maps = [torch.randn(*size, 4) for size in LAYOUT]
     packed = torch.cat([x.flatten(0, 2) for x in maps]).requires_grad_()
-    laid = windows(LAYOUT, 3, shift, packed)
-    rows = laid.cut(packed)
-    wanted = torch.cat([partition(x, 3, shift).flatten(0, 1) for x in maps])
+    windows = packed_windows(LAYOUT, 3, shift, packed)
+    rows = windows.partition(packed)
+    wanted = torch.cat([window_partition(x, 3, shift).flatten(0, 1) for x in maps])
     assert torch.equal(rows, wanted)
-    assert torch.equal(laid.join(rows), packed)
+    assert torch.equal(windows.reverse(rows), packed)
     weights = torch.randn_like(rows)
-    (laid.cut(packed) * weights).sum().backward()
-    assert torch.equal(packed.grad, laid.join(weights))
-    assert laid.counts == [len(partition(x, 3, shift)) for x in maps]
-    for size, mask in zip(LAYOUT, laid.masks, strict=True):
+    (windows.partition(packed) * weights).sum().backward()
+    assert torch.equal(packed.grad, windows.reverse(weights))
+    assert windows.counts == [len(window_partition(x, 3, shift)) for x in maps]
+    for size, mask in zip(LAYOUT, windows.masks, strict=True):
         if shift:
             wanted = shift_mask(size[1:], 3, shift, packed).repeat(size[0], 1, 1)
             assert torch.equal(mask.squeeze(1), wanted)
@@ -69,10 +69,10 @@ def test_packed_windows_are_those_of_each_map(shift: int) -> None:
 
 def test_gradients_flow_back_through_windows() -> None:
     x = torch.randn(10 + 4, 2, dtype=torch.double, requires_grad=True)
-    laid = windows(((1, 2, 5), (1, 2, 2)), 3, 1, x)
-    assert torch.autograd.gradcheck(laid.cut, (x,))
-    rows = laid.cut(x).detach().requires_grad_()
-    assert torch.autograd.gradcheck(laid.join, (rows,))
+    windows = packed_windows(((1, 2, 5), (1, 2, 2)), 3, 1, x)
+    assert torch.autograd.gradcheck(windows.partition, (x,))
+    rows = windows.partition(x).detach().requires_grad_()
+    assert torch.autograd.gradcheck(windows.reverse, (rows,))
 
 
 def test_cells_from_opposite_borders_do_not_attend() -> None:
@@ -93,12 +93,12 @@ def test_relative_biases_follow_offsets() -> None:
         assert bias[i, j, k, m] == (i - k + 2) * 5 + (j - m + 2)
 
 
-def test_merging_lays_cells_in_timms_order_and_pads_odd_maps() -> None:
+def test_merging_has_timms_order_of_cells_and_pads_odd_maps() -> None:
     x = torch.arange(15.0).view(1, 3, 5, 1)
-    four = gather_four(x)
-    assert four.shape == (1, 2, 3, 4)
-    assert four[0, 0, 0].tolist() == [0, 5, 1, 6]
-    assert four[0, 1, 2].tolist() == [14, 0, 0, 0]
+    merged = space_to_depth(x)
+    assert merged.shape == (1, 2, 3, 4)
+    assert merged[0, 0, 0].tolist() == [0, 5, 1, 6]
+    assert merged[0, 1, 2].tolist() == [14, 0, 0, 0]
 
 
 def test_blocks_keep_their_shifts_when_others_are_left_out() -> None:
@@ -112,7 +112,7 @@ def test_maps_smaller_than_a_window_are_still_shifted() -> None:
     subnet = Subnet(8, 4)
     options = backbone.plain_options(subnet)
     unshifted = backbone.build_plain(
-        {**options, "shifts": [[0] * len(own) for own in options["shifts"]]}
+        {**options, "shifts": [[0] * len(shifts) for shifts in options["shifts"]]}
     )
     unshifted.load_state_dict(backbone.sliced_state_dict(subnet))
     wanted = backbone(images, subnet)["x_norm_clstoken"]
@@ -193,19 +193,19 @@ def test_masks_need_whole_cells() -> None:
 
 def test_tables_of_windows_made_while_evaluating_serve_training() -> None:
     """Tensors that are made in inference mode cannot be saved for a backward pass."""
-    windows_module._cached_indices.cache_clear()
+    windows_module._cached_window_tables.cache_clear()
     backbone = build()
     images = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         backbone(images)
     backbone(images)["x_norm_clstoken"].sum().backward()
-    assert windows_module._cached_indices.cache_info().hits > 0
+    assert windows_module._cached_window_tables.cache_info().hits > 0
 
 
 def test_tables_of_tracing_tensors_are_not_kept() -> None:
     class Fake(Tensor):
         pass
 
-    windows_module._cached_indices.cache_clear()
-    windows(((1, 4, 4),), 3, 1, torch.randn(16, 2).as_subclass(Fake))
-    assert windows_module._cached_indices.cache_info().currsize == 0
+    windows_module._cached_window_tables.cache_clear()
+    packed_windows(((1, 4, 4),), 3, 1, torch.randn(16, 2).as_subclass(Fake))
+    assert windows_module._cached_window_tables.cache_info().currsize == 0

@@ -1,4 +1,4 @@
-"""The vision transformer, from one definition: built of ordinary layers here, of elastic ones by `elastic_vit`.
+"""The vision transformer, from one definition: built of ordinary layers here, of elastic ones in `vit.elastic`.
 
 Parameter names are timm's and DINOv2's. Nothing in this file is elastic: widths are read off tensors,
 and which layers are used is the class attribute `layers`.
@@ -43,7 +43,7 @@ class ViTShape:
 
 
 class PatchEmbed(nn.Module):
-    """Cut images into square patches and project each to a token."""
+    """Split images into square patches and project each to a token."""
 
     def __init__(self, shape: ViTShape, layers: type[PlainLayers]) -> None:
         super().__init__()
@@ -253,7 +253,7 @@ def intermediate(
 
 
 def block_indices(n: int | Sequence[int], depth: int) -> list[int]:
-    """Return the indices of the last `n` blocks, or the indices given.
+    """Return the indices of the last `n` blocks, or the indices in `n`.
 
     Raises:
         ValueError: there are no such blocks.
