@@ -152,16 +152,16 @@ def outputs(
     }
 
 
-def wanted_stages(n: int | Sequence[int]) -> list[int]:
+def stage_indices(n: int | Sequence[int]) -> list[int]:
     """Return the indices of the last `n` stages, or the indices in `n`.
 
     Raises:
         ValueError: there are no such stages.
     """
-    wanted = list(range(N_STAGES - n, N_STAGES)) if isinstance(n, int) else list(n)
-    if any(not 0 <= i < N_STAGES for i in wanted):
-        raise ValueError(f"A network of {N_STAGES} stages has no stages {wanted}.")
-    return wanted
+    indices = list(range(N_STAGES - n, N_STAGES)) if isinstance(n, int) else list(n)
+    if any(not 0 <= i < N_STAGES for i in indices):
+        raise ValueError(f"A network of {N_STAGES} stages has no stages {indices}.")
+    return indices
 
 
 def intermediate(

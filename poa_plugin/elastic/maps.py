@@ -78,9 +78,9 @@ class ElasticConv2d(nn.Conv2d):
         return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
 
     def _active(self, fan_in: int, fan_out: int) -> tuple[Tensor, Tensor | None]:
-        weight = slicing.matrix(self.weight, fan_out, fan_in)
-        if fan_in != self.in_channels:  # not the inputs, which mostly have more elements
-            weight = weight * slicing.input_scale(self.in_channels, fan_in)
+        alpha = slicing.input_scale(self.in_channels, fan_in)
+        # The weight is scaled, not the inputs, which mostly have more elements.
+        weight = slicing.matrix(self.weight, fan_out, fan_in, alpha=alpha)
         return weight, None if self.bias is None else slicing.leading(self.bias, fan_out)
 
     def _fan_out(self, fan_in: int) -> int:

@@ -148,8 +148,8 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
             for i in ids:
                 [x] = blocks[i]([x], [subnet.width * 2**s])
             maps.append(x[0].permute(0, 2, 3, 1))
-        wanted = staged.wanted_stages(n)
-        return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
+        indices = staged.stage_indices(n)
+        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
 
     def block_name(self, stage: int, block: int) -> str:
         """See `StagedBackbone.block_name`."""

@@ -159,14 +159,14 @@ class ResNet(PlainNetwork):
         (B, D, h, w) maps if `reshape`, paired with their (B, D) means if `return_class_token`. `norm`
         changes nothing: no stage ends in a norm.
         """
-        wanted, x = staged.wanted_stages(n), self.stem(images)
+        indices, x = staged.stage_indices(n), self.stem(images)
         last = {name.split(".")[0]: name for name in self.path()}
         maps = []
         for name in self.path():
             x = self.step(x, name)
             if name in last.values():
                 maps.append(x.permute(0, 2, 3, 1))
-        return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
+        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
 
 
 def module_path(blocks: Sequence[Sequence[int]]) -> list[str]:

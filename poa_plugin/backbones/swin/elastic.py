@@ -203,8 +203,8 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
             x = out.unflatten(0, layout[0])
             stage_norm = self.norm if s == len(self.layers) - 1 else self.get_submodule(f"norm{s}")
             maps.append(stage_norm(x) if norm else x)
-        wanted = staged.wanted_stages(n)
-        return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
+        indices = staged.stage_indices(n)
+        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
 
     def block_name(self, stage: int, block: int) -> str:
         """See `StagedBackbone.block_name`."""

@@ -232,7 +232,7 @@ class SwinTransformer(PlainNetwork):
         `norm`, the last stage goes through the final norm, and earlier ones through norms without
         factors: those of pre-training are never trained.
         """
-        wanted, x = staged.wanted_stages(n), self.stem(images)
+        indices, x = staged.stage_indices(n), self.stem(images)
         maps: dict[int, Tensor] = {}
         for name in self.path():
             if name.endswith("downsample"):
@@ -242,7 +242,7 @@ class SwinTransformer(PlainNetwork):
         if norm:
             maps = {i: F.layer_norm(y, y.shape[-1:], eps=1e-5) for i, y in maps.items()}
             maps[len(maps) - 1] = self.norm(x)
-        return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
+        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
 
 
 def module_path(blocks: Sequence[Sequence[int]]) -> list[str]:

@@ -176,15 +176,15 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         """
         subnet = self.member(subnet)
         ids = self.active_blocks(subnet)
-        wanted, taken = block_indices(n, len(ids)), {}
+        indices, taken = block_indices(n, len(ids)), {}
         [embedded] = self._embed_crops([CropBatch(images, subnet)])
         size, x = (len(embedded), embedded.shape[1]), embedded.flatten(0, 1)
         for i, block_id in enumerate(ids):
             [x] = self.blocks[block_id]([x], [(size,)], [[None]], [None])
-            if i in wanted:
+            if i in indices:
                 taken[i] = (self.norm(x) if norm else x).unflatten(0, size)
         return intermediate(
-            [taken[i] for i in wanted], images, self.shape.patch_size, reshape, return_class_token
+            [taken[i] for i in indices], images, self.shape.patch_size, reshape, return_class_token
         )
 
     def active_blocks(self, subnet: Subnet) -> list[int]:

@@ -169,13 +169,13 @@ class VisionTransformer(PlainNetwork):
         `reshape`, paired with (B, D) class tokens if `return_class_token`, through the final norm
         if `norm`.
         """
-        wanted, x, taken = block_indices(n, len(self.blocks)), self.stem(images), {}
+        indices, x, taken = block_indices(n, len(self.blocks)), self.stem(images), {}
         for i, block in enumerate(self.blocks):
             x = block(x)
-            if i in wanted:
+            if i in indices:
                 taken[i] = self.norm(x) if norm else x
         return intermediate(
-            [taken[i] for i in wanted], images, self.shape.patch_size, reshape, return_class_token
+            [taken[i] for i in indices], images, self.shape.patch_size, reshape, return_class_token
         )
 
     def draw_drop_path(
@@ -258,7 +258,7 @@ def block_indices(n: int | Sequence[int], depth: int) -> list[int]:
     Raises:
         ValueError: there are no such blocks.
     """
-    wanted = list(range(depth - n, depth)) if isinstance(n, int) else list(n)
-    if any(not 0 <= i < depth for i in wanted):
-        raise ValueError(f"A network of {depth} blocks has no blocks {wanted}.")
-    return wanted
+    indices = list(range(depth - n, depth)) if isinstance(n, int) else list(n)
+    if any(not 0 <= i < depth for i in indices):
+        raise ValueError(f"A network of {depth} blocks has no blocks {indices}.")
+    return indices
