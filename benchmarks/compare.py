@@ -27,20 +27,23 @@ PRECISIONS = ("fp32", "bf16")
 
 def work() -> None:
     """Take the steps that stdin asks for with the package and the `step.py` that PYTHONPATH gives."""
+    import step
     import torch
-    from step import DINO_WORDS, POA_WORDS, SIZES, Stepper
 
     torch.set_num_threads(1)
+    if hasattr(step, "OVERRIDES"):
+        overrides = step.OVERRIDES
+    else:  # a checkout from before 2026-12
+        overrides = {"POA": step.POA_WORDS, "DINOv2": step.DINO_WORDS}
 
     @lru_cache(maxsize=2)
     def stepper(family: str, precision: str, method: str) -> Any:
-        overrides = POA_WORDS if method == "POA" else DINO_WORDS
-        return Stepper([*overrides, f"train.precision={precision}"], family)
+        return step.Stepper([*overrides[method], f"train.precision={precision}"], family)
 
     for line in sys.stdin:
         family, precision, method = line.split()
         model = stepper(family, precision, method)
-        size = SIZES[family]
+        size = step.SIZES[family]
         names = size.students[1:3] if method == "POA" else (size.intact,)
         start = time.process_time()
         for name in names:

@@ -8,9 +8,9 @@ network of the family (batch 4, 2 x 224 and 8 x 96 pixel crops, half of the glob
 2048 and 4096 prototypes), averaged over four elastic students, and a DINOv2 step of the intact size with
 one head of 4096. A step is all of it: three branches, clipping, AdamW, the teacher's average.
 
-The GEMM peak is measured at the same shapes: every matrix product of a step is timed by itself. Peak
-memory is the resident set of a process of its own that takes two steps: the mean over the elastic
-students, and the largest.
+The GEMM peak is measured at the same shapes: each matrix product of a step is timed by itself. Peak memory
+is the largest resident set of a separate process that takes two steps: the mean over the elastic students,
+and the largest.
 
 `--beside-timm` compares forward and backward passes of the elastic network, for its intact and for a narrow
 member, with timm's network of the same sizes on the same images: 2 x 4 of 224 and 8 x 4 of 96 pixels.
@@ -51,7 +51,7 @@ from poa_plugin.train.schedules import Schedules
 class Size:
     """The network of a family whose step is measured."""
 
-    words: tuple[str, ...]
+    overrides: tuple[str, ...]
     students: tuple[str, ...]
     intact: str
 
@@ -93,24 +93,26 @@ COMMON = [
 ]
 
 
-def student_words(family: str) -> list[str]:
-    return [f"student.arch={family}", *SIZES[family].words, *COMMON]
+def student_overrides(family: str) -> list[str]:
+    return [f"student.arch={family}", *SIZES[family].overrides, *COMMON]
 
 
-POA_WORDS = ["dino.head_n_prototypes=[1024,2048,4096]"]
-DINO_WORDS = [
-    "dino.head_n_prototypes=[4096]",
-    "dino.lambda_ie=1",
-    *[f"loss.terms.{term}_elastic=false" for term in ("cross_view", "masked_patch", "koleo")],
-    "loss.terms.same_view=false",
-]
+OVERRIDES = {
+    "POA": ["dino.head_n_prototypes=[1024,2048,4096]"],
+    "DINOv2": [
+        "dino.head_n_prototypes=[4096]",
+        "dino.lambda_ie=1",
+        *[f"loss.terms.{term}_elastic=false" for term in ("cross_view", "masked_patch", "koleo")],
+        "loss.terms.same_view=false",
+    ],
+}
 
 
 class Stepper:
     """A model, its optimizer and one batch, ready to take steps."""
 
-    def __init__(self, words: Sequence[str], family: str = "vit") -> None:
-        self.config = default_config([*student_words(family), *words])
+    def __init__(self, overrides: Sequence[str], family: str = "vit") -> None:
+        self.config = default_config([*student_overrides(family), *overrides])
         self.model: POA = build_model(self.config).train()
         self.optimizer = build_optimizer(self.model.get_params_groups(), self.config)
         self.values = Schedules(self.config)(1000)
@@ -151,7 +153,7 @@ def seconds(run: Callable[[], Any]) -> float:
 
 
 class Products(TorchDispatchMode):
-    """Notes the shapes of all matrix products, attention and convolution among them."""
+    """Records the shapes of all matrix products, of attention and convolutions too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -195,23 +197,25 @@ def gemm_seconds(shapes: Counter[tuple[int, ...]], repeats: int = 3) -> float:
 def peak_of_this_process() -> float:
     """Return the largest resident set so far in bytes; getrusage's is inherited from the parent."""
     status = Path("/proc/self/status").read_text()
-    found = re.search(r"VmHWM:\s+(\d+) kB", status)
-    assert found
-    return 1024.0 * int(found[1])
+    match = re.search(r"VmHWM:\s+(\d+) kB", status)
+    assert match
+    return 1024.0 * int(match[1])
 
 
-def peak_memory(words: list[str], family: str, subnet: Subnet, threads: int, queue: Any) -> None:
+def peak_memory(
+    overrides: list[str], family: str, subnet: Subnet, threads: int, queue: Any
+) -> None:
     torch.set_num_threads(threads)
-    stepper = Stepper(words, family)
+    stepper = Stepper(overrides, family)
     for _ in range(2):
         stepper.step(subnet)
     queue.put(peak_of_this_process())
 
 
-def memory(words: list[str], family: str, subnet: Subnet, threads: int) -> float:
+def memory(overrides: list[str], family: str, subnet: Subnet, threads: int) -> float:
     context = multiprocessing.get_context("spawn")
     queue = context.Queue()
-    process = context.Process(target=peak_memory, args=(words, family, subnet, threads, queue))
+    process = context.Process(target=peak_memory, args=(overrides, family, subnet, threads, queue))
     process.start()
     peak = queue.get()
     process.join()
@@ -237,11 +241,11 @@ def profile(stepper: Stepper, subnet: Subnet) -> None:
         stepper.step(subnet)
     events = trace.key_averages()
     total = sum(event.self_cpu_time_total for event in events)
-    shares: Counter[str] = Counter()
+    self_times: Counter[str] = Counter()
     for event in events:
         group = next((name for name, p in GROUPS.items() if re.search(p, event.key)), "other")
-        shares[group] += event.self_cpu_time_total
-    for group, took in shares.most_common():
+        self_times[group] += event.self_cpu_time_total
+    for group, took in self_times.most_common():
         print(f"{took / total:7.1%} {group}")
     print(events.table(sort_by="self_cpu_time_total", row_limit=25, max_name_column_width=55))
 
@@ -250,8 +254,7 @@ def beside_timm(family: str, rounds: int) -> None:
     """Print CPU seconds, forward and backward, of our network and of timm's of the same sizes."""
     import timm
 
-    words = [*student_words(family), "train.batch_size_per_shard=4"]
-    backbone = build_backbone(default_config(words)).train()
+    backbone = build_backbone(default_config(student_overrides(family))).train()
     crops = [torch.randn(8, 3, 224, 224), torch.randn(32, 3, 96, 96)]
     for name in (SIZES[family].intact, SIZES[family].students[1]):
         subnet = backbone.space[name]
@@ -312,8 +315,8 @@ def main() -> None:
         return
     family, size = options.family, SIZES[options.family]
     precision = [f"train.precision={options.precision}"]
-    words = {"POA": [*POA_WORDS, *precision], "DINOv2": [*DINO_WORDS, *precision]}
-    steppers = {name: Stepper(extra, family) for name, extra in words.items()}
+    overrides = {name: [*extra, *precision] for name, extra in OVERRIDES.items()}
+    steppers = {name: Stepper(extra, family) for name, extra in overrides.items()}
     space = steppers["POA"].model.space
     students, intact = [space[name] for name in size.students], space[size.intact]
     assert intact == space.intact
@@ -334,22 +337,22 @@ def main() -> None:
     for _ in range(options.rounds):
         for name, subnet in runs:
             times[name, subnet].append(seconds(lambda n=name, s=subnet: steppers[n].step(s)))
-    for (name, subnet), found in times.items():
-        print(f"{name:7}{subnet.name:15} " + " ".join(f"{value:7.3f}" for value in found))
+    for (name, subnet), taken in times.items():
+        print(f"{name:7}{subnet.name:15} " + " ".join(f"{value:7.3f}" for value in taken))
 
-    best = {run: statistics.median(found) for run, found in times.items()}
-    poa = statistics.mean(best["POA", subnet] for subnet in students)
-    dino = best["DINOv2", intact]
+    medians = {run: statistics.median(taken) for run, taken in times.items()}
+    poa = statistics.mean(medians["POA", subnet] for subnet in students)
+    dino = medians["DINOv2", intact]
     print(
-        f"\n{'':8}{'s/step':>8}{'GFLOP':>8}{'GFLOP/s':>9}{'GEMM peak':>11}{'share':>7}{'GiB':>7}{'largest':>9}"
+        f"\n{'':8}{'s/step':>8}{'GFLOP':>8}{'GFLOP/s':>9}{'GEMM peak':>11}{'of it':>7}{'GiB':>7}{'largest':>9}"
     )
     totals = {}
     for name, members in (("POA", students), ("DINOv2", [intact])):
         work = statistics.mean(flops(products[name, s]) for s in members)
         alone = statistics.mean(gemm_seconds(products[name, s]) for s in members)
-        took = statistics.mean(best[name, s] for s in members)
+        took = statistics.mean(medians[name, s] for s in members)
         peaks = [
-            memory(words[name], family, s, options.threads) / 2**30
+            memory(overrides[name], family, s, options.threads) / 2**30
             for s in members
             if not options.no_memory
         ]

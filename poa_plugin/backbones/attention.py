@@ -1,4 +1,4 @@
-"""One door to attention kernels."""
+"""Attention: xFormers' kernels on a GPU where they are installed, and PyTorch's."""
 
 from __future__ import annotations
 
@@ -10,33 +10,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Layout = tuple[tuple[int, int], ...]
-"""How images of several sizes lie packed in one row of tokens: (images, tokens of each), in order."""
+"""Images of several sizes packed into one row of tokens: (images, tokens of each), in order."""
 
 
 def packed_attention(qkv: Tensor, layout: Layout) -> list[Tensor]:
     """Return the attention of packed tokens, each image within itself.
 
-    xFormers takes all images in one call, under a block-diagonal mask; PyTorch's kernel is called once
-    for each size of image.
+    xFormers takes all images in one call, with a block-diagonal mask; PyTorch's kernel is called once for each
+    size of image.
 
     Args:
         qkv: (T, 3, H, d) queries, keys and values.
-        layout: whose tokens add up to T.
+        layout: its tokens add up to T.
 
     Returns:
-        Parts of (T, H, d), one after the other; joining them would be a needless copy.
+        Consecutive parts of (T, H, d); joining them would be a needless copy.
     """
     if qkv.is_cuda and xformers_kernel() is not None:
         q, k, v = qkv.unsqueeze(0).unbind(2)
         return [attention(q, k, v, block_diagonal_mask(layout)).squeeze(0)]
-    parts = qkv.split([images * tokens for images, tokens in layout])
-    sized = [part.unflatten(0, size) for part, size in zip(parts, layout, strict=True)]
-    return [attention(*part.unbind(2)).flatten(0, 1) for part in sized]
+    batches = qkv.split([images * tokens for images, tokens in layout])
+    batches = [batch.unflatten(0, size) for batch, size in zip(batches, layout, strict=True)]
+    return [attention(*batch.unbind(2)).flatten(0, 1) for batch in batches]
 
 
 @lru_cache(maxsize=64)
 def block_diagonal_mask(layout: Layout) -> Any:
-    """Return xFormers' mask under which each image of a layout attends to itself alone."""
+    """Return xFormers' mask with which each image of a layout attends to itself alone."""
     from xformers.ops.fmha import BlockDiagonalMask
 
     return BlockDiagonalMask.from_seqlens([n for images, n in layout for _ in range(images)])
@@ -45,8 +45,8 @@ def block_diagonal_mask(layout: Layout) -> Any:
 def attention(q: Tensor, k: Tensor, v: Tensor, bias: Any = None) -> Tensor:
     """Return softmax(q k^T / sqrt(d) + bias) v for each head.
 
-    xFormers' kernel is used where it is installed and the tensors are on a GPU, and PyTorch's
-    otherwise; with a tensor for a bias always PyTorch's, which takes one of any size.
+    xFormers' kernel is used where it is installed and the tensors are on a GPU, unless the bias is a tensor;
+    PyTorch's otherwise.
 
     Args:
         q, k, v: (B, N, H, d) queries, keys and values.

@@ -1,4 +1,4 @@
-"""What every elastic backbone offers to the rest of the package."""
+"""The interface of elastic backbones."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Features = dict[str, Tensor | None]
 
 @dataclass(frozen=True, eq=False)
 class CropBatch:
-    """Images that one sub-network looks at within a step.
+    """A batch of crops that one sub-network sees within a step.
 
-    Crop batches that hold the same `images` and `masks` tensors share one run of the stem.
+    Crop batches with the same `images` and `masks` tensors share one run of the stem.
 
     Args:
         images: (B, C, H, W).
         subnet: the member of the search space that runs.
         masks: (B, N) bool, True where the mask token replaces a patch.
         generator: a CPU generator for stochastic depth; None uses torch's global one.
-        patch_ids: (M,) places in the flattened (B * N) patches of the patch tokens that the caller reads,
+        patch_ids: (M,) indices in the flattened (B * N) patches of the patch tokens that the caller reads,
             beside all class tokens: `x_norm_patchtokens` is then (M, D), these alone, and there is no
             `x_prenorm`. None reads all.
     """
@@ -43,9 +43,9 @@ class CropBatch:
 
 
 class PlainNetwork(nn.Module):
-    """An ordinary network: a stem, a path of modules that are run one after the other, and an output.
+    """An ordinary network: a stem, a path of modules that run one after the other, and an output.
 
-    The steps can be taken one by one, so that networks whose paths begin alike share the beginning.
+    The steps can be taken one by one, so that networks whose paths start with the same modules share those.
     """
 
     def path(self) -> Sequence[str]:
@@ -77,7 +77,7 @@ class ElasticBackbone(nn.Module):
     """Base class of elastic backbones.
 
     A backbone is called either with a list of crop batches, which go through its blocks together, or with
-    images and a sub-network, which is the case of one crop batch. No module remembers a sub-network.
+    images and a sub-network, which is one crop batch. No module stores which sub-network is active.
     """
 
     Options: ClassVar[type]
@@ -134,7 +134,7 @@ class ElasticBackbone(nn.Module):
         ]
 
     def member(self, subnet: Subnet | str | None) -> Subnet:
-        """Return the member of `space` that is given by itself or by name; the intact network for None.
+        """Return the member of `space` that is given as a value or by name; the intact network for None.
 
         Raises:
             UserError: there is no such member.
@@ -142,14 +142,14 @@ class ElasticBackbone(nn.Module):
         return self.space.intact if subnet is None else self.space[subnet]
 
     def multi_input_blocks(self) -> list[MultiInputBlock]:
-        """Return the modules that take all crop batches of a step in one call, in their order."""
+        """Return the modules that take all sub-networks of a step in one call, in their order."""
         return [module for module in self.modules() if isinstance(module, MultiInputBlock)]
 
     def member_path(self, subnet: Subnet) -> Sequence[str]:
         """Return the modules that a member runs between stem and output, in order.
 
         Names are the intact network's, and those of the ordinary network of the deepest member of the same
-        width. Two members of a width share the work of as many steps as their paths begin alike.
+        width. Two members of a width share the work of the steps that their paths have in common at the start.
 
         Raises:
             UserError: the sub-network is not a member of the space.
@@ -157,7 +157,7 @@ class ElasticBackbone(nn.Module):
         raise NotImplementedError
 
     def feature_width(self, subnet: Subnet | str) -> int:
-        """Return the number of channels of the features of a member, given by itself or by name."""
+        """Return the number of channels of the features of a member, given as a value or by name."""
         raise NotImplementedError
 
     def feature_ratio(self, subnet: Subnet) -> Fraction:
@@ -165,14 +165,14 @@ class ElasticBackbone(nn.Module):
         return Fraction(self.feature_width(subnet), self.feature_width(self.space.intact))
 
     def check_image_size(self, image_size: int) -> None:
-        """Raise a `UserError` if square images of this side cannot be taken; any side can, unless told."""
+        """Raise a `UserError` if square images of this side cannot be taken; by default, any can."""
 
     def mask_grid(self, image_size: int) -> tuple[int, int]:
         """Return the rows and columns of patches that can be masked in a square image."""
         raise NotImplementedError
 
     def plain(self, subnet: Subnet) -> PlainNetwork:
-        """Build the ordinary network of a member, with weights that are not yet its own."""
+        """Build the ordinary network of a member; its weights are yet to be loaded."""
         return self.build_plain(self.plain_options(subnet))
 
     @staticmethod
@@ -189,11 +189,11 @@ class ElasticBackbone(nn.Module):
         raise NotImplementedError
 
     def sliced_mask_token(self, subnet: Subnet) -> Tensor:
-        """Return the mask token of a member, which its ordinary network does not carry."""
+        """Return the mask token of a member, which its ordinary network lacks."""
         raise NotImplementedError
 
     def layer_id(self, parameter: str) -> int:
-        """Return the depth at which a parameter stands: 0 is the stem, `num_layers` the end."""
+        """Return the depth of a parameter for layer-wise decay: 0 is the stem, `num_layers` the end."""
         raise NotImplementedError
 
     @property
@@ -202,27 +202,29 @@ class ElasticBackbone(nn.Module):
         raise NotImplementedError
 
     def decayed_norms(self) -> Collection[str]:
-        """Return the parameters of normalization layers that are decayed nonetheless; none unless told."""
+        """Return the parameters of normalization layers that are decayed nonetheless; by default none."""
         return ()
 
     @torch.no_grad()
     def sliced_state_dict(self, subnet: Subnet) -> dict[str, Tensor]:
         """Return the state dict of a member's ordinary network, alpha folded into the weights.
 
-        Each elastic module cuts its own parameters with the slicer that its forward pass uses; what
-        is not elastic is carried over whole. Tensors own their storage.
+        Each elastic module slices its parameters with the slicer of its forward pass; other parameters are
+        copied as they are. Tensors share no storage with the backbone.
         """
         width_ratio = self.space.width_ratio(subnet)
         state = {}
         for name, plain_name in self.plain_names(subnet).items():
-            own = sliced_parameters(self.get_submodule(name), width_ratio)
+            parameters = sliced_parameters(self.get_submodule(name), width_ratio)
             prefix = f"{plain_name}." if plain_name else ""
-            state.update({prefix + key: tensor.detach().clone() for key, tensor in own.items()})
+            state.update(
+                {prefix + key: tensor.detach().clone() for key, tensor in parameters.items()}
+            )
         return state
 
 
 def read_patches(features: Features, patch_ids: Tensor | None) -> Features:
-    """Return features with those patch tokens alone that are read, if the backbone put out all of them."""
+    """Return features with only the patch tokens that are read, if the backbone returned all of them."""
     patches = features["x_norm_patchtokens"]
     if patch_ids is None or patches is None or patches.dim() == 2:
         return features

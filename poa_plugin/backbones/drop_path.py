@@ -1,7 +1,7 @@
 """Stochastic depth, drawn before the forward pass so that a block is a pure function of its inputs.
 
-A draw is a function of its generator alone: recomputation under activation checkpointing, other
-crop batches of the same pass, and other ranks do not disturb it.
+A draw depends on its generator alone, not on recomputation under activation checkpointing, other crop
+batches of the pass, or other ranks.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ def draw_drop_path(
     Args:
         rates: the drop rate of each block.
         batch: images in the crop batch.
-        device: where the draws are needed.
+        device: of the returned tensors.
         generator: a CPU generator; None uses torch's global one.
-        subset_above: from which rate on the batch-subset form is used.
+        subset_above: the rate above which the batch-subset form is used.
 
     Returns:
         For each block None (nothing is dropped), a (2, n) tensor of image indices (batch-subset
@@ -80,13 +80,13 @@ def add_packed_residual(
         pairs = zip(drawn, layout, strict=True)
         factors = torch.cat([drop_path.repeat_interleave(n) for drop_path, (_, n) in pairs])
         return x + branch(x, layout) * factors.to(x.dtype).unsqueeze(-1)
-    rows, few = kept_rows(layout, drawn)
-    sizes = [images * n for images, n in few]
-    residuals = branch(x[rows], few).to(x.dtype).split(sizes)
+    rows, kept_layout = kept_rows(layout, drawn)
+    sizes = [images * n for images, n in kept_layout]
+    residuals = branch(x[rows], kept_layout).to(x.dtype).split(sizes)
     out = x.clone()
-    parts = zip(rows.split(sizes), residuals, layout, few, strict=True)
-    for places, residual, (images, _), (left, _) in parts:
-        out.index_add_(0, places, residual, alpha=images / max(left, 1))
+    entries = zip(rows.split(sizes), residuals, layout, kept_layout, strict=True)
+    for kept, residual, (images, _), (n_kept, _) in entries:
+        out.index_add_(0, kept, residual, alpha=images / max(n_kept, 1))
     return out
 
 
@@ -100,12 +100,14 @@ def kept_rows(layout: Layout, drop_paths: Sequence[Tensor]) -> tuple[Tensor, Lay
             ).flatten()
         )
         start += images * n
-    few = tuple((len(drop_path), n) for drop_path, (_, n) in zip(drop_paths, layout, strict=True))
-    return torch.cat(rows), few
+    kept_layout = tuple(
+        (len(drop_path), n) for drop_path, (_, n) in zip(drop_paths, layout, strict=True)
+    )
+    return torch.cat(rows), kept_layout
 
 
 def image_factors(layout: Layout, drop_paths: Sequence[Tensor | None]) -> Tensor | None:
-    """Return by what each packed image's residual is multiplied: (images,); None if nothing is dropped.
+    """Return the factor of each packed image's residual, (images,); None if nothing is dropped.
 
     Args:
         layout: of packed tokens.

@@ -23,20 +23,20 @@ def check_images(images: Any, in_chans: int, dtype: torch.dtype) -> None:
     """
     if torch.jit.is_tracing():
         return
-    wanted = f"this network takes a floating-point tensor (B, {in_chans}, H, W)"
+    expected = f"this network takes a floating-point tensor (B, {in_chans}, H, W)"
     if not isinstance(images, Tensor):
-        raise UserError(f"The images are of type {type(images).__name__}: {wanted}.")
+        raise UserError(f"The images are of type {type(images).__name__}: {expected}.")
     shape = tuple(images.shape)
     if images.dim() != 4 or shape[1] != in_chans or 0 in shape[2:]:
         hint = (
             ", such as images.unsqueeze(0)" if shape[:1] == (in_chans,) and len(shape) == 3 else ""
         )
-        raise UserError(f"The images have the shape {shape}: {wanted}{hint}.")
+        raise UserError(f"The images have the shape {shape}: {expected}{hint}.")
     if images.dtype == dtype:
         return
     if not images.is_floating_point():
         raise UserError(
-            f"The images are of type {images.dtype}: {wanted}; scale them to 0..1 and normalize them."
+            f"The images are of type {images.dtype}: {expected}; scale them to 0..1 and normalize them."
         )
     device = images.device.type
     autocast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
@@ -58,12 +58,12 @@ def check_masks(masks: Any, batch: int, grid: tuple[int, int]) -> None:
     Raises:
         UserError: they are something else.
     """
-    wanted = (batch, grid[0] * grid[1])
-    if isinstance(masks, Tensor) and masks.dtype == torch.bool and tuple(masks.shape) == wanted:
+    expected = (batch, grid[0] * grid[1])
+    if isinstance(masks, Tensor) and masks.dtype == torch.bool and tuple(masks.shape) == expected:
         return
     kind = masks.dtype if isinstance(masks, Tensor) else type(masks).__name__
     shape = f" and of shape {tuple(masks.shape)}" if isinstance(masks, Tensor) else ""
     raise UserError(
         f"The masks are of type {kind}{shape}: {batch} images with {grid[0]} x {grid[1]} patches need a "
-        f"tensor of torch.bool and of shape {wanted}."
+        f"tensor of torch.bool and of shape {expected}."
     )

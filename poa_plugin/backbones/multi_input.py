@@ -1,4 +1,4 @@
-"""What the crop batches of a forward pass have in common: sub-networks, and stems."""
+"""Crop batches of one forward pass: grouped by sub-network, and sharing stems."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poa_plugin.elastic.subnet import Subnet
 
 
 def by_subnet(crop_batches: Sequence[CropBatch]) -> dict[Subnet, list[int]]:
-    """Return which crop batches each sub-network runs, in their order."""
+    """Return the indices of the crop batches of each sub-network, in their order."""
     members: dict[Subnet, list[int]] = {}
     for i, crop_batch in enumerate(crop_batches):
         members.setdefault(crop_batch.subnet, []).append(i)
@@ -45,16 +45,16 @@ def shared_stem(
     width: Callable[[Subnet], int],
     dim: int = -1,
 ) -> list[Tensor]:
-    """Run a stem once for each distinct pair of images and masks, at the widest width asked.
+    """Run a stem once for each distinct pair of images and masks, at the widest width among them.
 
     Args:
         crop_batches: of a forward pass.
         stem: maps images, masks and a width to tokens or maps of that width.
         width: of a sub-network's stem.
-        dim: along which the width lies.
+        dim: dimension of the channels.
 
     Returns:
-        The tokens or maps of each crop batch, at its own width.
+        The tokens or maps of each crop batch, at its sub-network's width.
     """
     keys = [(id(crop_batch.images), id(crop_batch.masks)) for crop_batch in crop_batches]
     widest: dict[tuple[int, int], int] = {}

@@ -50,7 +50,7 @@ def check_space_size(n_members: int, net_select_scale: float, axes: int = 2) -> 
 
 
 def check_heads(width: int, head_dim: int) -> None:
-    """Raise a `UserError` if a width is no whole number of attention heads."""
+    """Raise a `UserError` if a width is not a whole number of attention heads."""
     if head_dim < 1 or width % head_dim:
         below = width // max(head_dim, 1)
         raise UserError(
@@ -79,7 +79,7 @@ def check_widths(widths: Sequence[int], full: int, hidden: int, head_dim: int) -
 
 
 def check_stages(name: str, depths: Sequence[int], n_stages: int) -> tuple[int, ...]:
-    """Return the blocks of every stage.
+    """Return the blocks of each stage.
 
     Args:
         name: of the option, for the error.

@@ -1,4 +1,4 @@
-"""What backbones with stages of feature maps have in common: masks on a finer grid, outputs, intermediates."""
+"""Shared code of backbones with stages of feature maps: masks on a finer grid, outputs, intermediates."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ N_STAGES = 4
 
 @dataclass(frozen=True)
 class MaskGrid:
-    """How the grid of masks lies over the maps of the stem and of the last stage.
+    """The grid of masks beside the maps of the stem and of the last stage.
 
     Args:
-        stem: pixels of an image in each direction to one cell of the stem's map.
-        stages: cells of the stem's map to one of the last stage's.
-        factor: how often the last map is upsampled to meet the grid of masks.
+        stem: stride of the stem's map in pixels.
+        stages: stride of the last stage's map in cells of the stem's map.
+        factor: how often, in each direction, the last map is upsampled to meet the grid of masks.
 
     Raises:
-        UserError: a mask would not cover whole cells of the stem's map.
+        UserError: a mask would cover a fraction of a cell of the stem's map.
     """
 
     stem: int
@@ -36,18 +36,18 @@ class MaskGrid:
 
     def __post_init__(self) -> None:
         if self.factor < 1 or self.stages % self.factor:
-            known = [str(n) for n in range(1, self.stages + 1) if self.stages % n == 0]
+            factors = [str(n) for n in range(1, self.stages + 1) if self.stages % n == 0]
             raise UserError(
                 f"The option ibot_scale_factor is {self.factor}: the last map can be upsampled "
-                f"{' or '.join(filter(None, (', '.join(known[:-1]), known[-1])))} times to meet the grid of "
-                f"masks."
+                f"{' or '.join(filter(None, (', '.join(factors[:-1]), factors[-1])))} times to meet the grid "
+                f"of masks."
             )
 
     def side(self, image_size: int) -> int:
         """Return the rows of the grid for square images.
 
         Raises:
-            UserError: the last map, upsampled, would not lie on that grid.
+            UserError: the upsampled last map would not match that grid.
         """
         stride = self.stem * self.stages
         if image_size % stride:
@@ -58,11 +58,11 @@ class MaskGrid:
             )
         return image_size * self.factor // stride
 
-    def spread(self, masks: Tensor, batch: int, size: tuple[int, int]) -> Tensor:
-        """Spread (B, N) masks over the (height, width) cells of the stem's map: (B, height, width).
+    def upsample(self, masks: Tensor, batch: int, size: tuple[int, int]) -> Tensor:
+        """Upsample (B, N) masks to the (height, width) cells of the stem's map: (B, height, width).
 
         Raises:
-            UserError: they are no masks of a batch of such images.
+            UserError: the masks do not fit a batch of such images.
         """
         cells = self.stages // self.factor
         rows, columns = size[0] // cells, size[1] // cells
@@ -77,11 +77,11 @@ class MaskGrid:
 
 
 class StagedBackbone(ElasticBackbone):
-    """An elastic backbone whose blocks stand in stages.
+    """An elastic backbone with blocks in stages.
 
     Attributes:
-        masks: how masks lie over its maps.
-        unused: modules that an ordinary network has not.
+        masks: the grid of masks.
+        unused: modules that an ordinary network lacks.
     """
 
     masks: MaskGrid
@@ -92,7 +92,7 @@ class StagedBackbone(ElasticBackbone):
         raise NotImplementedError
 
     def active_blocks(self, subnet: Subnet) -> list[list[int]]:
-        """Return the indices of the blocks that a member keeps in each stage (POA eq. 4).
+        """Return the indices of a member's blocks in each stage (POA eq. 4).
 
         Raises:
             UserError: the sub-network is not a member of the space.
@@ -100,7 +100,7 @@ class StagedBackbone(ElasticBackbone):
         raise NotImplementedError
 
     def sliced(self, width_ratio: Fraction) -> dict[str, Tensor]:
-        """Return nothing: the only parameter outside modules is the mask token, which is pre-training's."""
+        """Return nothing: the only parameter outside modules, the mask token, is for pre-training."""
         return {}
 
     def mask_grid(self, image_size: int) -> tuple[int, int]:
@@ -113,14 +113,14 @@ class StagedBackbone(ElasticBackbone):
         kept = self.active_blocks(subnet)
         new = self._block_names([range(len(ids)) for ids in kept])
         renamed = dict(zip(self._block_names(kept), new, strict=True))
-        every = self._block_names(self.active_blocks(self.space.intact))
-        parts = every[0].count(".") + 1
+        all_blocks = self._block_names(self.active_blocks(self.space.intact))
+        n_levels = all_blocks[0].count(".") + 1
         names = {}
         for name, _ in self.named_modules():
-            block = ".".join(name.split(".")[:parts])
+            block = ".".join(name.split(".")[:n_levels])
             if block in renamed:
                 names[name] = renamed[block] + name.removeprefix(block)
-            elif block not in every and name not in self.unused:
+            elif block not in all_blocks and name not in self.unused:
                 names[name] = name
         return names
 
@@ -128,38 +128,40 @@ class StagedBackbone(ElasticBackbone):
         return [self.block_name(stage, i) for stage, ids in enumerate(blocks) for i in ids]
 
 
-def outputs(before: Tensor, after: Tensor, factor: int, masks: Tensor | None = None) -> Features:
+def outputs(
+    x_prenorm: Tensor, x_norm: Tensor, factor: int, masks: Tensor | None = None
+) -> Features:
     """Name the last maps as DINOv2 names tokens.
 
     Args:
-        before, after: (B, h, w, D) maps before and after the final norm.
-        factor: how often each cell stands, in both directions, among the patch tokens.
+        x_prenorm, x_norm: (B, h, w, D) maps before and after the final norm.
+        factor: how often, in each direction, the map is upsampled to give the patch tokens.
         masks: (B, N) or None.
 
     Returns:
         `x_norm_clstoken` (B, D), the mean over the map; `x_norm_patchtokens` (B, N, D), the map upsampled
         by `factor`, each cell to its nearest, row by row; `x_prenorm` (B, h * w, D).
     """
-    b, h, w, d = after.shape
-    patches = after[:, :, None, :, None].expand(-1, -1, factor, -1, factor, -1)
+    b, h, w, d = x_norm.shape
+    patches = x_norm[:, :, None, :, None].expand(-1, -1, factor, -1, factor, -1)
     return {
-        "x_norm_clstoken": after.mean((1, 2)),
+        "x_norm_clstoken": x_norm.mean((1, 2)),
         "x_norm_patchtokens": patches.reshape(b, h * factor * w * factor, d),
-        "x_prenorm": before.flatten(1, 2),
+        "x_prenorm": x_prenorm.flatten(1, 2),
         "masks": masks,
     }
 
 
-def wanted_stages(n: int | Sequence[int]) -> list[int]:
-    """Return the indices of the last `n` stages, or the indices given.
+def stage_indices(n: int | Sequence[int]) -> list[int]:
+    """Return the indices of the last `n` stages, or the indices in `n`.
 
     Raises:
         ValueError: there are no such stages.
     """
-    wanted = list(range(N_STAGES - n, N_STAGES)) if isinstance(n, int) else list(n)
-    if any(not 0 <= i < N_STAGES for i in wanted):
-        raise ValueError(f"A network of {N_STAGES} stages has no stages {wanted}.")
-    return wanted
+    indices = list(range(N_STAGES - n, N_STAGES)) if isinstance(n, int) else list(n)
+    if any(not 0 <= i < N_STAGES for i in indices):
+        raise ValueError(f"A network of {N_STAGES} stages has no stages {indices}.")
+    return indices
 
 
 def intermediate(

@@ -27,12 +27,12 @@ class Cost(NamedTuple):
 class CostTable:
     """Costs of sub-networks that share blocks.
 
-    A block costs the same wherever it stands, so one trace of the deepest network of a width, module
-    by module, gives every depth of that width.
+    A block costs the same at any position, so one trace of the deepest network of a width, module by
+    module, gives the cost of each depth of that width.
 
     Args:
         plain: builds the ordinary network of a sub-network.
-        blocks: the names of the blocks that a sub-network keeps, in the intact network's numbering.
+        blocks: the names of the blocks of a sub-network, in the intact network's numbering.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class CostTable:
         self._traces: dict[tuple[Subnet, int], tuple[Counter[str], Counter[str]]] = {}
 
     def cost(self, subnet: Subnet, deepest: Subnet, image_size: int) -> Cost:
-        """Return the cost of `subnet`, given the deepest network of its width."""
+        """Return the cost of `subnet`, from a trace of the deepest network of its width."""
         key = (deepest, image_size)
         if key not in self._traces:
             with on_meta():

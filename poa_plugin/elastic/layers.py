@@ -1,8 +1,8 @@
 """Elastic layers: ordinary torch layers that run at the width of their input.
 
-A layer reads its input width off its input and uses the leading slice of its weights. How wide its
-output is follows from how it was built: in proportion to the input, fixed, or told in the call. At
-full width it is the layer it inherits from, and nothing is cut or multiplied.
+A layer reads its input width off its input and uses the leading slice of its weights. The width of its
+output is set at construction: proportional to the input, fixed, or an argument of the call. At full width
+it is the layer it inherits from, and nothing is sliced or multiplied.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from torch import Tensor, nn
 
 from poa_plugin.elastic import norms, slicing
 from poa_plugin.elastic.maps import ElasticConv2d, ElasticGroupNorm
-from poa_plugin.elastic.recompute import linear_after, scaled_linear
+from poa_plugin.elastic.recompute import recomputing_linear, scaled_linear
 
-Before = tuple[Callable[..., Tensor], Sequence[Tensor]]
+InputFunction = tuple[Callable[..., Tensor], Sequence[Tensor]]
 """A cheap function of tokens and parameters, and the parameters."""
 
 
 class Elastic(Protocol):
-    """What an elastic module can do beside its forward pass."""
+    """What an elastic module offers beside its forward pass."""
 
     def sliced(self, width_ratio: Fraction) -> dict[str, Tensor]:
-        """Return the module's own parameters as the ordinary module of that width ratio holds them."""
+        """Return the parameters, without its children's, of the ordinary module at this width ratio."""
         ...
 
 
 def sliced_parameters(module: nn.Module, width_ratio: Fraction) -> dict[str, Tensor]:
-    """Return a module's own parameters at a width ratio; unsliced if it is not elastic."""
+    """Return a module's parameters, without its children's, at a width ratio; unsliced if it is not elastic."""
     if hasattr(module, "sliced"):
         return cast(Elastic, module).sliced(width_ratio)
     return dict(module.named_parameters(recurse=False))
@@ -55,7 +55,7 @@ class LayerScale(nn.Module):
 
 
 class ElasticLayerScale(LayerScale):
-    """Layer scale of which a narrow input uses the leading factors."""
+    """Layer scale; a narrow input uses its leading factors."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Scale (..., d) tokens, d <= D."""
@@ -75,8 +75,8 @@ class ElasticLinear(nn.Linear):
         in_features: inputs at full width.
         out_features: outputs at full width.
         bias: whether there is one; it is sliced but never scaled.
-        groups: equal groups of outputs, each of which keeps its own leading slice (3 for a fused
-            projection of queries, keys and values).
+        groups: equal groups of outputs, each sliced by itself (3 for a fused projection of queries, keys
+            and values).
         fixed_output: the output keeps its full width (the first layer of a projection head).
         in_groups: equal groups of inputs (4 where 2 x 2 patches are merged).
     """
@@ -95,25 +95,25 @@ class ElasticLinear(nn.Linear):
         self.fixed_output = fixed_output
 
     def forward(
-        self, x: Tensor, before: Before | None = None, scale: Tensor | None = None
+        self, x: Tensor, input_function: InputFunction | None = None, scale: Tensor | None = None
     ) -> Tensor:
         """Map (..., i) to (..., o) with i, o the active widths; inputs are scaled by alpha.
 
         Args:
             x: inputs.
-            before: what the inputs go through first, worked out again in the backward pass. Of (N, i)
-                inputs it may make another number of rows.
+            input_function: is applied to the inputs first, and again in the backward pass. It may map (N, i)
+                to another number of rows.
             scale: (o,) factors of the outputs, folded into weight and bias.
         """
         fan_in = x.shape[-1]
         weight, bias = self._active(fan_in)
         alpha = slicing.input_scale(self.in_features, fan_in)
-        if before is None and scale is None:
+        if input_function is None and scale is None:
             return scaled_linear(x, weight, bias, alpha)
-        function, parameters = before or (_as_it_is, ())
+        function, parameters = input_function or (_identity, ())
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
             rows = x.reshape(-1, fan_in)
-            out = linear_after(function, rows, parameters, weight, bias, alpha, scale)
+            out = recomputing_linear(function, rows, parameters, weight, bias, alpha, scale)
             return out if x.dim() == 2 else out.view(*x.shape[:-1], out.shape[-1])
         return scaled_linear(function(x, *parameters), weight, bias, alpha, scale)
 
@@ -133,13 +133,13 @@ class ElasticLinear(nn.Linear):
         return weight, slicing.leading(self.bias, fan_out, groups=self.groups)
 
     def fan_out(self, fan_in: int) -> int:
-        """Return how many outputs there are for a number of inputs."""
+        """Return the number of outputs for a number of inputs."""
         if self.fixed_output:
             return self.out_features
         return self.groups * (self.out_features // self.groups * fan_in // self.in_features)
 
 
-def _as_it_is(x: Tensor) -> Tensor:
+def _identity(x: Tensor) -> Tensor:
     return x.view_as(x)
 
 
@@ -149,7 +149,7 @@ class ElasticLayerNorm(nn.LayerNorm):
     Args:
         width: channels at full width.
         eps: added to the variance.
-        groups: equal groups of channels, each of which keeps its own leading slice.
+        groups: equal groups of channels, each sliced by itself.
     """
 
     def __init__(self, width: int, eps: float = 1e-5, groups: int = 1) -> None:
@@ -158,11 +158,11 @@ class ElasticLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (..., d) tokens, d <= D."""
-        function, parameters = self.at(x.shape[-1])
+        function, parameters = self.sliced_fn(x.shape[-1])
         return function(x, *parameters)
 
-    def at(self, width: int) -> Before:
-        """Return the normalization of tokens of a width, for `ElasticLinear`'s `before`."""
+    def sliced_fn(self, width: int) -> InputFunction:
+        """Return the normalization of tokens of a width, an input function of `ElasticLinear`."""
 
         def normalize(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
             return norms.layer_norm(x, weight, bias, self.eps)
@@ -180,7 +180,7 @@ class ElasticLayerNorm(nn.LayerNorm):
 
 
 class PlainLayers:
-    """The ordinary layers of which an extracted network is made; what matters to elastic ones is ignored."""
+    """The ordinary layers of an extracted network; arguments that only elastic layers need are ignored."""
 
     layer_scale: type[LayerScale] = LayerScale
 
@@ -188,12 +188,12 @@ class PlainLayers:
     def linear(
         fan_in: int, fan_out: int, bias: bool = True, groups: int = 1, in_groups: int = 1
     ) -> nn.Linear:
-        """Return a linear layer; `groups` and `in_groups` matter to an elastic one only."""
+        """Return a linear layer; `groups` and `in_groups` are ignored."""
         return nn.Linear(fan_in, fan_out, bias)
 
     @staticmethod
     def layer_norm(width: int, eps: float = 1e-5, groups: int = 1) -> nn.LayerNorm:
-        """Return a layer normalization; `groups` matters to an elastic one only."""
+        """Return a layer normalization; `groups` is ignored."""
         return nn.LayerNorm(width, eps)
 
     @staticmethod
@@ -212,7 +212,7 @@ class PlainLayers:
         fixed_input: bool = False,
         fixed_output: bool = False,
     ) -> nn.Conv2d:
-        """Return a convolution; what is fixed matters to an elastic one only."""
+        """Return a convolution; `fixed_input` and `fixed_output` are ignored."""
         return nn.Conv2d(fan_in, fan_out, kernel, stride, padding, bias=bias)
 
 
@@ -256,19 +256,19 @@ class ElasticLayers(PlainLayers):
 
 
 class MultiInputBlock:
-    """Mixin that lets a block take all crop batches of a step in one call.
+    """Mixin that lets a block take the inputs of all sub-networks of a step in one call.
 
-    Parameters that live in shards are gathered once for the call, and ranks whose elastic students
-    skip different blocks still call the same blocks in the same order. A block defines `run`.
+    Sharded parameters are gathered once for the call, and ranks whose elastic students skip different
+    blocks still call the same blocks in the same order. A block defines `run`.
     """
 
-    def forward(self, crop_batches: list[Any], *extras: Sequence[Any]) -> list[Any]:
-        """Run each crop batch that is not None, with its own entry of every list in `extras`."""
+    def forward(self, inputs: list[Any], *extras: Sequence[Any]) -> list[Any]:
+        """Run each input that is not None, with its entry of each list in `extras`."""
         return [
             None if x is None else self.run(x, *extra)
-            for x, *extra in zip(crop_batches, *extras, strict=True)
+            for x, *extra in zip(inputs, *extras, strict=True)
         ]
 
     def run(self, x: Any, *extra: Any) -> Any:
-        """Run one crop batch, or the packed crop batches of one sub-network."""
+        """Run the input of one sub-network."""
         raise NotImplementedError

@@ -15,10 +15,10 @@ class ElasticGroupNorm(nn.GroupNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalize (B, c, H, W) maps, c <= C."""
-        return self.at(x.shape[1])(x)
+        return self.sliced_fn(x.shape[1])(x)
 
-    def at(self, channels: int) -> Callable[[Tensor], Tensor]:
-        """Return the normalization of maps of so many channels, its parameters cut once."""
+    def sliced_fn(self, channels: int) -> Callable[[Tensor], Tensor]:
+        """Return the normalization of maps with this many channels; its parameters are sliced once."""
         weight, bias = self._active(channels)
         return lambda x: norms.group_norm(x, self.num_groups, weight, bias, self.eps)
 
@@ -37,7 +37,7 @@ class ElasticConv2d(nn.Conv2d):
     Args:
         in_channels, out_channels: at full width.
         kernel_size, stride, padding, bias: of `nn.Conv2d`.
-        fixed_input: the input has its full width always; the output's is told in the call.
+        fixed_input: the input always has its full width; the output's is an argument of the call.
         fixed_output: the output keeps its full width.
     """
 
@@ -60,12 +60,12 @@ class ElasticConv2d(nn.Conv2d):
 
         Args:
             x: inputs.
-            out_channels: told where the input is fixed; the full width if None.
+            out_channels: where the input is fixed; the full width if None.
         """
-        return self.at(x.shape[1], out_channels)(x)
+        return self.sliced_fn(x.shape[1], out_channels)(x)
 
-    def at(self, fan_in: int, out_channels: int | None = None) -> Callable[[Tensor], Tensor]:
-        """Return the convolution of maps of so many channels, its weight cut once."""
+    def sliced_fn(self, fan_in: int, out_channels: int | None = None) -> Callable[[Tensor], Tensor]:
+        """Return the convolution of maps with this many channels; its weight is sliced once."""
         weight, bias = self._active(fan_in, out_channels or self._fan_out(fan_in))
         return lambda x: self._conv_forward(x, weight, bias)
 
@@ -78,9 +78,9 @@ class ElasticConv2d(nn.Conv2d):
         return {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
 
     def _active(self, fan_in: int, fan_out: int) -> tuple[Tensor, Tensor | None]:
-        weight = slicing.matrix(self.weight, fan_out, fan_in)
-        if fan_in != self.in_channels:  # a weight has fewer elements than most inputs
-            weight = weight * slicing.input_scale(self.in_channels, fan_in)
+        alpha = slicing.input_scale(self.in_channels, fan_in)
+        # The weight is scaled, not the inputs, which mostly have more elements.
+        weight = slicing.matrix(self.weight, fan_out, fan_in, alpha=alpha)
         return weight, None if self.bias is None else slicing.leading(self.bias, fan_out)
 
     def _fan_out(self, fan_in: int) -> int:

@@ -1,4 +1,4 @@
-"""Names of sub-networks that no search space has, and what is near them."""
+"""Names of sub-networks that are not in a search space, and the nearest ones that are."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ NAME = re.compile(r"w(\d+)[_-]?d(\d+(?:[-,x]\d+)*)", re.IGNORECASE)
 
 @dataclass(frozen=True)
 class Size:
-    """A width and depths that somebody asked for."""
+    """The width and depths in a requested name."""
 
     width: int
     depths: tuple[int, ...]
 
     def distance(self, subnet: Subnet) -> tuple[int, int]:
         """Return how far a sub-network is from it: in width, and then in blocks."""
-        own = subnet.depths or (subnet.depth,)
-        if len(own) == len(self.depths):
-            blocks = sum(abs(a - b) for a, b in zip(own, self.depths, strict=True))
+        depths = subnet.depths or (subnet.depth,)
+        if len(depths) == len(self.depths):
+            blocks = sum(abs(a - b) for a, b in zip(depths, self.depths, strict=True))
         else:
             blocks = abs(subnet.total_depth - sum(self.depths))
         return abs(subnet.width - self.width), blocks
 
 
 def parse_name(name: str) -> Size | None:
-    """Return the size that a name such as `w50_d2` or `w64_d3-4-6-3` tells; None for other names."""
+    """Return the size in a name such as `w50_d2` or `w64_d3-4-6-3`; None for other names."""
     match = NAME.fullmatch(name.strip())
     if match is None:
         return None

@@ -1,6 +1,6 @@
 """Normalization in the precision of its parameters.
 
-Under autocast a projection or a convolution puts out half-precision values. Normalized with float32
+Under autocast a projection or a convolution returns half-precision values. Normalized with float32
 parameters they stay in half precision on a CPU; a GPU computes in float32 under autocast, and refuses
 the mixture outside it. Here they are converted first, so that every device computes the same.
 """

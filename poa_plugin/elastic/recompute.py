@@ -1,7 +1,7 @@
-"""A linear layer whose input is worked out again in the backward pass, in place of being stored.
+"""A linear layer that recomputes its input in the backward pass instead of storing it.
 
-Of a transformer block's activations, those that follow a normalization or an activation function are
-half the memory and next to none of the work.
+Half of a transformer block's activation memory follows a normalization or an activation function, and
+recomputing it takes next to no time.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def linear_after(
-    before: Callable[..., Tensor],
+def recomputing_linear(
+    input_function: Callable[..., Tensor],
     x: Tensor,
     parameters: Sequence[Tensor],
     weight: Tensor,
@@ -24,13 +24,13 @@ def linear_after(
     alpha: float = 1.0,
     scale: Tensor | None = None,
 ) -> Tensor:
-    """Return `scale * (alpha * before(x, *parameters) @ weight.T + bias)`, keeping no more than `x`.
+    """Return `scale * (alpha * input_function(x, *parameters) @ weight.T + bias)`; saves only `x` of the input.
 
     Args:
-        before: a cheap function of (N, i) inputs and its parameters, such as a normalization.
+        input_function: a cheap function of (N, i) inputs and its parameters, such as a normalization.
         x: (N, i).
-        parameters: of `before`.
-        weight: (o, i), sliced already.
+        parameters: of `input_function`.
+        weight: (o, i), already sliced.
         bias: (o,) or None; alpha is not applied to it.
         alpha: the factor that makes up for missing inputs.
         scale: (o,) factors of the outputs, multiplied into weight and bias, or None.
@@ -38,7 +38,7 @@ def linear_after(
     Returns:
         (N, o).
     """
-    out = _LinearAfter.apply(before, alpha, weight, bias, scale, x, *parameters)
+    out = _RecomputingLinear.apply(input_function, alpha, weight, bias, scale, x, *parameters)
     return cast(Tensor, out)
 
 
@@ -50,7 +50,8 @@ def scaled_linear(
     scale: Tensor | None = None,
 ) -> Tensor:
     """Return `scale * (alpha * x @ weight.T + bias)` of (..., i) inputs; nothing is multiplied by one."""
-    weight, bias = _times(weight, scale), None if bias is None else _times(bias, scale)
+    weight = _scale_outputs(weight, scale)
+    bias = None if bias is None else _scale_outputs(bias, scale)
     if alpha == 1:
         return F.linear(x, weight, bias)
     if bias is None:
@@ -59,11 +60,11 @@ def scaled_linear(
     return out.view(*x.shape[:-1], out.shape[-1])
 
 
-class _LinearAfter(torch.autograd.Function):
+class _RecomputingLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        before: Callable[..., Tensor],
+        input_function: Callable[..., Tensor],
         alpha: float,
         weight: Tensor,
         bias: Tensor | None,
@@ -71,74 +72,77 @@ class _LinearAfter(torch.autograd.Function):
         x: Tensor,
         *parameters: Tensor,
     ) -> Tensor:
-        ctx.before, ctx.alpha, ctx.autocast = before, alpha, _autocast_dtype(x)
+        ctx.input_function, ctx.alpha, ctx.autocast = input_function, alpha, _autocast_dtype(x)
         ctx.save_for_backward(weight, bias, scale, x, *parameters)
-        return scaled_linear(before(x, *parameters), weight, bias, alpha, scale)
+        return scaled_linear(input_function(x, *parameters), weight, bias, alpha, scale)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         weight, bias, scale, *inputs = ctx.saved_tensors
-        needed = ctx.needs_input_grad[2:]
-        with torch.autocast(grad.device.type, enabled=False):  # the products' types are given
-            wanted = [
+        needs_grad = ctx.needs_input_grad[2:]
+        with torch.autocast(grad.device.type, enabled=False):  # the products' types are explicit
+            leaves = [
                 x.detach().requires_grad_(needs)
-                for x, needs in zip(inputs, needed[3:], strict=True)
+                for x, needs in zip(inputs, needs_grad[3:], strict=True)
             ]
-            with torch.enable_grad(), _autocast_again(grad.device.type, ctx.autocast):
-                y = ctx.before(*wanted)
-            own = _of_weights(grad, y.detach(), weight, bias, scale, ctx.alpha, needed)
-            found: list[Tensor | None] = [None] * len(wanted)
-            differentiable = [i for i, x in enumerate(wanted) if x.requires_grad]
+            with torch.enable_grad(), _restored_autocast(grad.device.type, ctx.autocast):
+                y = ctx.input_function(*leaves)
+            weight_grads = _weight_grads(
+                grad, y.detach(), weight, bias, scale, ctx.alpha, needs_grad
+            )
+            input_grads: list[Tensor | None] = [None] * len(leaves)
+            differentiable = [i for i, leaf in enumerate(leaves) if leaf.requires_grad]
             if differentiable:
-                by_product = grad @ _times(weight, scale).to(grad.dtype)
-                by_product = by_product if ctx.alpha == 1 else by_product.mul_(ctx.alpha)
-                upstream = by_product.to(y.dtype)
-                by_inputs = torch.autograd.grad(y, [wanted[i] for i in differentiable], upstream)
-                for i, value in zip(differentiable, by_inputs, strict=True):
-                    found[i] = value
-        return None, None, *own, *found
+                grad_y = grad @ _scale_outputs(weight, scale).to(grad.dtype)
+                grad_y = grad_y if ctx.alpha == 1 else grad_y.mul_(ctx.alpha)
+                grads = torch.autograd.grad(
+                    y, [leaves[i] for i in differentiable], grad_y.to(y.dtype)
+                )
+                for i, leaf_grad in zip(differentiable, grads, strict=True):
+                    input_grads[i] = leaf_grad
+        return None, None, *weight_grads, *input_grads
 
 
 def _autocast_dtype(x: Tensor) -> torch.dtype | None:
-    """Return the type to which autocast converts now on the device of `x`; None where it is off."""
+    """Return autocast's current type on the device of `x`; None where it is off."""
     device = x.device.type
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return torch.get_autocast_dtype(device)
     return None
 
 
-def _autocast_again(device: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
-    """Return a context with the autocast of the forward pass, given by `_autocast_dtype`."""
+def _restored_autocast(device: str, dtype: torch.dtype | None) -> AbstractContextManager[Any]:
+    """Return a context with the forward pass's autocast, whose type `_autocast_dtype` returned."""
     if dtype is None:
         return nullcontext()
     return torch.autocast(device, dtype=dtype, cache_enabled=False)
 
 
-def _of_weights(
+def _weight_grads(
     grad: Tensor,
     y: Tensor,
     weight: Tensor,
     bias: Tensor | None,
     scale: Tensor | None,
     alpha: float,
-    needed: Sequence[bool],
+    needs_grad: Sequence[bool],
 ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """Return the gradients of weight, bias and scale, as far as they are needed."""
-    if not any(needed[:3]):
+    """Return the gradients of weight, bias and scale; None for those that need none."""
+    if not any(needs_grad[:3]):
         return None, None, None
     product = (grad.t() @ y.to(grad.dtype)).to(weight.dtype)
     product = product if alpha == 1 else product.mul_(alpha)
     total = grad.sum(0).to(weight.dtype)
-    by_scale = None
-    if scale is not None and needed[2]:
-        by_scale = (product * weight).sum(1)
-        by_scale = by_scale if bias is None else by_scale + total * bias
-    by_weight = _times(product, scale) if needed[0] else None
-    by_bias = _times(total, scale) if bias is not None and needed[1] else None
-    return by_weight, by_bias, by_scale
+    grad_scale = None
+    if scale is not None and needs_grad[2]:
+        grad_scale = (product * weight).sum(1)
+        grad_scale = grad_scale if bias is None else grad_scale + total * bias
+    grad_weight = _scale_outputs(product, scale) if needs_grad[0] else None
+    grad_bias = _scale_outputs(total, scale) if bias is not None and needs_grad[1] else None
+    return grad_weight, grad_bias, grad_scale
 
 
-def _times(parameter: Tensor, scale: Tensor | None) -> Tensor:
+def _scale_outputs(parameter: Tensor, scale: Tensor | None) -> Tensor:
     """Return a weight's rows, or a bias, multiplied by a scale of the outputs."""
     if scale is None:
         return parameter

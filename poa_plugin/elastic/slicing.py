@@ -1,8 +1,8 @@
-"""The only code that cuts a weight (POA eq. 2, 3).
+"""The only code that slices a weight (POA eq. 2, 3).
 
 The forward pass of an elastic network and the extraction of an ordinary one both call these
-functions, so that the two cannot disagree. All of them return views where a view exists, and the
-parameter itself where nothing is cut away.
+functions, so that the two cannot disagree. All of them return views where possible, and the parameter
+itself at full width.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ def input_scale(full: int, active: int) -> float:
 def leading(parameter: Tensor, size: int, dim: int = -1, groups: int = 1) -> Tensor:
     """Return the first entries of each of `groups` equal groups along `dim`, `size` of them in all.
 
-    The fused projection of queries, keys and values has three groups of rows, of which heads are kept
-    from the front; what merges 2 x 2 patches has four groups of columns.
+    The fused projection of queries, keys and values has three groups of rows, each with the leading heads
+    first; the projection that merges 2 x 2 patches has four groups of columns.
     """
     if parameter.shape[dim] == size:
         return parameter
@@ -47,34 +47,47 @@ def leading(parameter: Tensor, size: int, dim: int = -1, groups: int = 1) -> Ten
 
 
 def matrix(
-    weight: Tensor, fan_out: int, fan_in: int, groups: int = 1, in_groups: int = 1
+    weight: Tensor,
+    fan_out: int,
+    fan_in: int,
+    groups: int = 1,
+    in_groups: int = 1,
+    alpha: float = 1.0,
 ) -> Tensor:
-    """Return the active corner of a linear or convolution weight (out, in, ...), not yet scaled.
+    """Return the active corner of a linear or convolution weight (out, in, ...), times `alpha`.
 
-    `groups` and `in_groups` are equal groups of outputs and of inputs, each of which keeps its own
-    leading slice.
+    `groups` and `in_groups` are equal groups of outputs and of inputs, each sliced by itself. At full width
+    the result is the weight, and `alpha` is not used.
     """
     if weight.shape[:2] == (fan_out, fan_in):
         return weight
-    return cast(Tensor, _Corner.apply(weight, fan_out, fan_in, groups, in_groups))
+    return cast(Tensor, _Corner.apply(weight, fan_out, fan_in, groups, in_groups, alpha))
 
 
 class _Corner(torch.autograd.Function):
-    """The slice of a matrix along both dimensions, whose gradient is laid into zeros once."""
+    """The scaled slice of a matrix along both dimensions; its gradient is written into zeros once."""
 
     @staticmethod
     def forward(
-        ctx: Any, weight: Tensor, fan_out: int, fan_in: int, groups: int, in_groups: int
+        ctx: Any,
+        weight: Tensor,
+        fan_out: int,
+        fan_in: int,
+        groups: int,
+        in_groups: int,
+        alpha: float,
     ) -> Tensor:
-        ctx.shape, ctx.groups, ctx.in_groups = weight.shape, groups, in_groups
+        ctx.shape, ctx.groups, ctx.in_groups, ctx.alpha = weight.shape, groups, in_groups, alpha
         columns = leading(weight, fan_in, dim=1, groups=in_groups)
-        return leading(columns, fan_out, dim=0, groups=groups)
+        corner = leading(columns, fan_out, dim=0, groups=groups)
+        return corner if alpha == 1 else corner * alpha
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         def grouped(x: Tensor) -> Tensor:
             return x.unflatten(1, (ctx.in_groups, -1)).unflatten(0, (ctx.groups, -1))
 
-        whole, own = grad.new_zeros(ctx.shape), grouped(grad)
-        grouped(whole)[:, : own.shape[1], :, : own.shape[3]].copy_(own)
-        return whole, None, None, None, None
+        grad_weight, corner = grad.new_zeros(ctx.shape), grouped(grad)
+        active = grouped(grad_weight)[:, : corner.shape[1], :, : corner.shape[3]]
+        active.add_(corner, alpha=ctx.alpha)
+        return grad_weight, None, None, None, None, None

@@ -20,8 +20,8 @@ from poa_plugin.randomness import numpy_generator
 class Subnet:
     """One member of an elastic network: how wide, and how many blocks.
 
-    `depth` counts the blocks that vary. A backbone in which several stages vary uses `depths`, the
-    blocks of every stage, in its place.
+    `depth` counts the blocks that vary. A backbone in which several stages vary uses `depths` instead, the
+    blocks of each stage.
     """
 
     width: int
@@ -49,7 +49,7 @@ class SearchSpace:
         plain: builds the ordinary network of a member, on the current default device.
         blocks: the names of the blocks that a member keeps, as in `named_modules()` of the intact
             network.
-        image_size: the side in pixels at which FLOPs are counted unless told otherwise.
+        image_size: the default side, in pixels, at which FLOPs are counted.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class SearchSpace:
         self._by_name = {subnet.name: subnet for subnet in self._subnets}
         self.aliases = {name: s for name, s in aliases.items() if s.name in self._by_name}
         self.aliases |= {"smallest": self._subnets[0], "intact": self.intact}
-        self._known = {**self._by_name, **self.aliases}
+        self._by_any_name = {**self._by_name, **self.aliases}
         self._costs = CostTable(plain, blocks)
         self.image_size = image_size
 
@@ -80,7 +80,7 @@ class SearchSpace:
         """Return whether something is a member, or the name or an alias of one."""
         if isinstance(subnet, Subnet):
             return self._by_name.get(subnet.name) == subnet
-        return isinstance(subnet, str) and subnet in self._known
+        return isinstance(subnet, str) and subnet in self._by_any_name
 
     def __getitem__(self, name: str | Subnet) -> Subnet:
         """Return the member of a name or an alias; a member is returned as it is.
@@ -91,15 +91,15 @@ class SearchSpace:
         if isinstance(name, Subnet):
             if name in self:
                 return name
-            if name.name in self._known:
+            if name.name in self._by_any_name:
                 raise UserError(f"{name} is not a member of this search space.")
             name = name.name
         if not isinstance(name, str):
             kind = type(name).__name__
             raise UserError(f"A network is given by its name or as a Subnet, not as a {kind}.")
-        if name not in self._known:
+        if name not in self._by_any_name:
             raise UserError(f"Unknown network '{name}': {self._nearest(name)}.")
-        return self._known[name]
+        return self._by_any_name[name]
 
     def _nearest(self, name: str) -> str:
         """Return the end of a sentence on an unknown name: the nearest in size, or else in spelling."""
@@ -111,7 +111,7 @@ class SearchSpace:
         blocks = "blocks of the stages" if len(depths) > 1 else "depths"
         return (
             f"did you mean '{nearest.name}', the nearest? Widths: {in_words(self.widths)}; "
-            f"{blocks}: {'; '.join(in_words(own) for own in depths)}"
+            f"{blocks}: {'; '.join(in_words(stage) for stage in depths)}"
         )
 
     @property
@@ -139,15 +139,15 @@ class SearchSpace:
 
     @cached_property
     def _pool(self) -> list[Subnet]:
-        """The list that training draws from: every member by its multiplicity, less the intact one."""
+        """The list that training draws from: each member by its multiplicity, less the intact one."""
         pairs = zip(self._subnets, self.multiplicities, strict=True)
         return [subnet for subnet, times in pairs for _ in range(times)][:-1]
 
     def sample(self, seed: int, step: int, shard: int) -> Subnet:
         """Return the elastic student of one step and shard: a pure function of its arguments.
 
-        Each shard walks its own shuffles of the pool to their ends, so that within a cycle of
-        `pool` steps every entry is drawn exactly once (published code: a shuffled list per GPU).
+        Each shard goes through shuffles of the pool from end to end, so that within a cycle of `pool`
+        steps each entry is drawn exactly once (published code: a shuffled list per GPU).
         """
         pool = self._pool or [self.intact]
         cycle, position = divmod(step, len(pool))

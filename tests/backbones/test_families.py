@@ -27,8 +27,8 @@ def backbone(request: pytest.FixtureRequest) -> ElasticBackbone:
 def middle(backbone: ElasticBackbone) -> Subnet:
     """A member that is neither the widest nor the narrowest, neither the deepest nor the shallowest."""
     widths = backbone.space.widths
-    own = [subnet for subnet in backbone.space if subnet.width == widths[len(widths) // 2]]
-    return own[len(own) // 2]
+    of_width = [subnet for subnet in backbone.space if subnet.width == widths[len(widths) // 2]]
+    return of_width[len(of_width) // 2]
 
 
 def test_every_registered_family_is_tested() -> None:
@@ -88,13 +88,13 @@ def test_a_narrow_networks_gradient_is_in_its_own_weights(backbone: ElasticBackb
     for name, module in backbone.named_modules():
         if name in skipped:
             assert all(p.grad is None for p in module.parameters()), name
-    own = dict(backbone.sliced_state_dict(subnet))
+    sliced = dict(backbone.sliced_state_dict(subnet))
     names = backbone.plain_names(subnet)
     for name, module in backbone.named_modules():
         for key, parameter in module.named_parameters(recurse=False):
             plain = f"{names[name]}.{key}".lstrip(".") if name in names else ""
-            if parameter.grad is not None and plain in own:
-                assert int((parameter.grad != 0).sum()) <= own[plain].numel(), name
+            if parameter.grad is not None and plain in sliced:
+                assert int((parameter.grad != 0).sum()) <= sliced[plain].numel(), name
 
 
 def test_the_mask_token_is_seen_where_masks_are(backbone: ElasticBackbone) -> None:
@@ -122,12 +122,12 @@ def test_intermediate_layers_end_in_the_output(backbone: ElasticBackbone, where:
     network, extra = backbone, {"subnet": subnet}
     if where == "plain":
         network, extra = extract(backbone, subnet), {}
-    wanted = backbone(images, subnet)
+    expected = backbone(images, subnet)
     [(maps, cls)] = network.get_intermediate_layers(
         images, 1, reshape=True, return_class_token=True, **extra
     )
     assert maps.dim() == 4
-    torch.testing.assert_close(cls, wanted["x_norm_clstoken"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(cls, expected["x_norm_clstoken"], atol=1e-5, rtol=1e-5)
     tokens = network.get_intermediate_layers(images, 1, **extra)[0]
     torch.testing.assert_close(maps.flatten(2).transpose(1, 2), tokens)
     with pytest.raises(ValueError, match="has no"):
@@ -137,16 +137,16 @@ def test_intermediate_layers_end_in_the_output(backbone: ElasticBackbone, where:
 def test_an_ordinary_network_can_be_walked_step_by_step(backbone: ElasticBackbone) -> None:
     """The network of a width's deepest member has the modules of all the members of that width."""
     subnet, side = middle(backbone), backbone.space.image_size
-    own = [s for s in backbone.space if s.width == subnet.width]
-    deepest = extract(backbone, max(own, key=lambda s: s.total_depth))
+    members = [s for s in backbone.space if s.width == subnet.width]
+    deepest = extract(backbone, max(members, key=lambda s: s.total_depth))
     images = torch.randn(2, 3, side, side)
-    for member in own:
+    for member in members:
         x = deepest.stem(images)
         for name in backbone.member_path(member):
             x = deepest.step(x, name)
-        found = deepest.output(x)["x_norm_clstoken"]
-        wanted = backbone(images, member)["x_norm_clstoken"]
-        torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+        actual = deepest.output(x)["x_norm_clstoken"]
+        expected = backbone(images, member)["x_norm_clstoken"]
+        torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
     assert list(deepest.path()) == list(backbone.member_path(backbone.space.intact))
 
 
@@ -189,7 +189,7 @@ def test_an_extracted_network_has_nothing_elastic_in_it(backbone: ElasticBackbon
 def test_the_residual_stream_keeps_the_parameters_precision(backbone: ElasticBackbone) -> None:
     side = backbone.space.image_size
     images, subnet = torch.randn(2, 3, side, side), middle(backbone)
-    whole = backbone(images, subnet)["x_norm_clstoken"]
+    full_precision = backbone(images, subnet)["x_norm_clstoken"]
     with torch.autocast("cpu", dtype=torch.bfloat16):
         under = backbone(images, subnet)["x_norm_clstoken"]
-    assert torch.nn.functional.cosine_similarity(whole, under.float()).min() > 0.99
+    assert torch.nn.functional.cosine_similarity(full_precision, under.float()).min() > 0.99

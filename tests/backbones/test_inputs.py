@@ -135,8 +135,8 @@ def test_the_checks_are_not_in_a_graph(backbone: ElasticBackbone) -> None:
     plain, images = extract(backbone, "smallest"), torch.randn(1, 3, side, side)
     compiled = torch.compile(plain, backend="eager", fullgraph=True)
     with torch.no_grad():
-        wanted = plain(images)["x_norm_clstoken"]
-        torch.testing.assert_close(compiled(images)["x_norm_clstoken"], wanted)
+        expected = plain(images)["x_norm_clstoken"]
+        torch.testing.assert_close(compiled(images)["x_norm_clstoken"], expected)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -147,13 +147,15 @@ def test_networks_are_named(family: str) -> None:
     for name in names:
         subnet = backbone.space[name]
         with torch.no_grad():
-            wanted = backbone(images, subnet)["x_norm_clstoken"]
-            assert torch.equal(backbone(images, name)["x_norm_clstoken"], wanted)
-            found = extract(backbone, name)(images)["x_norm_clstoken"]
-            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
-            pair = [backbone.get_intermediate_layers(images, 1, own)[0] for own in (name, subnet)]
+            expected = backbone(images, subnet)["x_norm_clstoken"]
+            assert torch.equal(backbone(images, name)["x_norm_clstoken"], expected)
+            actual = extract(backbone, name)(images)["x_norm_clstoken"]
+            torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
+            pair = [
+                backbone.get_intermediate_layers(images, 1, member)[0] for member in (name, subnet)
+            ]
         assert torch.equal(*pair)
-        assert backbone.feature_width(name) == wanted.shape[1]
+        assert backbone.feature_width(name) == expected.shape[1]
     for call in (
         lambda: backbone(images, "w1_d1"),
         lambda: extract(backbone, "w1_d1"),

@@ -35,9 +35,9 @@ def together(parts: list[Tensor]) -> Tensor:
 
 def test_packed_attention_keeps_images_apart() -> None:
     qkv = torch.randn(3 * 7 + 4 * 2 + 5, 3, 4, 8)
-    wanted = together([attention.attention(*part.unbind(2)) for part in apart(qkv)])
-    found = torch.cat(packed_attention(qkv, LAYOUT))
-    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    expected = together([attention.attention(*part.unbind(2)) for part in apart(qkv)])
+    actual = torch.cat(packed_attention(qkv, LAYOUT))
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
 def test_packed_attention_on_a_gpu_takes_one_call_under_a_mask(
@@ -66,11 +66,11 @@ def test_packed_attention_on_a_gpu_takes_one_call_under_a_mask(
         is_cuda = True
 
     qkv = torch.randn(3 * 7 + 4 * 2 + 5, 3, 4, 8)
-    [found] = packed_attention(qkv.as_subclass(OnGpu), LAYOUT)
+    [actual] = packed_attention(qkv.as_subclass(OnGpu), LAYOUT)
     xformers_kernel.cache_clear()
     attention.block_diagonal_mask.cache_clear()
-    wanted = torch.cat(packed_attention(qkv, LAYOUT))
-    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    expected = torch.cat(packed_attention(qkv, LAYOUT))
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.1, 0.4])
@@ -82,7 +82,7 @@ def test_packed_residuals(rate: float) -> None:
     for images, _ in LAYOUT:
         [drop_path] = draw_drop_path([rate], images, torch.device("cpu"), generator)
         drop_paths.append(None if drop_path is None else drop_path[0])
-    wanted = together(
+    expected = together(
         [
             add_residual(part, lambda y: y.mean(1, keepdim=True) + y, drop_path)
             for part, drop_path in zip(apart(x), drop_paths, strict=True)
@@ -94,16 +94,16 @@ def test_packed_residuals(rate: float) -> None:
         sized = [part.unflatten(0, size) for part, size in zip(parts, layout, strict=True)]
         return together([part.mean(1, keepdim=True) + part for part in sized])
 
-    found = add_packed_residual(x, branch, LAYOUT, drop_paths)
-    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=0)
+    actual = add_packed_residual(x, branch, LAYOUT, drop_paths)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.08, 0.3])
 @pytest.mark.parametrize("family", ["vit", "swin", "resnet"])
 def test_tokens_that_are_read_are_those_of_all(family: str, rate: float) -> None:
     """Outputs and gradients of class tokens and some patches, with both forms of stochastic depth."""
-    words = [] if family == "resnet" else [f"student.{family}.drop_path_rate={rate}"]
-    config = default_config([*FAMILIES[family], *words])
+    overrides = [] if family == "resnet" else [f"student.{family}.drop_path_rate={rate}"]
+    config = default_config([*FAMILIES[family], *overrides])
     backbone: ElasticBackbone = randomize(build_backbone(config)).train()
     subnets = [backbone.space.intact, next(iter(backbone.space))]
     draws = torch.Generator().manual_seed(0)

@@ -36,16 +36,16 @@ def test_features_are_whole_and_those_of_the_extracted_network(
             *plain.get_intermediate_layers(images, 2),
         ]
     assert seen
-    assert {own for _, own in seen} == {torch.float32}
+    assert {dtype for _, dtype in seen} == {torch.float32}
     assert {x.dtype for x in layers} == {torch.float32}
     with torch.no_grad():
-        whole = plain(images)
+        full_precision = plain(images)
     for key in KEYS:
         assert elastic[key].dtype == extracted[key].dtype == torch.float32
-        scale = float(whole[key].abs().max())
+        scale = float(full_precision[key].abs().max())
         noise = 16 * torch.finfo(kind).eps * scale
         torch.testing.assert_close(elastic[key], extracted[key], atol=noise, rtol=0)
-        torch.testing.assert_close(extracted[key], whole[key], atol=noise, rtol=0)
+        torch.testing.assert_close(extracted[key], full_precision[key], atol=noise, rtol=0)
 
 
 def test_images_of_half_precision_under_autocast(backbone: ElasticBackbone) -> None:
@@ -53,8 +53,8 @@ def test_images_of_half_precision_under_autocast(backbone: ElasticBackbone) -> N
     images = torch.randn(2, 3, side, side)
     with torch.no_grad(), one_type_each("cuda"), torch.autocast("cpu", dtype=torch.bfloat16):
         for network in (backbone, extract(backbone, subnet)):
-            found, wanted = network(images.bfloat16()), network(images.bfloat16().float())
-            assert torch.equal(found["x_norm_clstoken"], wanted["x_norm_clstoken"])
+            actual, expected = network(images.bfloat16()), network(images.bfloat16().float())
+            assert torch.equal(actual["x_norm_clstoken"], expected["x_norm_clstoken"])
 
 
 def test_a_network_of_half_precision_stays_so(backbone: ElasticBackbone) -> None:

@@ -20,14 +20,14 @@ RESNET = FAMILIES["resnet"]
 NARROW = Subnet(8, depths=(1, 1, 3, 1))
 
 
-def build(*words: str) -> ElasticBackbone:
-    return randomize(build_backbone(default_config([*RESNET, *words]))).eval()
+def build(*overrides: str) -> ElasticBackbone:
+    return randomize(build_backbone(default_config([*RESNET, *overrides]))).eval()
 
 
 def test_networks_are_listed_by_total_depth_and_drawn_by_depth_alone() -> None:
     space = build().space
-    own = [subnet.depths for subnet in space if subnet.width == 8]
-    assert own == [
+    depths = [subnet.depths for subnet in space if subnet.width == 8]
+    assert depths == [
         (1, 1, 2, 1),
         (1, 1, 3, 1),
         (1, 2, 2, 1),
@@ -56,13 +56,13 @@ def test_alpha_is_there_although_the_norm_nearly_undoes_it() -> None:
     torch.testing.assert_close(plain.layer1[0].conv2.weight, 2 * full.conv2.weight[:8, :8])
     torch.testing.assert_close(plain.layer1[0].conv3.weight, 2 * full.conv3.weight[:, :8])
     torch.testing.assert_close(plain.layer1[0].conv1.weight, full.conv1.weight[:8])
-    wanted = backbone(images, NARROW)["x_norm_clstoken"]
-    torch.testing.assert_close(plain(images)["x_norm_clstoken"], wanted, atol=1e-5, rtol=1e-5)
+    expected = backbone(images, NARROW)["x_norm_clstoken"]
+    torch.testing.assert_close(plain(images)["x_norm_clstoken"], expected, atol=1e-5, rtol=1e-5)
     with torch.no_grad():
         for name, parameter in plain.named_parameters():
             if name.endswith(("conv2.weight", "conv3.weight")):
                 parameter.mul_(0.5)
-    assert (plain(images)["x_norm_clstoken"] - wanted).abs().max() > 2e-5
+    assert (plain(images)["x_norm_clstoken"] - expected).abs().max() > 2e-5
 
 
 @pytest.mark.parametrize("decayed", [False, True])
@@ -83,7 +83,7 @@ def test_timm_has_no_argument_for_another_stem_or_number_of_groups() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (
             ["student.resnet.max_depths=[1,2,4]"],
@@ -105,6 +105,6 @@ def test_timm_has_no_argument_for_another_stem_or_number_of_groups() -> None:
         ),
     ],
 )
-def test_contradicting_options_are_refused(words: list[str], message: str) -> None:
+def test_contradicting_options_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_backbone(default_config([*RESNET, *words]))
+        build_backbone(default_config([*RESNET, *overrides]))

@@ -80,11 +80,11 @@ def test_intermediate_layers_end_in_the_output(
 ) -> None:
     images, subnet = torch.randn(2, 3, *size), Subnet(32, 3)
     plain = extract(backbone, subnet)
-    wanted = backbone(images, subnet)["x_norm_patchtokens"]
+    expected = backbone(images, subnet)["x_norm_patchtokens"]
     for network, extra in ((backbone, {"subnet": subnet}), (plain, {})):
         taken = network.get_intermediate_layers(images, 2, **extra)
         assert len(taken) == 2
-        torch.testing.assert_close(taken[-1], wanted, atol=1e-5, rtol=0)
+        torch.testing.assert_close(taken[-1], expected, atol=1e-5, rtol=0)
         [(maps, cls)] = network.get_intermediate_layers(
             images, [2], reshape=True, return_class_token=True, **extra
         )
@@ -94,7 +94,7 @@ def test_intermediate_layers_end_in_the_output(
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("overrides", "message"),
     [
         (["student.vit.min_width=20"], "do not end at 48"),
         (["student.vit.head_dim=10"], "head dimension 10 does not divide the width 24.*20 and 30"),
@@ -103,9 +103,9 @@ def test_intermediate_layers_end_in_the_output(
         (["student.vit.mlp_ratio=0.3"], "no whole number"),
     ],
 )
-def test_contradicting_options_are_refused(words: list[str], message: str) -> None:
+def test_contradicting_options_are_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        build_backbone(default_config([*SMALL, *words]))
+        build_backbone(default_config([*SMALL, *overrides]))
 
 
 def test_batch_subset_form_scales_what_it_keeps() -> None:
@@ -151,8 +151,8 @@ def test_stochastic_depth_is_a_function_of_the_streams_generator() -> None:
 
 
 def test_rates_rise_linearly_when_they_are_not_uniform() -> None:
-    words = [*SMALL, "student.vit.drop_path_rate=0.3", "student.vit.drop_path_uniform=false"]
-    rates = build_backbone(default_config(words)).drop_path_rates
+    overrides = [*SMALL, "student.vit.drop_path_rate=0.3", "student.vit.drop_path_uniform=false"]
+    rates = build_backbone(default_config(overrides)).drop_path_rates
     assert rates == pytest.approx([0, 0.1, 0.2, 0.3])
 
 
@@ -176,8 +176,8 @@ def _reference(q: Tensor, k: Tensor, v: Tensor, attn_bias: Tensor | None = None)
 def test_the_attention_door_on_the_cpu(with_bias: bool) -> None:
     q, k, v = torch.randn(3, 2, 7, 4, 8).unbind(0)
     bias = torch.randn(2, 4, 7, 7) if with_bias else None
-    found = attention.attention(q, k, v, bias)
-    torch.testing.assert_close(found, _reference(q, k, v, bias), atol=1e-5, rtol=0)
+    actual = attention.attention(q, k, v, bias)
+    torch.testing.assert_close(actual, _reference(q, k, v, bias), atol=1e-5, rtol=0)
 
 
 def test_the_attention_door_takes_xformers_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,10 +200,10 @@ def test_the_attention_door_takes_xformers_on_a_gpu(monkeypatch: pytest.MonkeyPa
     q, k, v = torch.randn(3, 2, 7, 4, 8).unbind(0)
     on_gpu = [x.as_subclass(OnGpu) for x in (q, k, v)]
     bias = torch.randn(2, 4, 7, 7)
-    found, biased = attention.attention(*on_gpu), attention.attention(*on_gpu, bias)
+    actual, biased = attention.attention(*on_gpu), attention.attention(*on_gpu, bias)
     xformers_kernel.cache_clear()
     assert calls == [None]
-    wanted = attention.attention(q, k, v)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+    expected = attention.attention(q, k, v)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
     biased = biased.as_subclass(Tensor)
     torch.testing.assert_close(biased, _reference(q, k, v, bias), atol=1e-5, rtol=0)

@@ -1,4 +1,4 @@
-"""A linear layer that works its input out again: same values and gradients, less that is stored."""
+"""A linear layer that recomputes its input: the same values and gradients, less that is stored."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from poa_plugin.elastic.layers import ElasticLayerNorm, ElasticLinear
-from poa_plugin.elastic.recompute import linear_after
+from poa_plugin.elastic.recompute import recomputing_linear
 
 
 def norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -25,33 +25,33 @@ CASES = {"norm": (norm, 2), "gelu": (F.gelu, 0)}
 @pytest.mark.parametrize("with_scale", [True, False])
 @pytest.mark.parametrize("case", CASES)
 def test_values_and_gradients(case: str, with_scale: bool, with_bias: bool, alpha: float) -> None:
-    before, n_parameters = CASES[case]
+    input_function, n_parameters = CASES[case]
     x, weight = torch.randn(5, 6, requires_grad=True), torch.randn(4, 6, requires_grad=True)
     bias = torch.randn(4, requires_grad=True) if with_bias else None
     parameters = [torch.randn(6, requires_grad=True) for _ in range(n_parameters)]
     scale = torch.randn(4, requires_grad=True) if with_scale else None
     inputs = [x, weight, *parameters, *[p for p in (bias, scale) if p is not None]]
-    found = linear_after(before, x, parameters, weight, bias, alpha, scale)
-    wanted = F.linear(alpha * before(x, *parameters), weight, bias)
-    wanted = wanted if scale is None else wanted * scale
-    torch.testing.assert_close(found, wanted)
+    actual = recomputing_linear(input_function, x, parameters, weight, bias, alpha, scale)
+    expected = F.linear(alpha * input_function(x, *parameters), weight, bias)
+    expected = expected if scale is None else expected * scale
+    torch.testing.assert_close(actual, expected)
     upstream = torch.randn(5, 4)
     pairs = zip(
-        torch.autograd.grad(found, inputs, upstream),
-        torch.autograd.grad(wanted, inputs, upstream),
+        torch.autograd.grad(actual, inputs, upstream),
+        torch.autograd.grad(expected, inputs, upstream),
         strict=True,
     )
     for ours, theirs in pairs:
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)
 
 
-def test_gradients_that_nobody_wants_are_none() -> None:
+def test_gradients_that_are_not_needed_are_none() -> None:
     x, weight = torch.randn(5, 6), torch.randn(4, 6, requires_grad=True)
-    linear_after(F.gelu, x, (), weight, None).sum().backward()
+    recomputing_linear(F.gelu, x, (), weight, None).sum().backward()
     assert weight.grad is not None
     weight.requires_grad_(False)
     x.requires_grad_()
-    linear_after(F.gelu, x, (), weight, None).sum().backward()
+    recomputing_linear(F.gelu, x, (), weight, None).sum().backward()
     assert x.grad is not None
 
 
@@ -68,28 +68,36 @@ def saved_numbers(run: Callable[[], Tensor]) -> int:
 
 
 @pytest.mark.parametrize("width", [8, 12])
-def test_what_the_norm_puts_out_is_not_stored(width: int) -> None:
+def test_the_output_of_the_norm_is_not_stored(width: int) -> None:
     x = torch.randn(1000, width, requires_grad=True)
     layer_norm, linear = ElasticLayerNorm(12), ElasticLinear(12, 36, groups=3)
     plain = saved_numbers(lambda: linear(layer_norm(x)))
-    ours = saved_numbers(lambda: linear(x, before=layer_norm.at(width)))
+    ours = saved_numbers(lambda: linear(x, input_function=layer_norm.sliced_fn(width)))
     assert plain - ours >= x.numel()
-    torch.testing.assert_close(linear(x, before=layer_norm.at(width)), linear(layer_norm(x)))
+    torch.testing.assert_close(
+        linear(x, input_function=layer_norm.sliced_fn(width)), linear(layer_norm(x))
+    )
     with torch.no_grad():
-        torch.testing.assert_close(linear(x, before=layer_norm.at(width)), linear(layer_norm(x)))
+        torch.testing.assert_close(
+            linear(x, input_function=layer_norm.sliced_fn(width)), linear(layer_norm(x))
+        )
 
 
-def test_under_autocast_products_are_half_precision_and_gradients_whole() -> None:
+def test_under_autocast_products_are_half_precision_and_gradients_float32() -> None:
     layer_norm, linear = ElasticLayerNorm(12), ElasticLinear(12, 24)
     x = torch.randn(50, 8, requires_grad=True)
-    found = []
-    for before in (layer_norm.at(8), None):
+    gradients = []
+    for input_function in (layer_norm.sliced_fn(8), None):
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            out = linear(x, before=before) if before else linear(layer_norm(x))
+            out = (
+                linear(x, input_function=input_function)
+                if input_function
+                else linear(layer_norm(x))
+            )
         assert out.dtype == torch.bfloat16
         inputs = [x, *linear.parameters(), *layer_norm.parameters()]
-        found.append(torch.autograd.grad(out.float().square().sum(), inputs))
-    for ours, theirs in zip(*found, strict=True):
+        gradients.append(torch.autograd.grad(out.float().square().sum(), inputs))
+    for ours, theirs in zip(*gradients, strict=True):
         assert ours.dtype == torch.float32
         torch.testing.assert_close(ours, theirs, atol=0.02 * float(theirs.abs().max()), rtol=0)
 
@@ -102,22 +110,22 @@ def test_a_scale_is_folded_into_the_weights() -> None:
 @pytest.mark.parametrize("kind", [torch.bfloat16, torch.float16, None])
 def test_the_input_function_runs_again_under_the_same_autocast(kind: torch.dtype | None) -> None:
     """And the products do not see an autocast around the backward pass."""
-    seen = []
+    autocasts = []
 
-    def note(x: Tensor) -> Tensor:
-        seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
+    def recording_gelu(x: Tensor) -> Tensor:
+        autocasts.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
         return F.gelu(x)
 
-    found = []
+    gradients = []
     for around in (False, True):
         x, weight = (torch.ones(3, 4) * 1.2345).requires_grad_(), torch.full((2, 4), 0.7)
         weight.requires_grad_()
         with torch.autocast("cpu", dtype=kind, enabled=kind is not None):
-            out = linear_after(note, x, (), weight, None)
+            out = recomputing_linear(recording_gelu, x, (), weight, None)
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=around):
             out.sum().backward()
-        found.append((x.grad, weight.grad))
-    assert {enabled for enabled, _ in seen} == {kind is not None}
-    assert kind is None or {own for _, own in seen} == {kind}
-    for ours, theirs in zip(*found, strict=True):
+        gradients.append((x.grad, weight.grad))
+    assert {enabled for enabled, _ in autocasts} == {kind is not None}
+    assert kind is None or {dtype for _, dtype in autocasts} == {kind}
+    for ours, theirs in zip(*gradients, strict=True):
         assert torch.equal(ours, theirs)

@@ -123,11 +123,11 @@ def test_block_selection_keeps_both_ends_and_never_repeats() -> None:
 
 def test_sampling_without_replacement_within_a_cycle(paper: ElasticBackbone) -> None:
     space = paper.space
-    wanted = Counter(dict(zip(space, space.multiplicities, strict=True)))
-    del wanted[space.intact]
+    expected = Counter(dict(zip(space, space.multiplicities, strict=True)))
+    del expected[space.intact]
     for cycle in range(2):
         steps = range(cycle * 572, (cycle + 1) * 572)
-        assert Counter(space.sample(3, step, 1) for step in steps) == wanted
+        assert Counter(space.sample(3, step, 1) for step in steps) == expected
 
 
 def test_sampling_is_a_function_of_seed_step_and_shard(paper: ElasticBackbone) -> None:
@@ -142,9 +142,9 @@ def test_sampling_is_a_function_of_seed_step_and_shard(paper: ElasticBackbone) -
 
 
 def test_a_space_of_one_network_draws_the_intact_one() -> None:
-    words = ["student.arch=vit", "student.vit.min_width=1024", "student.vit.min_depth=24"]
+    overrides = ["student.arch=vit", "student.vit.min_width=1024", "student.vit.min_depth=24"]
     with torch.device("meta"):
-        space = build_backbone(default_config(words)).space
+        space = build_backbone(default_config(overrides)).space
     assert len(space) == 1
     assert space.sample(0, 5, 0) == space.intact
 
@@ -188,9 +188,9 @@ def test_sizes_that_no_member_has_say_which_is_nearest(family: str, name: str, s
 
 def test_names_aliases_and_members_are_in_a_space(paper: ElasticBackbone) -> None:
     space = paper.space
-    for known in ("intact", "smallest", "small", "w384_d12", space.intact):
-        assert known in space
-        assert space[space[known]] == space[known]
+    for name in ("intact", "smallest", "small", "w384_d12", space.intact):
+        assert name in space
+        assert space[space[name]] == space[name]
     for unknown in ("tiny", "", "w384_d99", Subnet(384, 99), 384, None):
         assert unknown not in space
     with pytest.raises(UserError, match="not as a int"):

@@ -33,7 +33,7 @@ from poa_plugin.registry import BACKBONES
 
 
 class ResNetMultiInputBlock(MultiInputBlock, Bottleneck):  # type: ignore[misc]
-    """A block that takes all crop batches of a step in one call; weights are cut once for a sub-network."""
+    """A block that takes all sub-networks of a step in one call; weights are sliced once for each."""
 
     conv1: ElasticConv2d
     conv2: ElasticConv2d
@@ -42,10 +42,10 @@ class ResNetMultiInputBlock(MultiInputBlock, Bottleneck):  # type: ignore[misc]
     bn2: ElasticGroupNorm
 
     def run(self, maps: list[Tensor], inner: int) -> list[Tensor]:
-        """Map the (B, C, H, W) maps of one sub-network's crop batches, with so many inner channels."""
-        conv1, bn1 = self.conv1.at(self.conv1.in_channels, inner), self.bn1.at(inner)
-        conv2, bn2 = self.conv2.at(inner), self.bn2.at(inner)
-        conv3 = self.conv3.at(inner)
+        """Map the (B, C, H, W) maps of one sub-network's crop batches, with `inner` inner channels."""
+        conv1, bn1 = self.conv1.sliced_fn(self.conv1.in_channels, inner), self.bn1.sliced_fn(inner)
+        conv2, bn2 = self.conv2.sliced_fn(inner), self.bn2.sliced_fn(inner)
+        conv3 = self.conv3.sliced_fn(inner)
         out = []
         for x in maps:
             y = F.relu(bn1(conv1(x)), inplace=True)
@@ -58,15 +58,15 @@ class ResNetMultiInputBlock(MultiInputBlock, Bottleneck):  # type: ignore[misc]
 class ElasticResNet(ResNet, staged.StagedBackbone):
     """An elastic ResNet: inner width and depths of every call are those of its sub-network.
 
-    What stages put out, and the stem, have the same width in all members.
+    The stem and the outputs of stages have the same width in all members.
 
     Args:
         shape: the sizes of the intact network.
         widths: inner channels of the first stage; the last is the intact network's.
         min_depths: blocks of each stage of the shallowest member.
-        net_select_scale: how much more often the shallowest networks are drawn, whatever their width.
-        decay_shortcut_norm: whether the factors of the shortcuts' norms are decayed, as in the published
-            code, which tells norms by their names.
+        net_select_scale: how much more often the shallowest networks are drawn, at any width.
+        decay_shortcut_norm: whether the weights of the shortcuts' norms are decayed, as in the published
+            code, which recognizes norms by their names.
     """
 
     layers = ElasticLayers
@@ -90,7 +90,7 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
         depths = sorted(itertools.product(*ranges), key=sum)
         times = [int(t) for t in np.round(np.linspace(net_select_scale, 1, len(depths)))]
         self.space = SearchSpace(
-            subnets=[Subnet(width, depths=own) for width in widths for own in depths],
+            subnets=[Subnet(width, depths=stages) for width in widths for stages in depths],
             multiplicities=times * len(widths),
             aliases=SIZES,
             plain=self.plain,
@@ -124,12 +124,12 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
             inner = [subnet.width * 2**s for subnet in members]
             for i, block in enumerate(blocks):
                 maps = run_where(block, maps, [i in ids[s] for ids in active], inner)
-        found: dict[int, Features] = {}
-        for ids, own in zip(members.values(), maps, strict=True):
-            for i, x in zip(ids, own, strict=True):
+        features: dict[int, Features] = {}
+        for ids, last_maps in zip(members.values(), maps, strict=True):
+            for i, x in zip(ids, last_maps, strict=True):
                 last, factor = x.permute(0, 2, 3, 1), self.shape.ibot_scale_factor
-                found[i] = staged.outputs(last, last, factor, crop_batches[i].masks)
-        return [found[i] for i in range(len(crop_batches))]
+                features[i] = staged.outputs(last, last, factor, crop_batches[i].masks)
+        return [features[i] for i in range(len(crop_batches))]
 
     def get_intermediate_layers(  # type: ignore[override]
         self,
@@ -142,14 +142,14 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
     ) -> tuple[Any, ...]:
         """Return a sub-network's maps after stages; see `ResNet.get_intermediate_layers`."""
         subnet = self.member(subnet)
-        own, maps = self._embed_crops([CropBatch(images, subnet)]), []
+        x, maps = self._embed_crops([CropBatch(images, subnet)]), []
         pairs = zip(self._stages, self.active_blocks(subnet), strict=True)
         for s, (blocks, ids) in enumerate(pairs):
             for i in ids:
-                [own] = blocks[i]([own], [subnet.width * 2**s])
-            maps.append(own[0].permute(0, 2, 3, 1))
-        wanted = staged.wanted_stages(n)
-        return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
+                [x] = blocks[i]([x], [subnet.width * 2**s])
+            maps.append(x[0].permute(0, 2, 3, 1))
+        indices = staged.stage_indices(n)
+        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
 
     def block_name(self, stage: int, block: int) -> str:
         """See `StagedBackbone.block_name`."""
@@ -182,8 +182,8 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
     def plain_options(self, subnet: Subnet) -> dict[str, Any]:
         """See `ElasticBackbone.plain_options`."""
         check_member(self.space, subnet)
-        own = {"width": subnet.width, "depths": list(subnet.depths)}
-        return {**asdict(self.shape), "strides": list(self.shape.strides), **own}
+        sizes = {"width": subnet.width, "depths": list(subnet.depths)}
+        return {**asdict(self.shape), "strides": list(self.shape.strides), **sizes}
 
     def layer_id(self, parameter: str) -> int:
         """See `ElasticBackbone.layer_id`."""
@@ -218,5 +218,5 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
         x = self.stem(images)
         if masks is None:
             return x
-        where = self.masks.spread(masks, len(x), (x.shape[2], x.shape[3]))
+        where = self.masks.upsample(masks, len(x), (x.shape[2], x.shape[3]))
         return torch.where(where.unsqueeze(1), self.mask_token, x)

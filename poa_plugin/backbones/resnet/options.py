@@ -1,4 +1,4 @@
-"""The elastic ResNet's section of the configuration, its checks, and the sizes with names of their own."""
+"""The elastic ResNet's section of the configuration, its checks, and the sizes that have names."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = {
     "r101": Subnet(64, depths=(3, 4, 23, 3)),
     "r152": Subnet(64, depths=(3, 8, 36, 3)),
 }
-"""The members of the paper's space that have names of their own (ResNet-50, -101, -152)."""
+"""The members of the paper's space that have names (ResNet-50, -101, -152)."""
 
 
 @dataclass
@@ -58,12 +58,12 @@ class ResNetOptions:
         64, "channels of the stem, in all networks", at_least=1, at_most=WIDEST
     )
     out_width: int = number(
-        256, "channels that the first stage puts out, in all networks", at_least=1, at_most=WIDEST
+        256, "output channels of the first stage, in all networks", at_least=1, at_most=WIDEST
     )
     strides: list[int] = numbers(
         [1, 2, 2, 2], "of the stages", at_least=1, at_most=16, length=staged.N_STAGES
     )
-    groups: int = number(32, "of every group norm", at_least=1, at_most=WIDEST)
+    groups: int = number(32, "of each group norm", at_least=1, at_most=WIDEST)
     net_select_scale: float = number(
         2.0, "how much more often the shallowest network is drawn", at_least=1, at_most=100
     )
@@ -72,7 +72,7 @@ class ResNetOptions:
     )
     ibot_scale_factor: int = number(
         2,
-        "the last map is upsampled so often to meet the grid of masks",
+        "how often, in each direction, the last map is upsampled to meet the grid of masks",
         at_least=1,
         at_most=64,
     )

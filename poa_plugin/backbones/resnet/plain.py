@@ -1,4 +1,4 @@
-"""ResNet with group norms, from one definition: of ordinary layers here, of elastic ones by `elastic_resnet`.
+"""ResNet with group norms, from one definition: of ordinary layers here, of elastic ones in `resnet.elastic`.
 
 Parameter names are timm's (norms are called `bn*` there, also when they are group norms).
 """
@@ -30,11 +30,11 @@ class ResNetShape:
         image_size: the side of the images in pixels that the network was trained on.
         stem_width: channels of the stem.
         width: inner channels of the first stage's bottlenecks; each further stage has twice as many.
-        out_width: channels that the first stage puts out; each further stage twice as many.
+        out_width: output channels of the first stage; each further stage has twice as many.
         depths: blocks of each stage.
         strides: of each stage's first block.
         groups: of every group norm.
-        ibot_scale_factor: how often each cell of the last map stands among the patch tokens.
+        ibot_scale_factor: how often, in each direction, the last map is upsampled to give the patch tokens.
         in_chans: channels of an image.
     """
 
@@ -61,7 +61,7 @@ class Shortcut(nn.Sequential):
 class Bottleneck(nn.Module):
     """1 x 1, 3 x 3 (which carries the stride) and 1 x 1 convolution around a shortcut.
 
-    Only the inner channels are elastic: what a block takes in and puts out has its full width.
+    Only the inner channels are elastic: inputs and outputs of a block have their full width.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class Bottleneck(nn.Module):
         return self.join(normalize(self.bn3, self.conv3(y)), x)
 
     def join(self, y: Tensor, x: Tensor) -> Tensor:
-        """Add the shortcut of the block's input `x` to `y`, in place, and cut negative values off."""
+        """Add the shortcut of the block's input `x` to `y`, in place, and apply a ReLU."""
         return F.relu(y.add_(self.downsample(x)), inplace=True)
 
 
@@ -119,8 +119,10 @@ class ResNet(PlainNetwork):
             inner, fan_out = shape.width * 2**stage, shape.out_width * 2**stage
             blocks = []
             for i in range(depth):
-                own = stride if i == 0 else 1
-                blocks.append(self.block(fan_in, inner, fan_out, own, shape.groups, self.layers))
+                block_stride = stride if i == 0 else 1
+                blocks.append(
+                    self.block(fan_in, inner, fan_out, block_stride, shape.groups, self.layers)
+                )
                 fan_in = fan_out
             self.add_module(f"layer{stage + 1}", nn.ModuleList(blocks))
 
@@ -157,14 +159,14 @@ class ResNet(PlainNetwork):
         (B, D, h, w) maps if `reshape`, paired with their (B, D) means if `return_class_token`. `norm`
         changes nothing: no stage ends in a norm.
         """
-        wanted, x = staged.wanted_stages(n), self.stem(images)
+        indices, x = staged.stage_indices(n), self.stem(images)
         last = {name.split(".")[0]: name for name in self.path()}
         maps = []
         for name in self.path():
             x = self.step(x, name)
             if name in last.values():
                 maps.append(x.permute(0, 2, 3, 1))
-        return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
+        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
 
 
 def module_path(blocks: Sequence[Sequence[int]]) -> list[str]:

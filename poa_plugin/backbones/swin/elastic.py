@@ -27,7 +27,7 @@ from poa_plugin.backbones.swin.plain import (
     SwinTransformer,
     module_path,
 )
-from poa_plugin.backbones.swin.windows import MapLayout, split_maps, windows
+from poa_plugin.backbones.swin.windows import MapLayout, packed_windows, split_maps
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayers, PlainLayers
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
@@ -44,8 +44,8 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         shape: the sizes of the intact network.
         widths, depths: of the members, the depth that of the third stage; the last of each is the
             intact network's.
-        patch_norm: `active` normalizes the channels that a sub-network has; `full`, which the published
-            code does, all of the intact network's, of which the sub-network then takes its own.
+        patch_norm: `active` normalizes the channels of a sub-network; `full`, as in the published code,
+            normalizes all of the intact network's, of which the sub-network then takes the leading ones.
         net_select_scale: how much more often the smallest network is drawn, for each axis.
         drop_path_rate: of the last block; it rises linearly from 0 over all blocks of the intact network.
     """
@@ -102,7 +102,7 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
     forward = ElasticBackbone.forward
 
     def build_patch_embed(self) -> PatchEmbed:
-        """Build the patch embedding; a `full` one is cut after its norm, so its own layers are ordinary."""
+        """Build the patch embedding; a `full` one is sliced after its norm, so its layers are ordinary."""
         if self.patch_norm == "full":
             return PatchEmbed(self.shape, PlainLayers)
         return ElasticPatchEmbed(self.shape, self.layers_of)
@@ -129,38 +129,46 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         for s, stage in enumerate(self._stages):
             if s:
                 packed = stage.downsample(packed, layouts)
-                layouts = [tuple((n, -(-h // 2), -(-w // 2)) for n, h, w in own) for own in layouts]
-            on = [set(blocks[s]) for blocks in active]
+                layouts = [
+                    tuple((n, -(-h // 2), -(-w // 2)) for n, h, w in layout) for layout in layouts
+                ]
+            active_ids = [set(blocks[s]) for blocks in active]
             packed = self._run_stage(
-                stage.blocks, packed, layouts, on, [k[first:] for k in drop_paths]
+                stage.blocks, packed, layouts, active_ids, [k[first:] for k in drop_paths]
             )
             first += len(stage.blocks)
-        found: dict[int, Features] = {}
+        features: dict[int, Features] = {}
         for x, ids, layout in zip(packed, members.values(), layouts, strict=True):
-            parts = zip(ids, split_maps(x, layout), split_maps(self.norm(x), layout), strict=True)
-            for i, before, after in parts:
+            maps, normed = split_maps(x, layout), split_maps(self.norm(x), layout)
+            for i, x_prenorm, x_norm in zip(ids, maps, normed, strict=True):
                 factor, masks = self.shape.ibot_scale_factor, crop_batches[i].masks
-                found[i] = staged.outputs(before, after, factor, masks)
-        return [found[i] for i in range(len(crop_batches))]
+                features[i] = staged.outputs(x_prenorm, x_norm, factor, masks)
+        return [features[i] for i in range(len(crop_batches))]
 
     def _run_stage(
         self,
         blocks: nn.ModuleList,
         packed: list[Tensor],
         layouts: Sequence[MapLayout],
-        on: Sequence[set[int]],
+        active_ids: Sequence[set[int]],
         drop_paths: Sequence[Sequence[Sequence[Tensor | None]]],
     ) -> list[Tensor]:
         """Run the blocks of a stage over the packed tokens of each sub-network."""
-        own_blocks = [cast(SwinMultiInputBlock, block) for block in blocks]
-        laid = {
-            shift: [windows(own, self.shape.window, shift, packed[0]) for own in layouts]
-            for shift in sorted({block.shift for block in own_blocks})
+        swin_blocks = [cast(SwinMultiInputBlock, block) for block in blocks]
+        windows = {
+            shift: [
+                packed_windows(layout, self.shape.window, shift, packed[0]) for layout in layouts
+            ]
+            for shift in sorted({block.shift for block in swin_blocks})
         }
-        for i, block in enumerate(own_blocks):
-            kept = [i in ids for ids in on]
+        for i, block in enumerate(swin_blocks):
+            runs = [i in ids for ids in active_ids]
             packed = run_where(
-                block, packed, kept, laid[block.shift], [drop_path[i] for drop_path in drop_paths]
+                block,
+                packed,
+                runs,
+                windows[block.shift],
+                [drop_path[i] for drop_path in drop_paths],
             )
         return packed
 
@@ -193,10 +201,10 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
                 stage.blocks, [x.flatten(0, 2)], [layout], [set(ids)], drop_paths
             )
             x = out.unflatten(0, layout[0])
-            own = self.norm if s == len(self.layers) - 1 else self.get_submodule(f"norm{s}")
-            maps.append(own(x) if norm else x)
-        wanted = staged.wanted_stages(n)
-        return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
+            stage_norm = self.norm if s == len(self.layers) - 1 else self.get_submodule(f"norm{s}")
+            maps.append(stage_norm(x) if norm else x)
+        indices = staged.stage_indices(n)
+        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
 
     def block_name(self, stage: int, block: int) -> str:
         """See `StagedBackbone.block_name`."""
@@ -232,23 +240,23 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         return SwinTransformer(SwinShape(**options))
 
     def plain_options(self, subnet: Subnet) -> dict[str, Any]:
-        """See `ElasticBackbone.plain_options`; a block keeps its own shift when others are left out."""
+        """See `ElasticBackbone.plain_options`; a block has the same shift when others are skipped."""
         shifts = zip(self.shape.shifts, self.active_blocks(subnet), strict=True)
         return {
             **asdict(self.shape),
             "width": subnet.width,
             "stem_width": self.shape.width if self.patch_norm == "full" else subnet.width,
-            "shifts": [[own[i] for i in ids] for own, ids in shifts],
+            "shifts": [[stage_shifts[i] for i in ids] for stage_shifts, ids in shifts],
             "hidden": slicing.active_size(self.shape.hidden, self.space.width_ratio(subnet)),
         }
 
     def layer_id(self, parameter: str) -> int:
-        """See `ElasticBackbone.layer_id`; a merging stands where the first block after it does."""
+        """See `ElasticBackbone.layer_id`; a merging has that of the first block after it."""
         parts = parameter.split(".")
         if parts[0] != "layers":
             return self.num_layers if parts[0].startswith("norm") else 0
-        before = sum(len(shifts) for shifts in self.shape.shifts[: int(parts[1])])
-        return before + 1 + (int(parts[3]) if parts[2] == "blocks" else 0)
+        earlier = sum(len(shifts) for shifts in self.shape.shifts[: int(parts[1])])
+        return earlier + 1 + (int(parts[3]) if parts[2] == "blocks" else 0)
 
     @property
     def num_layers(self) -> int:
@@ -264,9 +272,9 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         rates = self.drop_path_rates if self.training else [0.0] * len(self.drop_path_rates)
         drawn = [
             draw_drop_path(
-                rates, len(own.images), self.mask_token.device, own.generator, subset_above=1
+                rates, len(batch.images), self.mask_token.device, batch.generator, subset_above=1
             )
-            for own in crop_batches
+            for batch in crop_batches
         ]
         return list(zip(*drawn, strict=True))
 
@@ -288,5 +296,5 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         x = self.patch_embed.normalize(x, width)
         if masks is None:
             return x
-        where = self.masks.spread(masks, len(x), (x.shape[1], x.shape[2]))
+        where = self.masks.upsample(masks, len(x), (x.shape[1], x.shape[2]))
         return torch.where(where.unsqueeze(-1), slicing.leading(self.mask_token, width), x)

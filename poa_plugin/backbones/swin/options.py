@@ -1,4 +1,4 @@
-"""The elastic Swin's section of the configuration, its checks, and the sizes with names of their own."""
+"""The elastic Swin's section of the configuration, its checks, and the named sizes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError, did_you_mean
 
 SIZES = {"tiny": Subnet(96, 6), "small": Subnet(96, 18), "base": Subnet(128, 18)}
-"""The members of the paper's space that have names of their own (Swin-T, Swin-S, Swin-B)."""
+"""The members of the paper's space that have names (Swin-T, Swin-S, Swin-B)."""
 ELASTIC_STAGE = 2
 """The stage whose depth varies."""
 PATCH_NORMS = ("active", "full")
@@ -99,7 +99,7 @@ class SwinOptions:
     )
     ibot_scale_factor: int = number(
         2,
-        "the last map is upsampled so often to meet the grid of masks",
+        "how often, in each direction, the last map is upsampled to meet the grid of masks",
         at_least=1,
         at_most=64,
     )

@@ -1,7 +1,7 @@
-"""The Swin transformer, from one definition: built of ordinary layers here, of elastic ones by `elastic_swin`.
+"""The Swin transformer, from one definition: built of ordinary layers here, of elastic ones in `swin.elastic`.
 
-Parameter names are timm's. Windows are mmdetection's: a map is padded, then rolled; each block has a
-shift of its own, on maps of any size (POA `swin_transformer.py`).
+Parameter names are timm's. Windows are mmdetection's: a map is padded, then rolled; the shift is the
+block's, on maps of any size (POA `swin_transformer.py`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,12 @@ from poa_plugin.backbones.drop_path import add_residual
 from poa_plugin.backbones.inputs import check_images
 from poa_plugin.backbones.mlp import Mlp
 from poa_plugin.backbones.option_checks import check_patches
-from poa_plugin.backbones.swin.windows import partition, put_together, relative_bias, shift_mask
+from poa_plugin.backbones.swin.windows import (
+    relative_bias,
+    shift_mask,
+    window_partition,
+    window_reverse,
+)
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import PlainLayers
 from poa_plugin.elastic.norms import normalize
@@ -34,13 +39,13 @@ class SwinShape:
         image_size: the side of the images in pixels that the network was trained on.
         patch_size: pixels.
         width: channels of the first stage; each further stage has twice as many.
-        stem_width: channels of the patch embedding and its norm, of which the first `width` go on.
+        stem_width: channels of the patch embedding and its norm; the blocks get the first `width`.
         shifts: the shift of every block, by stage, in cells.
         head_dim: channels of an attention head, in all stages.
         window: cells of a side.
         hidden: units of an MLP in the first stage.
         qkv_bias: whether queries, keys and values have biases.
-        ibot_scale_factor: how often each cell of the last map stands among the patch tokens.
+        ibot_scale_factor: how often, in each direction, the last map is upsampled to give the patch tokens.
         in_chans: channels of an image.
     """
 
@@ -58,7 +63,7 @@ class SwinShape:
 
 
 class PatchEmbed(nn.Module):
-    """Cut images into square patches, project each to a token, normalize."""
+    """Split images into square patches, project each to a token, normalize."""
 
     def __init__(self, shape: SwinShape, layers: type[PlainLayers]) -> None:
         super().__init__()
@@ -106,7 +111,7 @@ class WindowAttention(nn.Module):
 
 
 class SwinBlock(nn.Module):
-    """Pre-norm transformer block whose attention is within windows; a shift of its own."""
+    """Pre-norm transformer block whose attention is within shifted windows."""
 
     attention: type[WindowAttention] = WindowAttention
 
@@ -133,8 +138,8 @@ class SwinBlock(nn.Module):
     def _attend(self, x: Tensor) -> Tensor:
         size = (x.shape[1], x.shape[2])
         mask = shift_mask(size, self.window, self.shift, x) if self.shift else None
-        cut = partition(self.norm1(x), self.window, self.shift)
-        return put_together(self.attn(cut, mask), self.window, self.shift, size)
+        windows = window_partition(self.norm1(x), self.window, self.shift)
+        return window_reverse(self.attn(windows, mask), self.window, self.shift, size)
 
 
 class PatchMerging(nn.Module):
@@ -147,11 +152,11 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B, h, w, D) to (B, ceil(h / 2), ceil(w / 2), 2 D), of the same precision under autocast too."""
-        return self.reduction(self.norm(gather_four(x))).to(x.dtype)
+        return self.reduction(self.norm(space_to_depth(x))).to(x.dtype)
 
 
-def gather_four(x: Tensor) -> Tensor:
-    """Lay the channels of 2 x 2 cells side by side: (B, h, w, D) to (B, ceil(h / 2), ceil(w / 2), 4 D).
+def space_to_depth(x: Tensor) -> Tensor:
+    """Concatenate the channels of 2 x 2 cells: (B, h, w, D) to (B, ceil(h / 2), ceil(w / 2), 4 D).
 
     The order is timm's and the original's: (0, 0), (1, 0), (0, 1), (1, 1). Odd sides are padded with zeros.
     """
@@ -227,7 +232,7 @@ class SwinTransformer(PlainNetwork):
         `norm`, the last stage goes through the final norm, and earlier ones through norms without
         factors: those of pre-training are never trained.
         """
-        wanted, x = staged.wanted_stages(n), self.stem(images)
+        indices, x = staged.stage_indices(n), self.stem(images)
         maps: dict[int, Tensor] = {}
         for name in self.path():
             if name.endswith("downsample"):
@@ -237,7 +242,7 @@ class SwinTransformer(PlainNetwork):
         if norm:
             maps = {i: F.layer_norm(y, y.shape[-1:], eps=1e-5) for i, y in maps.items()}
             maps[len(maps) - 1] = self.norm(x)
-        return staged.intermediate([maps[i] for i in wanted], reshape, return_class_token)
+        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
 
 
 def module_path(blocks: Sequence[Sequence[int]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Shifted windows as in mmdetection's Swin: a map is padded, then rolled, then cut into windows.
+"""Shifted windows as in mmdetection's Swin: a map is padded, then rolled, then split into windows.
 
 Padded cells attend like others. Cells that rolling brought side by side from opposite borders do not.
 """
@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 BORDER = -100.0
-"""What is added to the logits of cells that are no neighbors (Swin, mmdetection `swin.py`)."""
+"""Added to the logits of cells that are not neighbors (Swin, mmdetection `swin.py`)."""
 
 MapLayout = tuple[tuple[int, int, int], ...]
-"""How maps of several sizes lie packed in one row of tokens: (images, height, width), in order."""
+"""Maps of several sizes packed into one row of tokens: (images, height, width), in order."""
 
 
 def padded(size: int, window: int) -> int:
@@ -26,8 +26,8 @@ def padded(size: int, window: int) -> int:
     return size + -size % window
 
 
-def partition(x: Tensor, window: int, shift: int, value: float = 0) -> Tensor:
-    """Cut (B, h, w, C) maps into (B * windows, window * window, C), padded right and below with `value`."""
+def window_partition(x: Tensor, window: int, shift: int, value: float = 0) -> Tensor:
+    """Split (B, h, w, C) maps, padded right and below with `value`, into (B * windows, window * window, C)."""
     b, h, w, c = x.shape
     x = F.pad(x, (0, 0, 0, -w % window, 0, -h % window), value=value)
     if shift:
@@ -37,8 +37,8 @@ def partition(x: Tensor, window: int, shift: int, value: float = 0) -> Tensor:
     return x.transpose(2, 3).reshape(-1, window * window, c)
 
 
-def put_together(windows: Tensor, window: int, shift: int, size: tuple[int, int]) -> Tensor:
-    """Undo `partition` for (height, width) maps: (B, h, w, C)."""
+def window_reverse(windows: Tensor, window: int, shift: int, size: tuple[int, int]) -> Tensor:
+    """Undo `window_partition` for (height, width) maps: (B, h, w, C)."""
     h, w = (padded(side, window) for side in size)
     x = windows.view(-1, h // window, w // window, window, window, windows.shape[-1])
     x = x.transpose(2, 3).reshape(-1, h, w, windows.shape[-1])
@@ -57,24 +57,24 @@ def shift_mask(size: tuple[int, int], window: int, shift: int, like: Tensor) -> 
     """
     rows, columns = (_region(padded(side, window), window, shift, like.device) for side in size)
     regions = 3 * rows.unsqueeze(1) + columns
-    own = partition(regions[None, :, :, None], window, 0).squeeze(-1)
-    apart = own.unsqueeze(1) != own.unsqueeze(2)
-    return apart.to(like.dtype) * BORDER
+    regions = window_partition(regions[None, :, :, None], window, 0).squeeze(-1)
+    separate = regions.unsqueeze(1) != regions.unsqueeze(2)
+    return separate.to(like.dtype) * BORDER
 
 
 def _region(size: int, window: int, shift: int, device: torch.device) -> Tensor:
-    """Return which of three bands each row of a rolled map is in: before, in the last window, or rolled."""
-    at = torch.arange(size, device=device)
-    return (at >= size - window).long() + (at >= size - shift).long()
+    """Return the band of each row of a rolled map: 0 before the last window, 1 in it, 2 if it was rolled."""
+    row = torch.arange(size, device=device)
+    return (row >= size - window).long() + (row >= size - shift).long()
 
 
 def relative_positions(window: int, device: torch.device) -> Tensor:
-    """Return where each pair of a window's cells stands in the table of biases: (N, N).
+    """Return the row in the table of biases of each pair of a window's cells: (N, N).
 
     Rows of the table are offsets from one cell to another, row offset first (timm, Swin).
     """
-    at = torch.arange(window, device=device)
-    offset = at.unsqueeze(1) - at + window - 1
+    cell = torch.arange(window, device=device)
+    offset = cell.unsqueeze(1) - cell + window - 1
     index = offset[:, None, :, None] * (2 * window - 1) + offset[None, :, None, :]
     return index.reshape(window * window, window * window)
 
@@ -86,48 +86,49 @@ def relative_bias(table: Tensor, window: int) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Order:
-    """Which row of the other side each row is; where there is none, `empty` lists the row."""
+class RowIndex:
+    """The source row of each row; rows listed in `empty` have none."""
 
     rows: Tensor
     empty: Tensor | None = None
 
-    def of(self, x: Tensor) -> Tensor:
-        """Return the rows of (M, C) in this order: (N, C), zeros where there is none."""
+    def select(self, x: Tensor) -> Tensor:
+        """Return the (N, C) source rows of (M, C), zeros where there is none."""
         out = x.index_select(0, self.rows)
         return out if self.empty is None else out.index_fill(0, self.empty, 0)
 
 
 @dataclass(frozen=True, eq=False)
-class Windows:
-    """How the packed maps of a stage lie in windows, and back.
+class PackedWindows:
+    """Window partition of the packed maps of a stage, and its inverse.
 
     Attributes:
         layout: of the packed tokens.
-        there, back: from tokens to the rows of windows, and from those to tokens.
-        counts: the windows of each entry of the layout.
+        index: for each row of the windows, its token.
+        inverse_index: for each token, its row in the windows.
+        counts: the number of windows of each entry of the layout.
         masks: for each entry (windows, 1, N, N), added to the logits, or None where nothing is shifted.
-        cells: of a window.
+        cells: in a window.
     """
 
     layout: MapLayout
-    there: Order
-    back: Order
+    index: RowIndex
+    inverse_index: RowIndex
     counts: list[int]
     masks: list[Tensor | None]
     cells: int
 
-    def cut(self, x: Tensor) -> Tensor:
+    def partition(self, x: Tensor) -> Tensor:
         """Map packed (T, C) tokens to the (windows * cells, C) rows of windows."""
-        return _reorder(x, self.there, self.back)
+        return _reorder(x, self.index, self.inverse_index)
 
-    def join(self, rows: Tensor) -> Tensor:
+    def reverse(self, rows: Tensor) -> Tensor:
         """Map the rows of windows to packed tokens."""
-        return _reorder(rows, self.back, self.there)
+        return _reorder(rows, self.inverse_index, self.index)
 
 
-def windows(layout: MapLayout, window: int, shift: int, like: Tensor) -> Windows:
-    """Lay the packed maps of a stage into windows, each map by itself.
+def packed_windows(layout: MapLayout, window: int, shift: int, like: Tensor) -> PackedWindows:
+    """Partition the packed maps of a stage into windows, each map by itself.
 
     Args:
         layout: of the packed tokens.
@@ -135,71 +136,76 @@ def windows(layout: MapLayout, window: int, shift: int, like: Tensor) -> Windows
         like: gives type and device of the mask.
     """
     # Fake tensors, and those of a compiler, belong to their trace: they must not outlive it.
-    lasting = type(like) is Tensor and not torch.compiler.is_compiling()
-    indices_of = _cached_indices if lasting else _indices
-    indices = indices_of(layout, window, shift, like.device, like.dtype)
+    cacheable = type(like) is Tensor and not torch.compiler.is_compiling()
+    make_tables = _cached_window_tables if cacheable else _window_tables
+    tables = make_tables(layout, window, shift, like.device, like.dtype)
     masks = [
         None if mask is None else mask.repeat(images, 1, 1).unsqueeze(1)
-        for mask, (images, _, _) in zip(indices.masks, layout, strict=True)
+        for mask, (images, _, _) in zip(tables.masks, layout, strict=True)
     ]
-    return Windows(layout, indices.there, indices.back, indices.counts, masks, window * window)
+    return PackedWindows(
+        layout, tables.index, tables.inverse_index, tables.counts, masks, window * window
+    )
 
 
 @dataclass(frozen=True, eq=False)
-class _Indices:
-    """What of `Windows` is the same in every pass; `masks` are those of one image, (windows, N, N)."""
+class _WindowTables:
+    """The part of `PackedWindows` that is the same in every pass; a mask is one image's, (windows, N, N)."""
 
-    there: Order
-    back: Order
+    index: RowIndex
+    inverse_index: RowIndex
     counts: list[int]
     masks: list[Tensor | None]
 
 
 @torch.inference_mode(False)
 @torch.no_grad()
-def _indices(
+def _window_tables(
     layout: MapLayout, window: int, shift: int, device: torch.device, dtype: torch.dtype
-) -> _Indices:
+) -> _WindowTables:
     like = torch.empty(0, device=device, dtype=dtype)
-    start, rows = 0, []  # on the CPU: what is read off them would have to be waited for on a GPU
+    # On the CPU: reading sizes off these tensors would wait for a GPU.
+    n_tokens, windows_of_entry = 0, []
     masks: list[Tensor | None] = []
     for images, h, w in layout:
-        at = torch.arange(start, start + images * h * w, device="cpu").view(images, h, w, 1)
-        rows.append(partition(at, window, shift, value=-1).squeeze(-1))
-        start += images * h * w
+        token = torch.arange(n_tokens, n_tokens + images * h * w, device="cpu")
+        maps = token.view(images, h, w, 1)
+        windows_of_entry.append(window_partition(maps, window, shift, value=-1).squeeze(-1))
+        n_tokens += images * h * w
         masks.append(shift_mask((h, w), window, shift, like) if shift else None)
-    token = torch.cat(rows).flatten()
+    token = torch.cat(windows_of_entry).flatten()
     empty, filled = (token < 0).nonzero().flatten(), (token >= 0).nonzero().flatten()
-    back = torch.empty(start, dtype=torch.long, device="cpu")
-    back[token[filled]] = filled
-    there = Order(token.clamp(min=0).to(device), empty.to(device) if len(empty) else None)
-    return _Indices(there, Order(back.to(device)), [len(r) for r in rows], masks)
+    inverse = torch.empty(n_tokens, dtype=torch.long, device="cpu")
+    inverse[token[filled]] = filled
+    index = RowIndex(token.clamp(min=0).to(device), empty.to(device) if len(empty) else None)
+    counts = [len(windows) for windows in windows_of_entry]
+    return _WindowTables(index, RowIndex(inverse.to(device)), counts, masks)
 
 
-_cached_indices = lru_cache(maxsize=32)(_indices)
+_cached_window_tables = lru_cache(maxsize=32)(_window_tables)
 """A step asks for 16 at most: two layouts (teacher, students), four stages, with and without a shift."""
 
 
-def _reorder(x: Tensor, there: Order, back: Order) -> Tensor:
+def _reorder(x: Tensor, index: RowIndex, inverse_index: RowIndex) -> Tensor:
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():
-        return cast(Tensor, _Reorder.apply(x, there, back))
-    return there.of(x)
+        return cast(Tensor, _Reorder.apply(x, index, inverse_index))
+    return index.select(x)
 
 
 class _Reorder(torch.autograd.Function):
-    """A change of order whose gradient is the way back: each row has one place, nothing is added up."""
+    """A selection of rows whose gradient is the inverse selection: no row has two sources to add up."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, there: Order, back: Order) -> Tensor:
-        ctx.back = back
-        return there.of(x)
+    def forward(ctx: Any, x: Tensor, index: RowIndex, inverse_index: RowIndex) -> Tensor:
+        ctx.inverse_index = inverse_index
+        return index.select(x)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
-        return ctx.back.of(grad), None, None
+        return ctx.inverse_index.select(grad), None, None
 
 
 def split_maps(x: Tensor, layout: Sequence[tuple[int, int, int]]) -> list[Tensor]:
-    """Return the (images, height, width, C) maps that lie packed in (T, C) tokens."""
-    parts = x.split([images * h * w for images, h, w in layout])
-    return [part.unflatten(0, size) for part, size in zip(parts, layout, strict=True)]
+    """Return the (images, height, width, C) maps that are packed in (T, C) tokens."""
+    maps = x.split([images * h * w for images, h, w in layout])
+    return [tokens.unflatten(0, size) for tokens, size in zip(maps, layout, strict=True)]

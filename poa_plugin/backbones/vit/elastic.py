@@ -129,10 +129,10 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
             read.append(read_tokens(layouts[-1], [crop_batches[i].patch_ids for i in ids]))
         del tokens
         for i, block in enumerate(self.blocks):
-            kept = [i in ids for ids in active]
+            runs = [i in ids for ids in active]
             last = [r if ids[-1] == i else None for r, ids in zip(read, active, strict=True)]
             packed = run_where(
-                block, packed, kept, layouts, [drop_path[i] for drop_path in drop_paths], last
+                block, packed, runs, layouts, [drop_path[i] for drop_path in drop_paths], last
             )
         features: dict[int, Features] = {}
         for x, ids, layout in zip(packed, members.values(), layouts, strict=True):
@@ -148,17 +148,17 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
             images * n if crop_batch.patch_ids is None else images + len(crop_batch.patch_ids)
             for crop_batch, (images, n) in zip(crop_batches, layout, strict=True)
         ]
-        parts = zip(x.split(sizes), self.norm(x).split(sizes), crop_batches, layout, strict=True)
+        batches = zip(x.split(sizes), self.norm(x).split(sizes), crop_batches, layout, strict=True)
         return [
-            outputs(before.unflatten(0, size), after.unflatten(0, size), crop_batch.masks)
+            outputs(x_prenorm.unflatten(0, size), x_norm.unflatten(0, size), crop_batch.masks)
             if crop_batch.patch_ids is None
             else {
-                "x_norm_clstoken": after[: size[0]],
-                "x_norm_patchtokens": after[size[0] :],
+                "x_norm_clstoken": x_norm[: size[0]],
+                "x_norm_patchtokens": x_norm[size[0] :],
                 "x_prenorm": None,
                 "masks": crop_batch.masks,
             }
-            for before, after, crop_batch, size in parts
+            for x_prenorm, x_norm, crop_batch, size in batches
         ]
 
     def get_intermediate_layers(  # type: ignore[override]
@@ -170,25 +170,25 @@ class ElasticVisionTransformer(VisionTransformer, ElasticBackbone):
         return_class_token: bool = False,
         norm: bool = True,
     ) -> tuple[Any, ...]:
-        """Return a sub-network's tokens after blocks; indices count its own blocks.
+        """Return a sub-network's tokens after blocks; indices count its blocks.
 
         See `VisionTransformer.get_intermediate_layers`.
         """
         subnet = self.member(subnet)
         ids = self.active_blocks(subnet)
-        wanted, taken = block_indices(n, len(ids)), {}
+        indices, taken = block_indices(n, len(ids)), {}
         [embedded] = self._embed_crops([CropBatch(images, subnet)])
         size, x = (len(embedded), embedded.shape[1]), embedded.flatten(0, 1)
         for i, block_id in enumerate(ids):
             [x] = self.blocks[block_id]([x], [(size,)], [[None]], [None])
-            if i in wanted:
+            if i in indices:
                 taken[i] = (self.norm(x) if norm else x).unflatten(0, size)
         return intermediate(
-            [taken[i] for i in wanted], images, self.shape.patch_size, reshape, return_class_token
+            [taken[i] for i in indices], images, self.shape.patch_size, reshape, return_class_token
         )
 
     def active_blocks(self, subnet: Subnet) -> list[int]:
-        """Return the indices of the blocks that a member keeps (POA eq. 4).
+        """Return the indices of a member's blocks (POA eq. 4).
 
         Raises:
             UserError: the sub-network is not a member of the space.

@@ -1,4 +1,4 @@
-"""The elastic vision transformer's section of the configuration, and the sizes with names of their own."""
+"""The elastic vision transformer's section of the configuration, and the named sizes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from poa_plugin.config.fields import number, switch
 from poa_plugin.elastic.subnet import Subnet
 
 SIZES = {"small": Subnet(384, 12), "base": Subnet(768, 12), "large": Subnet(1024, 24)}
-"""The members of the paper's space that have names of their own (ViT-S, ViT-B, ViT-L)."""
+"""The members of the paper's space that have names (ViT-S, ViT-B, ViT-L)."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The vision transformer, from one definition: built of ordinary layers here, of elastic ones by `elastic_vit`.
+"""The vision transformer, from one definition: built of ordinary layers here, of elastic ones in `vit.elastic`.
 
 Parameter names are timm's and DINOv2's. Nothing in this file is elastic: widths are read off tensors,
 and which layers are used is the class attribute `layers`.
@@ -43,7 +43,7 @@ class ViTShape:
 
 
 class PatchEmbed(nn.Module):
-    """Cut images into square patches and project each to a token."""
+    """Split images into square patches and project each to a token."""
 
     def __init__(self, shape: ViTShape, layers: type[PlainLayers]) -> None:
         super().__init__()
@@ -169,13 +169,13 @@ class VisionTransformer(PlainNetwork):
         `reshape`, paired with (B, D) class tokens if `return_class_token`, through the final norm
         if `norm`.
         """
-        wanted, x, taken = block_indices(n, len(self.blocks)), self.stem(images), {}
+        indices, x, taken = block_indices(n, len(self.blocks)), self.stem(images), {}
         for i, block in enumerate(self.blocks):
             x = block(x)
-            if i in wanted:
+            if i in indices:
                 taken[i] = self.norm(x) if norm else x
         return intermediate(
-            [taken[i] for i in wanted], images, self.shape.patch_size, reshape, return_class_token
+            [taken[i] for i in indices], images, self.shape.patch_size, reshape, return_class_token
         )
 
     def draw_drop_path(
@@ -253,12 +253,12 @@ def intermediate(
 
 
 def block_indices(n: int | Sequence[int], depth: int) -> list[int]:
-    """Return the indices of the last `n` blocks, or the indices given.
+    """Return the indices of the last `n` blocks, or the indices in `n`.
 
     Raises:
         ValueError: there are no such blocks.
     """
-    wanted = list(range(depth - n, depth)) if isinstance(n, int) else list(n)
-    if any(not 0 <= i < depth for i in wanted):
-        raise ValueError(f"A network of {depth} blocks has no blocks {wanted}.")
-    return wanted
+    indices = list(range(depth - n, depth)) if isinstance(n, int) else list(n)
+    if any(not 0 <= i < depth for i in indices):
+        raise ValueError(f"A network of {depth} blocks has no blocks {indices}.")
+    return indices
