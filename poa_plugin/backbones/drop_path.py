@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from poa_plugin.backbones.attention import Layout
+from poa_plugin.device import to_device
 
 SUBSET_ABOVE = 0.1
 """Rates above this use the batch-subset form (DINOv2 `layers/block.py`)."""
@@ -138,6 +139,6 @@ def _draw(
     if rate > subset_above:
         size = max(int(batch * (1 - rate)), 1)
         branches = [torch.randperm(batch, generator=generator)[:size] for _ in range(2)]
-        return torch.stack(branches).to(device)
+        return to_device(torch.stack(branches), device)
     kept = torch.rand(2, batch, generator=generator) >= rate
-    return (kept / (1 - rate)).to(device)
+    return to_device(kept / (1 - rate), device)
