@@ -23,7 +23,7 @@ WHITE = 255.0
 
 Array = NDArray[np.float32]
 
-_MEAN, _STD = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+_MEAN, _STD = (torch.tensor(x, device="cpu").view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
 
 
 def adjust_brightness(levels: Tensor, factor: float) -> Tensor:

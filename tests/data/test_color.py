@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 
 import pytest
@@ -31,6 +32,14 @@ def images(channels: int, size: tuple[int, int]) -> list[Tensor]:
     few = torch.randint(0, 4, shape, generator=generator) * 85
     flat = [torch.zeros(shape), torch.full(shape, 255)]
     return [x.to(torch.uint8) for x in (noise, tinted, few, *flat)]
+
+
+def test_normalization_is_on_the_cpu_where_the_module_is_first_imported_on_another_device() -> None:
+    spec = importlib.util.find_spec("poa_plugin.data.color")
+    module = importlib.util.module_from_spec(spec)
+    with torch.device("meta"):
+        spec.loader.exec_module(module)
+    assert module.normalize_levels(torch.zeros(3, 2, 2)).device.type == "cpu"
 
 
 def every_color() -> Tensor:
