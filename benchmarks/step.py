@@ -344,7 +344,8 @@ def main() -> None:
     poa = statistics.mean(medians["POA", subnet] for subnet in students)
     dino = medians["DINOv2", intact]
     print(
-        f"\n{'':8}{'s/step':>8}{'GFLOP':>8}{'GFLOP/s':>9}{'GEMM peak':>11}{'of it':>7}{'GiB':>7}{'largest':>9}"
+        f"\n{'':8}{'s/step':>8}{'GFLOP':>8}{'GFLOP/s':>9}{'GEMM peak':>11}{'of peak':>9}"
+        f"{'GiB':>7}{'largest':>9}"
     )
     totals = {}
     for name, members in (("POA", students), ("DINOv2", [intact])):
@@ -360,7 +361,7 @@ def main() -> None:
         totals[name] = work
         print(
             f"{name:8}{took:8.3f}{work / 1e9:8.0f}{work / took / 1e9:9.1f}{work / alone / 1e9:11.1f}"
-            f"{alone / took:7.2f}{gib}"
+            f"{alone / took:9.2f}{gib}"
         )
     print(f"\nPOA / DINOv2: time {poa / dino:.2f}, FLOPs {totals['POA'] / totals['DINOv2']:.2f}")
 

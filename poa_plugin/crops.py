@@ -54,5 +54,6 @@ def masked_patches(masks: Tensor) -> tuple[Tensor, Tensor]:
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
     """Return mean and standard deviation on a device, copied there once; made outside of inference mode."""
     with torch.inference_mode(False):
-        mean, std = (torch.tensor(x).view(3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD))
+        constants = (IMAGENET_MEAN, IMAGENET_STD)
+        mean, std = (torch.tensor(x, device="cpu").view(3, 1, 1) for x in constants)
         return to_device(mean, device), to_device(std, device)

@@ -62,7 +62,7 @@ class PlainNetwork(nn.Module):
         return out
 
     def output(self, x: Tensor) -> Features:
-        """Return the features of what the last module of the path put out."""
+        """Return the features from the output of the path's last module."""
         raise NotImplementedError
 
     def forward(self, images: Tensor) -> Features:
@@ -198,7 +198,7 @@ class ElasticBackbone(nn.Module):
 
     @property
     def num_layers(self) -> int:
-        """The `layer_id` of what comes after the last block."""
+        """The `layer_id` of modules after the last block."""
         raise NotImplementedError
 
     def decayed_norms(self) -> Collection[str]:

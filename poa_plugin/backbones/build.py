@@ -20,8 +20,8 @@ from poa_plugin.registry import BACKBONES
 def build_backbone(config: Config) -> ElasticBackbone:
     """Build the elastic backbone that a configuration names, with weights drawn from its seed.
 
-    It is in evaluation mode, as are `extract`'s and `load`'s networks: a sub-network gives the features of the
-    network that is extracted. In training mode (`backbone.train()`) stochastic depth applies.
+    It is in evaluation mode, as are the networks of `extract` and `load`: a sub-network gives the features
+    of its extracted network. In training mode (`backbone.train()`) stochastic depth applies.
 
     Raises:
         UserError: the name is unknown, or the options contradict one another.
@@ -52,7 +52,7 @@ def backbone_options(config: Config) -> Any:
 
 @contextmanager
 def backbone_errors(arch: str) -> Iterator[None]:
-    """Turn whatever a backbone raises while it is built into a sentence: its options are the user's.
+    """Turn any exception while a backbone is built into a sentence: its options are the user's.
 
     Args:
         arch: its registered name.

@@ -1,4 +1,4 @@
-"""Checks of what a network is called with. They are not traced: a graph for export has none of them."""
+"""Checks of a network's inputs. They are skipped while tracing, so an exported graph has none of them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def check_images(images: Any, in_chans: int, dtype: torch.dtype) -> None:
     """Check that images are a floating-point tensor (B, in_chans, H, W); a batch may be empty.
 
     Args:
-        images: what the network was called with.
+        images: the network's input.
         in_chans: channels that it takes.
         dtype: of its weights. Under autocast images may have another type.
 
@@ -51,7 +51,7 @@ def check_masks(masks: Any, batch: int, grid: tuple[int, int]) -> None:
     """Check that masks are a (batch, rows * columns) tensor of booleans.
 
     Args:
-        masks: what the network was called with.
+        masks: the network's input.
         batch: number of images.
         grid: rows and columns of patches that can be masked.
 

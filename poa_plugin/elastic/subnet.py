@@ -44,10 +44,10 @@ class SearchSpace:
 
     Args:
         subnets: the members, in the order in which the published code lists them.
-        multiplicities: how often each stands in the list that training draws from.
+        multiplicities: how often each is in the list that training draws from.
         aliases: further names, such as `small`.
         plain: builds the ordinary network of a member, on the current default device.
-        blocks: the names of the blocks that a member keeps, as in `named_modules()` of the intact
+        blocks: the names of the blocks of a member, as in `named_modules()` of the intact
             network.
         image_size: the default side, in pixels, at which FLOPs are counted.
     """
@@ -166,7 +166,7 @@ def grid_multiplicities(n_widths: int, n_depths: int, scale: float) -> list[int]
 
 
 def select_blocks(full_depth: int, depth: int) -> list[int]:
-    """Return which blocks a network of `depth` keeps, at equal intervals (POA eq. 4).
+    """Return the indices of the blocks of a network of `depth`, at equal intervals (POA eq. 4).
 
     Integer arithmetic: the first and the last block are always kept, and no rounding of floats can
     drop one. A depth of 1 keeps block 0.

@@ -34,6 +34,15 @@ def images(channels: int, size: tuple[int, int]) -> list[Tensor]:
     return [x.to(torch.uint8) for x in (noise, tinted, few, *flat)]
 
 
+def test_normalization_is_that_of_the_image_under_another_default_device() -> None:
+    crops._statistics.cache_clear()
+    with torch.device("meta"):
+        gray = torch.full((3, 2, 2), 128, dtype=torch.uint8, device="cpu")
+        first = crops.normalize(gray)
+    crops._statistics.cache_clear()
+    assert torch.equal(first, crops.normalize(gray))
+
+
 def every_color() -> Tensor:
     """All colors of every fifth level, and a step from each of them."""
     axis = torch.arange(0, 256, 5)

@@ -1,4 +1,4 @@
-"""The elastic ResNet's section of the configuration, its checks, and the sizes that have names."""
+"""The elastic ResNet's section of the configuration, its checks, and the named sizes."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ class ResNet(PlainNetwork):
         """Map (B, C, H, W) images to (B, D, H / 4, W / 4) maps.
 
         Raises:
-            UserError: they are no such images.
+            UserError: the images do not fit.
         """
         check_images(images, self.conv1.in_channels, self.conv1.weight.dtype)
         x = F.relu(normalize(self.bn1, self.conv1(images)), inplace=True)

@@ -75,7 +75,7 @@ class PatchEmbed(nn.Module):
         """Map (B, C, H, W) images to (B, h, w, width) maps.
 
         Raises:
-            UserError: they are no such images, or a side is not a multiple of the patch size.
+            UserError: the images do not fit, or a side is not a multiple of the patch size.
         """
         return self.normalize(self.project(images), width)
 

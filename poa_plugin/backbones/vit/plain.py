@@ -54,7 +54,7 @@ class PatchEmbed(nn.Module):
         """Map (B, C, H, W) images to (B, N, D) tokens, row by row.
 
         Raises:
-            UserError: they are no such images, or a side is not a multiple of the patch size.
+            UserError: the images do not fit, or a side is not a multiple of the patch size.
         """
         check_images(images, self.proj.in_channels, self.proj.weight.dtype)
         check_patches(images.shape[-2:], self.proj.kernel_size[0])
