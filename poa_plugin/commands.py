@@ -123,12 +123,12 @@ def import_(arguments: argparse.Namespace) -> None:
     imported = import_checkpoint(
         arguments.file,
         arguments.to,
-        config=paths[0] if paths else None,
-        words=[word for word in arguments.config if is_word(word)],
+        config=recipe_file(paths[0], "poa import") if paths else None,
+        overrides=[word for word in arguments.config if is_word(word)],
         format_name=arguments.format,
         drop=arguments.drop,
     )
-    print("\n".join(imported.lines))
+    print("\n".join(imported.messages))
     print(f"Wrote '{imported.run}', which stands at step {imported.step}.")
 
 

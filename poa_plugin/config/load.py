@@ -19,7 +19,7 @@ from poa_plugin.config.contradictions import contradictions
 from poa_plugin.config.interpolation import resolve_in_place, unresolved_values
 from poa_plugin.config.keys import Section, all_keys, new_config
 from poa_plugin.config.ranges import possible, wrong_value
-from poa_plugin.config.recipes import is_bare, recipe_names, recipe_path
+from poa_plugin.config.recipes import find_recipe
 from poa_plugin.config.schema import Config
 from poa_plugin.config.values import TRUE
 from poa_plugin.config.yaml_input import Scalar
@@ -50,9 +50,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: the file cannot be read, a key is unknown (the nearest one is named), a value has the wrong
             type or is out of its range, keys contradict one another, or a `${...}` cannot be resolved.
     """
-    if isinstance(path, str) and is_bare(path) and path in recipe_names():
-        path = recipe_path(path)
-    return _resolve([_without_consent(Path(path)), overlay.from_words(overrides)])
+    return _resolve([_without_consent(find_recipe(path)), overlay.from_words(overrides)])
 
 
 def default_config(overrides: Sequence[str] = ()) -> Config:

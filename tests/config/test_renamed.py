@@ -16,8 +16,7 @@ from poa_plugin.config.keys import all_keys
 from poa_plugin.config.load import default_config, load_config
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
-from poa_plugin.interop.fit import _keys, _values
-from poa_plugin.interop.published_config import is_published
+from poa_plugin.interop.fit import is_published_file
 from poa_plugin.runs.record import read_record
 from poa_plugin.train.loop import train
 from tests.conftest import Make
@@ -145,9 +144,7 @@ def test_wrong_values_and_nearest_names(capsys: pytest.CaptureFixture[str]) -> N
 
 @former
 def test_an_old_file_is_not_taken_for_a_published_one(name: str, tmp_path: Path) -> None:
-    values = _values(old_file(tmp_path / "my.yaml", name))
-    assert renamed.RENAMED[name] in values
-    assert not is_published(values, _keys())
+    assert not is_published_file(old_file(tmp_path / "my.yaml", name))
 
 
 def test_a_run_of_the_previous_version_trains_on_bit_for_bit(

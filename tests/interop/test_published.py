@@ -93,18 +93,14 @@ def layout(name: str, published: dict[str, Tensor]) -> dict[str, Any]:
 
 
 LAYOUTS = [
-    ("vit", "bare"),
     ("vit", "chunked"),
-    ("vit", "teacher"),
     ("vit", "teacher chunked"),
     ("vit", "model"),
-    ("vit", "student and teacher"),
     ("vit", "wrapped"),
     ("swin", "bare"),
-    ("swin", "prefix"),
-    ("swin", "student and teacher"),
+    ("swin", "teacher"),
     ("resnet", "prefix"),
-    ("resnet", "wrapped"),
+    ("resnet", "student and teacher"),
 ]
 
 
@@ -129,7 +125,7 @@ def test_every_layout_holds_the_same_weights(
     golden = Golden(golden_folder)
     meta, state = golden_backbone(golden, family)
     torch.save(layout(name, golden.arrays(meta["files"]["state"])), tmp_path / "file.pth")
-    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=WORDS[family])
+    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "run", overrides=WORDS[family])
     assert imported.step == 0
     for branch in ("student", "teacher"):
         found = open_run(tmp_path / "run").backbone(branch).state_dict()
@@ -176,7 +172,7 @@ def test_extracted_networks_equal_the_golden_ones(
     meta, _ = golden_backbone(golden, family)
     published = golden.arrays(meta["files"]["state"])
     torch.save(layout("chunked", published), tmp_path / "file.pth")
-    import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=WORDS[family])
+    import_checkpoint(tmp_path / "file.pth", tmp_path / "run", overrides=WORDS[family])
     argv = ["extract", str(tmp_path / "run"), "--network", "all", "--to", str(tmp_path / "nets")]
     assert main(argv) == 0
     inputs, outputs = (golden.arrays(meta["files"][key]) for key in ("inputs", "outputs"))
@@ -226,10 +222,10 @@ def test_a_training_checkpoint_of_the_golden_step(
     words = ["train.device=cpu", *TINY[family], f"optim.layerwise_decay={case['layerwise_decay']}"]
     words.append(f"optim.patch_embed_lr_mult={case['patch_embed_lr_mult']}")
     imported = import_checkpoint(
-        tmp_path / "model_0000041.rank_0.pth", tmp_path / "run", words=words
+        tmp_path / "model_0000041.rank_0.pth", tmp_path / "run", overrides=words
     )
     assert imported.step == 42
-    assert any("'dino_loss.center_0'" in line for line in imported.lines)
+    assert any("'dino_loss.center_0'" in message for message in imported.messages)
     folder = tmp_path / "run/ckpt/42"
     found = load_file(folder / checkpoint.OPTIMIZER)
     assert len(found) == 3 * len(names)
@@ -245,7 +241,9 @@ def test_a_training_checkpoint_of_the_golden_step(
         )
     with pytest.raises(UserError, match=r"lr_multiplier .* where .*--drop optimizer"):
         wrong = [*words, "optim.layerwise_decay=0.7"]
-        import_checkpoint(tmp_path / "model_0000041.rank_0.pth", tmp_path / "other", words=wrong)
+        import_checkpoint(
+            tmp_path / "model_0000041.rank_0.pth", tmp_path / "other", overrides=wrong
+        )
 
 
 @pytest.mark.parametrize("used", [True, False])
@@ -259,10 +257,10 @@ def test_centers_of_the_losses(golden_folder: Path, tmp_path: Path, used: bool) 
             contents[f"{kind}.center_{head}"] = center
     torch.save({"model": contents, "iteration": 3}, tmp_path / "file.pth")
     imported = import_checkpoint(
-        tmp_path / "file.pth", tmp_path / "run", words=["train.device=cpu", *TINY["vit"]]
+        tmp_path / "file.pth", tmp_path / "run", overrides=["train.device=cpu", *TINY["vit"]]
     )
     assert imported.step == 4
-    assert any("moments start anew" in line for line in imported.lines)
+    assert any("new moments" in message for message in imported.messages)
     config = open_run(tmp_path / "run").config
     assert config.train.centering == ("centering" if used else "sinkhorn_knopp")
     tensors = load_file(tmp_path / "run/ckpt/4" / checkpoint.MODEL)
