@@ -28,7 +28,9 @@ Setting = tuple[float, float, bool]
 
 def optimizer_settings(optimizer: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the configuration that an optimizer's state dict proves, by dotted keys."""
-    betas = next((group["betas"] for group in _groups(optimizer) if "betas" in group), ())
+    betas = next((group["betas"] for group in _groups(optimizer) if "betas" in group), None)
+    if not isinstance(betas, (list, tuple)) or len(betas) != 2:
+        return {}  # another optimizer's
     return {f"optim.adamw_beta{i}": float(beta) for i, beta in enumerate(betas, start=1)}
 
 
@@ -113,7 +115,9 @@ def _numbers(checkpoint: Checkpoint, settings: Mapping[str, Setting]) -> dict[in
     for group, ((_, setting), names) in zip(groups, expected.items(), strict=True):
         keys = ("lr_multiplier", "wd_multiplier")
         multipliers = [group.get(key, x) for key, x in zip(keys, setting[:2], strict=True)]
-        if len(group["params"]) != len(names) or not np.allclose(multipliers, setting[:2], 1e-6, 0):
+        if len(group["params"]) != len(names) or not np.allclose(
+            multipliers, setting[:2], rtol=1e-6, atol=0
+        ):
             raise _misfit(
                 checkpoint,
                 f"{len(group['params'])} parameters with the lr_multiplier and wd_multiplier {multipliers} "
