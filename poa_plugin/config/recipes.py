@@ -50,7 +50,7 @@ def find_recipe(path: str | Path) -> Path:
 
 
 def is_bare(text: str) -> bool:
-    """Return whether a word is a name, and neither a path nor a `key=value` word."""
+    """Return whether an argument is a name, and neither a path nor a `key=value` override."""
     separators = {os.sep, os.altsep or os.sep, "="}
     return not separators & set(text) and Path(text).suffix not in (".yaml", ".yml")
 

@@ -20,8 +20,8 @@ from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.runs.run import open_run
 from tests.conftest import randomize
 
-WORDS = ["train.device=cpu", "dino.head_n_prototypes=[16]", "dino.head_hidden_dim=32"]
-WORDS += ["dino.head_bottleneck_dim=16"]
+OVERRIDES = ["train.device=cpu", "dino.head_n_prototypes=[16]", "dino.head_hidden_dim=32"]
+OVERRIDES += ["dino.head_bottleneck_dim=16"]
 
 
 def timm_vit(seed: int = 0, **options: Any) -> nn.Module:
@@ -32,22 +32,22 @@ def timm_vit(seed: int = 0, **options: Any) -> nn.Module:
     return randomize(model, seed).eval()  # type: ignore[arg-type]
 
 
-def import_here(tmp_path: Path, contents: Any, *words: str, **options: Any) -> Any:
+def import_here(tmp_path: Path, contents: Any, *overrides: str, **options: Any) -> Any:
     file = tmp_path / "file.pth"
     torch.save(contents, file)
-    return import_checkpoint(file, tmp_path / "run", overrides=[*WORDS, *words], **options)
+    return import_checkpoint(file, tmp_path / "run", overrides=[*OVERRIDES, *overrides], **options)
 
 
 def assert_equal_tokens(run: Path, model: nn.Module, size: int = 48, prefix: int = 1) -> None:
     images = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(1))
     backbone = open_run(run).backbone()
     with torch.no_grad():
-        wanted, found = model.forward_features(images), backbone(images)
+        wanted, actual = model.forward_features(images), backbone(images)
         for key, tokens in (
             ("x_norm_clstoken", wanted[:, 0]),
             ("x_norm_patchtokens", wanted[:, prefix:]),
         ):
-            torch.testing.assert_close(found[key], tokens, atol=1e-5, rtol=0)
+            torch.testing.assert_close(actual[key], tokens, atol=1e-5, rtol=0)
 
 
 def dinov2_state(model: nn.Module, chunks: int = 0) -> dict[str, Tensor]:
@@ -79,7 +79,7 @@ def test_timm(tmp_path: Path, suffix: str, options: dict[str, Any]) -> None:
     else:
         save_file(model.state_dict(), file)
     argv = ["import", str(file), "--to", str(tmp_path / "run"), "--drop", "head"]
-    assert main([*argv, "--config", *WORDS]) == 0
+    assert main([*argv, "--config", *OVERRIDES]) == 0
     assert_equal_tokens(tmp_path / "run", model)
     run = open_run(tmp_path / "run")
     assert run.space.intact.name == "w128_d3"
@@ -92,13 +92,13 @@ def test_timm_says_what_it_had_to_assume(
 ) -> None:
     torch.save(timm_vit().state_dict(), tmp_path / "vit.pth")
     argv = ["import", str(tmp_path / "vit.pth"), "--to", str(tmp_path / "run")]
-    assert main([*argv, "--config", *WORDS]) == 2
+    assert main([*argv, "--config", *OVERRIDES]) == 2
     assert (
         "(--drop NAME leaves out what is of no use): 'head.bias', 'head.weight'."
         in capsys.readouterr().err
     )
     assert not (tmp_path / "run").exists()
-    assert main([*argv, "--drop", "head", "--config", *WORDS]) == 0
+    assert main([*argv, "--drop", "head", "--config", *OVERRIDES]) == 0
     printed = capsys.readouterr().out
     assert "Left out: 'head.weight', 'head.bias'." in printed
     assert "Not in the file, so it starts anew: 'dino_head', 'mask_token'." in printed
@@ -141,7 +141,7 @@ def test_a_timm_training_checkpoint_starts_anew(tmp_path: Path) -> None:
     optimizer.step()
     contents |= {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(contents, tmp_path / "file.pth")
-    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "other", overrides=WORDS)
+    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "other", overrides=OVERRIDES)
     assert any("starts at step 0" in message for message in imported.messages)
     assert imported.step == 0
 
@@ -152,7 +152,7 @@ def test_a_timm_training_checkpoint_starts_anew(tmp_path: Path) -> None:
 def test_dinov2(tmp_path: Path, chunks: int, wrap: Callable[[Any], Any]) -> None:
     model = timm_vit(init_values=0.2, img_size=42, patch_size=14)
     imported = import_here(tmp_path, wrap(dinov2_state(model, chunks)))
-    assert any("of DINOv2's format" in line for line in imported.messages)
+    assert any("of DINOv2's format" in message for message in imported.messages)
     assert_equal_tokens(tmp_path / "run", model, 42)
     run = open_run(tmp_path / "run")
     assert torch.equal(run.backbone().mask_token, torch.full((1, 128), 0.25))
@@ -176,10 +176,10 @@ def test_dinov2_with_its_head(tmp_path: Path) -> None:
     dino = run.config.dino
     assert list(dino.head_n_prototypes) == [40]
     assert (dino.head_nlayers, dino.head_hidden_dim, dino.head_bottleneck_dim) == (2, 24, 8)
-    found = run.heads().state_dict()
-    assert torch.equal(found["0.mlp.2.weight"], head["mlp.2.weight"])
+    actual = run.heads().state_dict()
+    assert torch.equal(actual["0.mlp.2.weight"], head["mlp.2.weight"])
     assert torch.equal(
-        found["0.last_layer.weight_v"], head["last_layer.parametrizations.weight.original1"]
+        actual["0.last_layer.weight_v"], head["last_layer.parametrizations.weight.original1"]
     )
 
 
@@ -206,15 +206,15 @@ def test_positions_are_resized_to_an_image_size_that_was_asked_for(tmp_path: Pat
     state = dinov2_state(timm_vit(init_values=0.2))
     import_here(tmp_path, state)
     torch.save(state, tmp_path / "file.pth")
-    words = [*WORDS, "crops.global_crops_size=80"]
-    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "other", overrides=words)
-    assert any("resized from 6 x 6 to the 10 x 10" in line for line in imported.messages)
+    overrides = [*OVERRIDES, "crops.global_crops_size=80"]
+    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "other", overrides=overrides)
+    assert any("resized from 6 x 6 to the 10 x 10" in message for message in imported.messages)
     images = torch.randn(2, 3, 80, 80)
     native, resized = (open_run(tmp_path / name).backbone() for name in ("run", "other"))
     assert resized.pos_embed.shape[1] == 101
     with torch.no_grad():
-        found, wanted = (net(images)["x_norm_patchtokens"] for net in (resized, native))
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+        actual, wanted = (net(images)["x_norm_patchtokens"] for net in (resized, native))
+    torch.testing.assert_close(actual, wanted, atol=1e-5, rtol=0)
 
 
 def test_half_precision(tmp_path: Path) -> None:
@@ -230,13 +230,13 @@ def test_an_extracted_network_is_a_timm_checkpoint(
     elastic = randomize(build_backbone(small_config())).eval()
     subnet = elastic.space["w32_d3"]
     folder = write_network(tmp_path / "net", "vit", elastic, subnet, {})
-    import_checkpoint(folder / "model.safetensors", tmp_path / "run", overrides=WORDS)
+    import_checkpoint(folder / "model.safetensors", tmp_path / "run", overrides=OVERRIDES)
     images = torch.randn(2, 3, 48, 48)
     backbone = open_run(tmp_path / "run").backbone()
     with torch.no_grad():
         for key in ("x_norm_clstoken", "x_norm_patchtokens"):
-            found, wanted = backbone(images)[key], elastic(images, subnet)[key]
-            torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+            actual, wanted = backbone(images)[key], elastic(images, subnet)[key]
+            torch.testing.assert_close(actual, wanted, atol=1e-5, rtol=0)
 
 
 def test_reading_without_importing(tmp_path: Path) -> None:

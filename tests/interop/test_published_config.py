@@ -34,9 +34,9 @@ def weights(family: str, folder: Path) -> Path:
     return folder / f"{family}.pth"
 
 
-def fit(family: str, folder: Path, config: dict[str, Any], *words: str) -> tuple[Config, str]:
+def fit(family: str, folder: Path, config: dict[str, Any], *overrides: str) -> tuple[Config, str]:
     file = write_yaml(config, folder / "config.yaml")
-    fitted, messages = fit_config(read_checkpoint(weights(family, folder)), file, words)
+    fitted, messages = fit_config(read_checkpoint(weights(family, folder)), file, overrides)
     return fitted, "\n".join(messages)
 
 
@@ -93,8 +93,8 @@ OF_FAMILY = {
 def test_the_runs_values_are_taken(tmp_path: Path, family: str) -> None:
     config, said = fit(family, tmp_path, published_config(family))
     wanted = OURS | {f"student.{family}.{key}": value for key, value in OF_FAMILY[family].items()}
-    found = {key: OmegaConf.select(config, key) for key in wanted}
-    assert found == wanted
+    actual = {key: OmegaConf.select(config, key) for key in wanted}
+    assert actual == wanted
     assert "train.shards=4: as many GPUs make the optim.lr" in said
     other, _ = fit(family, tmp_path, published_config(family), "train.shards=2", "optim.epochs=9")
     assert (other.train.shards, other.optim.epochs) == (2, 9)
@@ -200,8 +200,8 @@ def test_dinov2s_own_configuration(tmp_path: Path) -> None:
     model = timm_vit(embed_dim=384, depth=12, num_heads=6, init_values=0.1)
     torch.save(dinov2_state(model, chunks=4), tmp_path / "weights.pth")
     fitted, messages = fit_config(read_checkpoint(tmp_path / "weights.pth"), file, [])
-    own = fitted.student.vit
-    assert (own.max_width, own.max_depth, own.head_dim) == (384, 12, 64)
+    options = fitted.student.vit
+    assert (options.max_width, options.max_depth, options.head_dim) == (384, 12, 64)
     assert list(fitted.dino.head_n_prototypes) == [24]
     assert (fitted.dino.lambda_ie, fitted.ibot.start_epoch) == (1.0, 0)
     assert fitted.optim.iter_num_scale == 1.0

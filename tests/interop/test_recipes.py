@@ -45,9 +45,11 @@ def training_checkpoint(
     return {"model": model, "optimizer": optimizer, "iteration": 41}
 
 
-def imported(tmp_path: Path, contents: Any, *words: str, **options: Any) -> tuple[Config, str]:
+def imported(tmp_path: Path, contents: Any, *overrides: str, **options: Any) -> tuple[Config, str]:
     torch.save(contents, tmp_path / "file.pth")
-    done = import_checkpoint(tmp_path / "file.pth", tmp_path / "run", overrides=words, **options)
+    done = import_checkpoint(
+        tmp_path / "file.pth", tmp_path / "run", overrides=overrides, **options
+    )
     return open_run(tmp_path / "run").config, "\n".join(done.messages)
 
 

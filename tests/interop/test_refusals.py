@@ -16,7 +16,7 @@ from torch import Tensor
 from poa_plugin.errors import UserError
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from tests.interop.published_files import backbone_key, optimizer_state
-from tests.interop.test_other_formats import WORDS, dinov2_state, timm_vit
+from tests.interop.test_other_formats import OVERRIDES, dinov2_state, timm_vit
 from tests.parity.published import student_key as our_student_key
 from tests.test_cli import fails
 
@@ -24,8 +24,8 @@ from tests.test_cli import fails
 @pytest.fixture
 def state() -> dict[str, Tensor]:
     """A small network in the published format."""
-    own = dinov2_state(timm_vit(init_values=0.1))
-    return {backbone_key(key): value for key, value in own.items()}
+    dinov2 = dinov2_state(timm_vit(init_values=0.1))
+    return {backbone_key(key): value for key, value in dinov2.items()}
 
 
 def save(tmp_path: Path, contents: Any) -> Path:
@@ -33,11 +33,11 @@ def save(tmp_path: Path, contents: Any) -> Path:
     return tmp_path / "file.pth"
 
 
-def refused(tmp_path: Path, contents: Any, *words: str, **options: Any) -> str:
+def refused(tmp_path: Path, contents: Any, *overrides: str, **options: Any) -> str:
     """Import what has to be refused; return the sentence."""
     file = save(tmp_path, contents)
     with pytest.raises(UserError) as error:
-        import_checkpoint(file, tmp_path / "run", overrides=[*WORDS, *words], **options)
+        import_checkpoint(file, tmp_path / "run", overrides=[*OVERRIDES, *overrides], **options)
     assert not (tmp_path / "run").exists()
     return str(error.value)
 
@@ -51,7 +51,7 @@ def test_missing_unknown_and_misshapen_keys_are_all_named(
     state["blocks.0.norm1.norm.weight"] = torch.zeros(64)
     state["pos_embed"] = torch.zeros(1, 30, 128)
     argv = ["import", str(save(tmp_path, state)), "--to", str(tmp_path / "run")]
-    said = fails(capsys, *argv, "--config", *WORDS)
+    said = fails(capsys, *argv, "--config", *OVERRIDES)
     assert "missing: 'blocks.1.attn.proj.bias', 'cls_token';" in said
     assert "leaves out what is of no use): 'blocks.2.mlp.gate', 'extra';" in said
     assert "'blocks.0.norm1.norm.weight' is (64,), not (128,)" in said
@@ -102,8 +102,8 @@ def test_a_missing_block_is_missing(tmp_path: Path, state: dict[str, Tensor]) ->
 
 
 def test_the_final_norm_that_the_published_tool_forgets(tmp_path: Path) -> None:
-    own = dinov2_state(timm_vit(init_values=0.1))
-    without = {key: value for key, value in own.items() if not key.startswith("norm.")}
+    dinov2 = dinov2_state(timm_vit(init_values=0.1))
+    without = {key: value for key, value in dinov2.items() if not key.startswith("norm.")}
     said = refused(tmp_path, without)
     assert "missing: 'norm.bias', 'norm.weight'" in said
 
@@ -114,8 +114,12 @@ def test_a_name_twice(tmp_path: Path, state: dict[str, Tensor]) -> None:
 
 
 def test_a_configuration_that_contradicts(tmp_path: Path, state: dict[str, Tensor]) -> None:
-    words = ["student.vit.max_width=192", "student.vit.qkv_bias=false", "student.vit.layerscale=1"]
-    said = refused(tmp_path, state, *words)
+    overrides = [
+        "student.vit.max_width=192",
+        "student.vit.qkv_bias=false",
+        "student.vit.layerscale=1",
+    ]
+    said = refused(tmp_path, state, *overrides)
     assert "student.vit.max_width is 192, but 128 in the file" in said
     assert "student.vit.qkv_bias is false, but true" in said
     assert "layerscale" not in said
@@ -129,14 +133,21 @@ def test_a_configuration_that_contradicts(tmp_path: Path, state: dict[str, Tenso
 def test_a_head_dimension_that_nothing_tells(tmp_path: Path) -> None:
     state = dinov2_state(timm_vit(init_values=0.1, embed_dim=72, num_heads=3))
     assert "student.vit.head_dim=..." in refused(tmp_path, state)
-    words = [*WORDS, "student.vit.head_dim=24"]
-    import_checkpoint(save(tmp_path, state), tmp_path / "run", overrides=words)
+    overrides = [*OVERRIDES, "student.vit.head_dim=24"]
+    import_checkpoint(save(tmp_path, state), tmp_path / "run", overrides=overrides)
 
 
 def test_a_run_that_is_there_is_not_overwritten(
     tmp_path: Path, state: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["import", str(save(tmp_path, state)), "--to", str(tmp_path / "run"), "--config", *WORDS]
+    argv = [
+        "import",
+        str(save(tmp_path, state)),
+        "--to",
+        str(tmp_path / "run"),
+        "--config",
+        *OVERRIDES,
+    ]
     from poa_plugin.cli import main
 
     assert main(argv) == 0
@@ -237,20 +248,20 @@ def test_optimizers_that_do_not_fit(tmp_path: Path, state: dict[str, Tensor]) ->
     moment = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
     first = next(iter(branch))
     one_group = optimizer_state(list(branch), settings, {first: moment})
-    words = ["optim.layerwise_decay=1", "optim.patch_embed_lr_mult=1"]
-    assert "groups, not" in refused(tmp_path, contents(one_group), *words)
+    overrides = ["optim.layerwise_decay=1", "optim.patch_embed_lr_mult=1"]
+    assert "groups, not" in refused(tmp_path, contents(one_group), *overrides)
     named = {"state": {"student.backbone.cls_token": moment}, "param_groups": []}
     assert "--drop optimizer" in refused(tmp_path, contents(named))
     for name in branch:
         undecayed = name.endswith(".bias") or "norm" in name or "gamma" in name
         settings[name] = (1.0, 0.0 if undecayed else 1.0, "last_layer" in name)
     shape = refused(
-        tmp_path, contents(optimizer_state(list(branch), settings, {first: moment})), *words
+        tmp_path, contents(optimizer_state(list(branch), settings, {first: moment})), *overrides
     )
     assert f"it has a exp_avg of (3,) for '{our_student_key('vit')(first)}'" in shape
     lacking = {first: {"step": torch.tensor(1.0)}}
     assert "or not of AdamW" in refused(
-        tmp_path, contents(optimizer_state(list(branch), settings, lacking)), *words
+        tmp_path, contents(optimizer_state(list(branch), settings, lacking)), *overrides
     )
     file = save(tmp_path, contents(named))
     options = {"overrides": ["student.vit.head_dim=64", "train.device=cpu"], "drop": ["optimizer"]}

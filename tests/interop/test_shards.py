@@ -47,7 +47,7 @@ def run(runs: Path, tmp_path: Path) -> Path:
 def test_a_run_is_joined(
     runs: Path, tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Weights and moments are those that were divided, and the run's own configuration is found."""
+    """Weights and moments are those that were divided, and the run's own configuration is actual."""
     config = published_config(family)
     config["optim"] |= {"patch_embed_lr_mult": 0.2, "layerwise_decay": 0.9}
     folder = Path(shutil.copytree(runs / family, tmp_path / "published"))
@@ -59,19 +59,19 @@ def test_a_run_is_joined(
     assert f"Taken from '{file}'" in said
     _, tensors, _ = branches(family)
     ckpt = tmp_path / f"run/ckpt/{ITERATION + 1}"
-    found, moments = load_file(ckpt / checkpoint.MODEL), load_file(ckpt / checkpoint.OPTIMIZER)
+    actual, moments = load_file(ckpt / checkpoint.MODEL), load_file(ckpt / checkpoint.OPTIMIZER)
     assert len(moments) == 3 * sum(x.is_floating_point() for x in tensors["student"].values())
     for branch, published in tensors.items():
         for name, value in published.items():
             ours = student_key(family)(name)
             if not value.is_floating_point():
                 continue
-            assert torch.equal(published_order(ours, found[f"{branch}.{ours}"]), value), name
+            assert torch.equal(published_order(ours, actual[f"{branch}.{ours}"]), value), name
             if branch == "student":
                 wanted = {"exp_avg": 2 * value, "exp_avg_sq": value**2}
                 for key, moment in wanted.items():
-                    there = published_order(ours, moments[f"{ours}/{key}"])
-                    assert torch.equal(there, moment), name
+                    stored = published_order(ours, moments[f"{ours}/{key}"])
+                    assert torch.equal(stored, moment), name
     assert open_run(tmp_path / "run").config.train.shards == 4
 
 
@@ -84,10 +84,10 @@ def test_a_ranks_file_stands_for_all(runs: Path, rank: int) -> None:
 
 
 def test_training_goes_on(run: Path, tmp_path: Path) -> None:
-    words = ["train.device=cpu", "student.vit.head_dim=8", "optim.epochs=1"]
-    done = import_checkpoint(run / f"{NAME}.rank_0.pth", tmp_path / "run", overrides=words)
+    overrides = ["train.device=cpu", "student.vit.head_dim=8", "optim.epochs=1"]
+    done = import_checkpoint(run / f"{NAME}.rank_0.pth", tmp_path / "run", overrides=overrides)
     assert done.step == ITERATION + 1
-    assert any("with the optimizer's moments" in line for line in done.messages)
+    assert any("with the optimizer's moments" in message for message in done.messages)
 
 
 def edit(file: Path, change: Edit) -> None:
@@ -150,16 +150,16 @@ def test_files_without_divided_parameters(run: Path, tmp_path: Path) -> None:
         edit(run / f"{NAME}.rank_{rank}.pth", lambda contents: contents.pop("optimizer"))
     assert "hold neither the parts of" in refused(run, tmp_path)
     _, tensors, _ = branches("vit")
-    whole = {f"teacher.{key}": value for key, value in tensors["teacher"].items()}
+    teacher = {f"teacher.{key}": value for key, value in tensors["teacher"].items()}
     for rank in range(2):
-        torch.save({"model": whole}, run / f"{NAME}.rank_{rank}.pth")
-    words = ["train.device=cpu", "student.vit.head_dim=8"]
-    assert import_checkpoint(run, tmp_path / "run", overrides=words).step == 0
+        torch.save({"model": teacher}, run / f"{NAME}.rank_{rank}.pth")
+    overrides = ["train.device=cpu", "student.vit.head_dim=8"]
+    assert import_checkpoint(run, tmp_path / "run", overrides=overrides).step == 0
     state = {0: {"step": torch.tensor(1.0), "exp_avg": torch.arange(5.0)}}
     optimizer = {"state": state, "param_groups": [{"params": [0]}]}
     files = [run / f"{NAME}.rank_{rank}.pth" for rank in range(2)]
     for file in files:
-        torch.save({"model": whole, "optimizer": optimizer}, file)
+        torch.save({"model": teacher, "optimizer": optimizer}, file)
     moments = join(files)[0]["optimizer"]["state"][0]
     assert torch.equal(moments["exp_avg"], torch.arange(5.0)), "whole, and not one after the other"
     flat = {"model": {"student.backbone._flat_param": torch.zeros(10)}}
@@ -203,5 +203,5 @@ def test_nothing_in_a_ranks_file_is_run(run: Path, tmp_path: Path) -> None:
     assert "('posix.system') that only code named in the file could make" in refused(run, tmp_path)
     assert not trap.exists()
     torch.save({"model": {"a": torch.zeros(1)}, "x": [_Member()]}, file)
-    found = read_inert(file)["x"][0]
-    assert not isinstance(found, dict)
+    actual = read_inert(file)["x"][0]
+    assert not isinstance(actual, dict)

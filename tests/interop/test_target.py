@@ -17,7 +17,7 @@ from poa_plugin.train import checkpoint
 from tests.interop.sharded_files import branches
 from tests.test_cli import fails
 
-WORDS = ["train.device=cpu", "student.vit.head_dim=8"]
+OVERRIDES = ["train.device=cpu", "student.vit.head_dim=8"]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def unread(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def refused(file: Path, run: Path) -> str:
     with pytest.raises(UserError) as error:
-        import_checkpoint(file, run, overrides=WORDS)
+        import_checkpoint(file, run, overrides=OVERRIDES)
     return str(error.value)
 
 
@@ -107,7 +107,7 @@ def test_a_kill_leaves_no_half_of_a_run(
     partial = tmp_path / ".run.poa-partial/ckpt/0"
     partial.mkdir(parents=True)
     (partial / "model.safetensors").write_text("half")
-    import_checkpoint(file, tmp_path / "run", overrides=WORDS)
+    import_checkpoint(file, tmp_path / "run", overrides=OVERRIDES)
     assert seen == [False]
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
     assert {path.name for path in (tmp_path / "run").iterdir()} == {"config.yaml", "ckpt"}
@@ -116,7 +116,7 @@ def test_a_kill_leaves_no_half_of_a_run(
         importer.checkpoints, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
     )
     with pytest.raises(KeyboardInterrupt):
-        import_checkpoint(file, tmp_path / "new/other", overrides=WORDS)
+        import_checkpoint(file, tmp_path / "new/other", overrides=OVERRIDES)
     assert {path.name for path in tmp_path.iterdir()} == {"run"}
 
 
@@ -125,6 +125,6 @@ def test_empty_folders_and_links(file: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     for name in ("empty", "link"):
-        import_checkpoint(file, tmp_path / name, overrides=WORDS)
+        import_checkpoint(file, tmp_path / name, overrides=OVERRIDES)
         assert checkpoint.latest(tmp_path / name / "ckpt") is not None
     assert (tmp_path / "elsewhere/config.yaml").is_file()
