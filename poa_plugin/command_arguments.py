@@ -153,7 +153,7 @@ def import_(subcommands: Commands) -> None:
         nargs="+",
         default=[],
         metavar="CONFIG|key=value",
-        help="a recipe or the published run's config.yaml, and words",
+        help="a recipe's name, a YAML file or the published run's config.yaml, and overrides",
     )
     import_.add_argument(
         "--drop",

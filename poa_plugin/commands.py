@@ -114,21 +114,21 @@ def import_(arguments: argparse.Namespace) -> None:
     """Make a run of another code base's checkpoint."""
     check_folder_target(arguments.to, "--to")
 
-    from poa_plugin.config.values import is_word
+    from poa_plugin.config.values import is_override
     from poa_plugin.interop import import_checkpoint
 
-    paths = [word for word in arguments.config if not is_word(word)]
+    paths = [word for word in arguments.config if not is_override(word)]
     if len(paths) > 1:
         raise UserError(f"--config takes one recipe, not {len(paths)}: {', '.join(paths)}.")
     imported = import_checkpoint(
         arguments.file,
         arguments.to,
-        config=paths[0] if paths else None,
-        words=[word for word in arguments.config if is_word(word)],
+        config=recipe_file(paths[0], "poa import") if paths else None,
+        overrides=[word for word in arguments.config if is_override(word)],
         format_name=arguments.format,
         drop=arguments.drop,
     )
-    print("\n".join(imported.lines))
+    print("\n".join(imported.messages))
     print(f"Wrote '{imported.run}', which stands at step {imported.step}.")
 
 
@@ -259,11 +259,11 @@ def completion(arguments: argparse.Namespace) -> None:
 def _words(arguments: argparse.Namespace, recipe: Path) -> list[str]:
     """Return the `key=value` words; a run whose `config.yaml` is the recipe goes on where that lies."""
     from poa_plugin.config.recipes import is_run_recipe
-    from poa_plugin.config.values import path_word
+    from poa_plugin.config.values import path_override
 
     folder = recipe.parent
     is_run = os.path.isdir(arguments.config) or is_run_recipe(recipe)  # noqa: PTH112
-    return [path_word("output_dir", folder), *arguments.words] if is_run else arguments.words
+    return [path_override("output_dir", folder), *arguments.words] if is_run else arguments.words
 
 
 def _results_folder(arguments: argparse.Namespace, names: Sequence[str]) -> Path:

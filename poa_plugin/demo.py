@@ -16,7 +16,7 @@ import torch
 from poa_plugin import step_time
 from poa_plugin.children import run_side_by_side
 from poa_plugin.config.load import load_config
-from poa_plugin.config.values import path_word
+from poa_plugin.config.values import path_override
 from poa_plugin.device import available_cores
 from poa_plugin.evaluate.knn import check_votes
 from poa_plugin.evaluate.run import evaluate_knn
@@ -93,7 +93,7 @@ def _train_side_by_side(
 ) -> None:
     threads = max(1, available_cores() // len(runs))
     words = {
-        name: [*own, f"train.threads={threads}", path_word("output_dir", folder / name)]
+        name: [*own, f"train.threads={threads}", path_override("output_dir", folder / name)]
         for name, own in runs.items()
     }
     epochs = _epochs(config, folder, words, minutes)

@@ -1,1 +1,1 @@
-"""Configuration: the schema (`schema`), and how files and `key=value` words are laid over it (`load`)."""
+"""Configuration: the schema (`schema`), and how files and `key=value` overrides are laid over it (`load`)."""

@@ -14,13 +14,13 @@ def contradictions(config: Config) -> list[str]:
 
     What depends on a backbone is checked when it is built (`ssl.check`).
     """
-    evaluation, found = config.evaluation, _nothing_to_optimize(config)
+    evaluation, messages = config.evaluation, _nothing_to_optimize(config)
     if evaluation.crop_size > evaluation.resize_size:
-        found.append(
+        messages.append(
             f"The key 'evaluation.crop_size' is {evaluation.crop_size}: it must not exceed "
             f"'evaluation.resize_size', which is {evaluation.resize_size}."
         )
-    return found
+    return messages
 
 
 def oddities(config: Config) -> list[str]:
@@ -52,18 +52,18 @@ def oddities(config: Config) -> list[str]:
         ("ibot.start_epoch", ibot.start_epoch if masked else 0, "no crop is ever masked"),
     ]
     crops = 2 * config.train.batch_size_per_shard
-    found = [
+    messages = [
         f"The key '{key}' is {value}, and the training has {optim.epochs} epochs: {then}."
         for key, value, then in lengths
         if value >= optim.epochs
     ]
     if masked and int(crops * ibot.mask_sample_probability) == 0:
-        found.append(
+        messages.append(
             f"The key 'ibot.mask_sample_probability' is {show(ibot.mask_sample_probability)}, and a shard has "
             f"{crops} global crops: none is ever masked."
         )
     if optim.min_lr > optim.base_lr:
-        found.append(
+        messages.append(
             f"The key 'optim.min_lr' is {show(optim.min_lr)}, above 'optim.base_lr', which is "
             f"{show(optim.base_lr)}: the learning rate rises until the end."
         )
@@ -71,11 +71,11 @@ def oddities(config: Config) -> list[str]:
     if lambda_ie in (0, 1) and any(
         f"{kind}_{idle}" in terms for kind in ("cross_view", "masked_patch")
     ):
-        found.append(
+        messages.append(
             f"The key 'dino.lambda_ie' is {show(lambda_ie)}: the terms of the {idle} student under "
             f"'loss.terms' that are on have weight 0."
         )
-    return found
+    return messages
 
 
 def term_weights(config: Config) -> dict[str, float]:

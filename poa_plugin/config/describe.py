@@ -18,7 +18,7 @@ INTRODUCTION = """# Configuration
 
 <!-- Made by `poa config --markdown` from poa_plugin/config; change it there. -->
 
-A recipe is a YAML file laid over the schema's defaults; `key=value` words on the command line are laid over
+A recipe is a YAML file laid over the schema's defaults; `key=value` overrides on the command line are laid over
 the file, the last one wins. Unknown keys, wrong types, values out of their range and keys that contradict one
 another are refused before anything starts. Names are DINOv2's where DINOv2 has one. The defaults are the
 paper's ViT recipe. The run's folder holds the resolved configuration. `poa config` prints these tables, and
@@ -71,10 +71,10 @@ def config_text(name: str | None = None) -> str:
         return f"'{name}' is now '{RENAMED[name]}'.\n{_key_text(keys[RENAMED[name]])}"
     if name in keys:
         return _key_text(keys[name])
-    found = [section for section in tree.sections() if section.name == name]
-    if found:
+    named = [section for section in tree.sections() if section.name == name]
+    if named:
         return "\n\n".join(
-            _section_text(section) for section in found[0].sections() if _own(section)
+            _section_text(section) for section in named[0].sections() if _own(section)
         )
     wanted = name.lower()
     matches = [key for key in keys.values() if wanted in key.declared.synonyms]

@@ -175,8 +175,8 @@ def path(default: Any, meaning: str, *, synonyms: Sequence[str] = ()) -> Any:
 
 def declaration(metadata: Mapping[Any, Any]) -> Declaration:
     """Return what a field's metadata declare; `NOTHING` where they declare nothing."""
-    found = metadata.get(METADATA, NOTHING)
-    return found if isinstance(found, Declaration) else NOTHING
+    declared = metadata.get(METADATA, NOTHING)
+    return declared if isinstance(declared, Declaration) else NOTHING
 
 
 def show(value: Any) -> str:

@@ -36,15 +36,15 @@ def resolve_in_place(config: DictConfig, tree: Section) -> dict[str, str]:
     """
     resolved, problems = {}, {}
     for key, raw in unresolved_values(config, tree):
-        value, given = raw, f"'{shown(raw)}'" if isinstance(raw, str) else shown(raw)
+        value, written = raw, f"'{shown(raw)}'" if isinstance(raw, str) else shown(raw)
         try:
             if "${" in str(raw):
                 value = _plain(OmegaConf.select(config, key.name))
             expanded = _expand(value, key.declared)
         except (OmegaConfBaseException, RecursionError) as error:
-            problems[key.name] = f"The key '{key.name}' is {given}: {_why(error, key)}."
+            problems[key.name] = f"The key '{key.name}' is {written}: {_why(error, key)}."
         except _NoHomeError as error:
-            problems[key.name] = f"The key '{key.name}' is {given}: {error}."
+            problems[key.name] = f"The key '{key.name}' is {written}: {error}."
         else:
             if expanded is not raw:
                 resolved[key.name] = expanded

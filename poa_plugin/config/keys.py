@@ -146,10 +146,10 @@ def _section(name: str, base: type, below: tuple[tuple[str, type], ...]) -> Sect
     return Section(name, joined, _members(joined, f"{name}."))
 
 
-def _members(own: type, prefix: str) -> dict[str, Key | Section]:
-    hints = typing.get_type_hints(own)
+def _members(schema: type, prefix: str) -> dict[str, Key | Section]:
+    hints = typing.get_type_hints(schema)
     members: dict[str, Key | Section] = {}
-    for entry in dataclasses.fields(own):
+    for entry in dataclasses.fields(schema):
         name, (kind, optional) = f"{prefix}{entry.name}", _without_none(hints[entry.name])
         if dataclasses.is_dataclass(kind) and isinstance(kind, type) and not optional:
             members[entry.name] = Section(name, kind, _members(kind, f"{name}."))

@@ -1,4 +1,4 @@
-"""Reading configurations: YAML files and `key=value` words are strict overlays over the schema's defaults.
+"""Reading configurations: YAML files and `key=value` overrides are strict overlays over the schema's defaults.
 
 Every registered backbone contributes a section of its own, `student.<name>`, with its own defaults, so
 that changing `student.arch` is a valid recipe.
@@ -18,8 +18,8 @@ from poa_plugin.config import overlay
 from poa_plugin.config.contradictions import contradictions
 from poa_plugin.config.interpolation import resolve_in_place, unresolved_values
 from poa_plugin.config.keys import Section, all_keys, new_config
-from poa_plugin.config.ranges import possible, wrong_value
-from poa_plugin.config.recipes import is_bare, recipe_names, recipe_path
+from poa_plugin.config.ranges import possible, value_problem
+from poa_plugin.config.recipes import find_recipe
 from poa_plugin.config.schema import Config
 from poa_plugin.config.values import TRUE
 from poa_plugin.config.yaml_input import Scalar
@@ -29,18 +29,18 @@ from poa_plugin.files import write_whole
 from poa_plugin.registry import BACKBONES, LOGGERS, import_packages
 
 FOR_ONE_COMMAND = {"train.accept_changes": False, "train.damaged_checkpoint": "stop"}
-"""Keys that take a protection away, and what a run's `config.yaml` holds of them whatever was given."""
+"""Keys that take a protection away, and what a run's `config.yaml` holds of them whatever was user_config."""
 MOST_PROBLEMS = 5
 """So many wrong values are named at once."""
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
-    """Read a recipe or a YAML file, lay `key=value` words over it, and check every key and value.
+    """Read a recipe or a YAML file, lay `key=value` overrides over it, and check every key and value.
 
     Args:
         path: a YAML file, or the name of a recipe that comes with the package, such as `vit`; keys it leaves
             out keep the schema's defaults.
-        overrides: words such as `train.seed=1`, the last one wins.
+        overrides: such as `train.seed=1`, the last one wins.
 
     Returns:
         An `omegaconf.DictConfig` in struct mode, typed as the schema it follows; `${...}` is resolved, and a
@@ -50,28 +50,26 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: the file cannot be read, a key is unknown (the nearest one is named), a value has the wrong
             type or is out of its range, keys contradict one another, or a `${...}` cannot be resolved.
     """
-    if isinstance(path, str) and is_bare(path) and path in recipe_names():
-        path = recipe_path(path)
-    return _resolve([_without_consent(Path(path)), overlay.from_words(overrides)])
+    return _resolve([_without_consent(find_recipe(path)), overlay.from_overrides(overrides)])
 
 
 def default_config(overrides: Sequence[str] = ()) -> Config:
-    """Return the schema's defaults with `key=value` words laid over them (see `load_config`)."""
-    return _resolve([overlay.from_words(overrides)])
+    """Return the schema's defaults with `key=value` overrides laid over them (see `load_config`)."""
+    return _resolve([overlay.from_overrides(overrides)])
 
 
 def written_values(path: str | Path | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Return what a file and `key=value` words set, by dotted keys, as it is written and not yet read.
+    """Return what a file and `key=value` overrides set, by dotted keys, as it is written and not yet read.
 
     Raises:
         UserError: as `load_config`.
     """
     overlays = [overlay.from_file(Path(path))] if path else []
-    overlays.append(overlay.from_words(overrides))
+    overlays.append(overlay.from_overrides(overrides))
     import_packages(overlay.named_packages(overlays), "'imports'")
-    given = overlay.gather(overlays, all_keys())
-    _raise(given.problems)
-    return given.raw
+    user_config = overlay.gather(overlays, all_keys())
+    _raise(user_config.problems)
+    return user_config.raw
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -89,11 +87,11 @@ def _resolve(overlays: list[overlay.Overlay]) -> Config:
     import_packages(overlay.named_packages(overlays), "'imports'")
     tree = all_keys()
     config = new_config(tree)
-    given = overlay.gather(overlays, tree)
-    problems = overlay.assign(config, given, tree)
+    user_config = overlay.gather(overlays, tree)
+    problems = overlay.assign(config, user_config, tree)
     problems |= resolve_in_place(config, tree)
-    problems |= _out_of_range(config, tree, given.raw, set(problems))
-    _raise([*given.problems, *problems.values()])
+    problems |= _out_of_range(config, tree, user_config.raw, set(problems))
+    _raise([*user_config.problems, *problems.values()])
     _raise(contradictions(cast(Config, config)))
     return cast(Config, config)
 
@@ -111,10 +109,10 @@ def _out_of_range(
             if not key.name.startswith(unused):
                 problems[key.name] = f"The key '{key.name}' is missing: it must be {possible(key)}."
             continue
-        given = raw.get(key.name)
-        wrong = wrong_value(key, value, given if isinstance(given, Scalar) else None)
-        if wrong:
-            problems[key.name] = wrong
+        written = raw.get(key.name)
+        problem = value_problem(key, value, written if isinstance(written, Scalar) else None)
+        if problem:
+            problems[key.name] = problem
     return problems
 
 
@@ -134,7 +132,7 @@ def _without_consent(path: Path) -> overlay.Overlay:
         consent = section.pop("accept_changes", None) if isinstance(section, dict) else None
         if isinstance(consent, Scalar) and consent.lower() in TRUE:
             print(
-                f"poa: warning: train.accept_changes is left out of '{path}': it is given on the command "
+                f"poa: warning: train.accept_changes is left out of '{path}': it is set on the command "
                 f"line, for one command.",
                 file=sys.stderr,
             )

@@ -1,4 +1,4 @@
-"""Overlays: what a file and `key=value` words set, by the keys of the schema."""
+"""Overlays: what a file and `key=value` overrides set, by the keys of the schema."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from poa_plugin.config.values import (
     WrongValueError,
     read_value,
     shown,
-    split_word,
+    split_override,
 )
 from poa_plugin.config.yaml_input import Scalar, YAMLSyntaxError, parse_yaml, read_file
 
@@ -56,13 +56,13 @@ def from_file(path: Path) -> Overlay:
     return Overlay([([], read_file(path))], f"'{path}'", is_run_recipe(path))
 
 
-def from_words(words: Sequence[str]) -> Overlay:
-    """Return what `key=value` words set, the last one last.
+def from_overrides(overrides: Sequence[str]) -> Overlay:
+    """Return what `key=value` overrides set, the last one last.
 
     Raises:
-        UserError: a word has another form.
+        UserError: an override has another form.
     """
-    return Overlay([split_word(word) for word in words])
+    return Overlay([split_override(override) for override in overrides])
 
 
 def named_packages(overlays: Iterable[Overlay]) -> list[str]:
@@ -84,7 +84,7 @@ def named_packages(overlays: Iterable[Overlay]) -> list[str]:
 
 
 @dataclass
-class Given:
+class UserConfig:
     """What overlays set.
 
     Attributes:
@@ -98,31 +98,31 @@ class Given:
     renamed: list[str] = field(default_factory=list)
 
 
-def gather(overlays: Iterable[Overlay], tree: Section) -> Given:
+def gather(overlays: Iterable[Overlay], tree: Section) -> UserConfig:
     """Return what overlays set, the last one winning; warn of former names of keys.
 
     Args:
         overlays: the later over the earlier.
         tree: of all keys.
     """
-    given = Given({}, [])
+    user_config = UserConfig({}, [])
     for overlay in overlays:
         for parts, raw in overlay.settings:
-            _place(given, tree, tree, parts, raw)
-        for name in () if overlay.is_run else given.renamed:
+            _place(user_config, tree, tree, parts, raw)
+        for name in () if overlay.is_run else user_config.renamed:
             warn(name, overlay.source)
-        given.renamed.clear()
-    return given
+        user_config.renamed.clear()
+    return user_config
 
 
-def assign(config: DictConfig, given: Given, tree: Section) -> dict[str, str]:
+def assign(config: DictConfig, user_config: UserConfig, tree: Section) -> dict[str, str]:
     """Read values by the types of their keys and set them.
 
     Returns:
         A sentence for each key whose value cannot be read.
     """
     keys, problems = {key.name: key for key in tree.leaves()}, {}
-    for name, raw in given.raw.items():
+    for name, raw in user_config.raw.items():
         try:
             value = read_value(keys[name], raw)
             OmegaConf.update(config, name, with_current_references(value))
@@ -142,57 +142,59 @@ def assign(config: DictConfig, given: Given, tree: Section) -> dict[str, str]:
     return problems
 
 
-def _place(given: Given, tree: Section, section: Section, parts: list[str], raw: Any) -> None:
+def _place(
+    user_config: UserConfig, tree: Section, section: Section, parts: list[str], raw: Any
+) -> None:
     """Note the value of a key, or of a section's keys, below a section."""
     if not parts:
-        for name, below in _members(given, section, raw).items():
-            _place(given, tree, section, [name], below)
+        for name, below in _members(user_config, section, raw).items():
+            _place(user_config, tree, section, [name], below)
         return
     name = ".".join(filter(None, (section.name, *parts)))
     member, rest = section.members.get(parts[0]), parts[1:]
     if isinstance(member, Section):
-        _place(given, tree, member, rest, raw)
+        _place(user_config, tree, member, rest, raw)
     elif name in RENAMED and parts == [name.rpartition(".")[2]]:
-        given.renamed.append(name)
-        _place(given, tree, tree, RENAMED[name].split("."), raw)
+        user_config.renamed.append(name)
+        _place(user_config, tree, tree, RENAMED[name].split("."), raw)
     elif member is None:
-        given.problems.append(_unknown(given, tree, name, parts[0]))
+        user_config.problems.append(_unknown(user_config, tree, name, parts[0]))
     elif not rest:
-        given.raw[member.name] = raw
-        given.renamed += renamed_references(raw)
+        user_config.raw[member.name] = raw
+        user_config.renamed += renamed_references(raw)
     elif typing.get_origin(member.type) is dict:
         for part in reversed(rest):
             raw = {part: raw}
-        given.raw[member.name] = _merged(given.raw.get(member.name), raw)
+        user_config.raw[member.name] = _merged(user_config.raw.get(member.name), raw)
     else:
-        given.problems.append(
+        user_config.problems.append(
             f"The key '{member.name}' has no keys below it: set it whole, as in {member.name}=..., "
             f"in place of '{name}'."
         )
 
 
-def _members(given: Given, section: Section, raw: Any) -> dict[str, Any]:
+def _members(user_config: UserConfig, section: Section, raw: Any) -> dict[str, Any]:
     """Return what a section is set to, by the names of its members."""
-    if isinstance(raw, Scalar) and raw.origin == "word":
+    if isinstance(raw, Scalar) and raw.origin == "override":
         try:
             raw = parse_yaml(raw)
         except YAMLSyntaxError:
             raw = None
     if isinstance(raw, dict):
         return raw
-    given.problems.append(
+    user_config.problems.append(
         f"The key '{section.name}' is a section: set one of {', '.join(section.members)}."
     )
     return {}
 
 
-def _unknown(given: Given, tree: Section, name: str, part: str) -> str:
+def _unknown(user_config: UserConfig, tree: Section, name: str, part: str) -> str:
     if "." in part:
         return (
             f"Unknown configuration key '{part}': in a file sections are nested, such as "
             f"{part.replace('.', ': {', 1)}: ...}}."
         )
-    arch = given.raw.get("student.arch")
+    arch = user_config.raw.get("student.arch")
     return unknown_key(name, tree, str(arch) if arch else None)
 
 

@@ -55,16 +55,16 @@ def _list_of(what: str, length: tuple[int, int | None]) -> str:
     return f"a list of {count}{plural}"
 
 
-def wrong_value(key: Key, value: Any, given: Any = None) -> str | None:
+def value_problem(key: Key, value: Any, written: Any = None) -> str | None:
     """Return a sentence if a value is not what its key allows, or None.
 
     Args:
         key: with its declaration.
         value: read and resolved.
-        given: how it was written, for the sentence.
+        written: how it was written, for the sentence.
     """
     declared = key.declared
-    seen = shown(value if given is None else given)
+    seen = shown(value if written is None else written)
     subject = f"The key '{key.name}' is " + (f"'{seen}'" if isinstance(value, str) else seen)
     if value is None:
         return None
@@ -73,18 +73,18 @@ def wrong_value(key: Key, value: Any, given: Any = None) -> str | None:
         return f"{subject}: it must be {possible(key)}."
     for position, element in enumerate(elements):
         if isinstance(element, str):
-            wrong = _wrong_text(key, element)
+            problem = _problem_of_text(key, element)
         else:
             ranges = declared.ranges or (Range(),)
-            wrong = _wrong_number(key, element, ranges[min(position, len(ranges) - 1)])
-        if wrong:
-            return f"{subject}{wrong}"
+            problem = _problem_of_number(key, element, ranges[min(position, len(ranges) - 1)])
+        if problem:
+            return f"{subject}{problem}"
     if declared.ordered and list(elements) != sorted(elements):
         return f"{subject}: it must be {possible(key)}."
     return None
 
 
-def _wrong_text(key: Key, value: str) -> str | None:
+def _problem_of_text(key: Key, value: str) -> str | None:
     declared = key.declared
     if declared.registry:
         what, registry = REGISTRIES[declared.registry]
@@ -100,7 +100,7 @@ def _wrong_text(key: Key, value: str) -> str | None:
     return None
 
 
-def _wrong_number(key: Key, value: Any, limits: Range) -> str | None:
+def _problem_of_number(key: Key, value: Any, limits: Range) -> str | None:
     for number in _numbers(value):
         is_finite = not isinstance(number, float) or math.isfinite(number)
         if not is_finite or (key.declared is not NOTHING and number not in limits):

@@ -42,8 +42,15 @@ def recipe_path(name: str) -> Path:
     return recipe_folder() / f"{name}.yaml"
 
 
+def find_recipe(path: str | Path) -> Path:
+    """Return a recipe's file by its name, such as `vit`; what is no recipe's name is a path."""
+    if isinstance(path, str) and is_bare(path) and path in recipe_names():
+        return recipe_path(path)
+    return Path(path)
+
+
 def is_bare(text: str) -> bool:
-    """Return whether a word is a name, and neither a path nor a `key=value` word."""
+    """Return whether an argument is a name, and neither a path nor a `key=value` override."""
     separators = {os.sep, os.altsep or os.sep, "="}
     return not separators & set(text) and Path(text).suffix not in (".yaml", ".yml")
 

@@ -15,7 +15,7 @@ def unknown_key(name: str, tree: Section, arch: str | None = None) -> str:
     """Return a sentence about a key that does not exist.
 
     Args:
-        name: dotted, as it was given.
+        name: dotted, as it was written.
         tree: of all keys.
         arch: the chosen backbone, whose section is preferred.
     """
@@ -48,18 +48,22 @@ def nearest_keys(name: str, tree: Section, arch: str | None = None) -> list[str]
         ]
         for key in keys
     }
-    called = [known for known, names in also.items() if last in map(_plain, names)]
-    inside = [known for known in called if known.rpartition(".")[0] == section.name]
+    called = [candidate for candidate, names in also.items() if last in map(_plain, names)]
+    inside = [candidate for candidate in called if candidate.rpartition(".")[0] == section.name]
     siblings = {_plain(member): below.name for member, below in section.members.items()}
     if section.name and not inside:
         inside = [siblings[end] for end in difflib.get_close_matches(last, siblings, 1, CUTOFF)]
-    found = inside if section.name and inside else called
-    if not found:
-        ends = {_plain(end): known for known, names in reversed(also.items()) for end in names}
-        found = [ends[end] for end in difflib.get_close_matches(last, ends, 1, CUTOFF)]
-    found = found or difflib.get_close_matches(name, also, 1, CUTOFF)
-    chosen = [known for known in found if arch and known.startswith(f"student.{arch}.")]
-    return (chosen or found)[:3]
+    nearest = inside if section.name and inside else called
+    if not nearest:
+        ends = {
+            _plain(end): candidate for candidate, names in reversed(also.items()) for end in names
+        }
+        nearest = [ends[end] for end in difflib.get_close_matches(last, ends, 1, CUTOFF)]
+    nearest = nearest or difflib.get_close_matches(name, also, 1, CUTOFF)
+    chosen = [
+        candidate for candidate in nearest if arch and candidate.startswith(f"student.{arch}.")
+    ]
+    return (chosen or nearest)[:3]
 
 
 def _section_of(name: str, tree: Section) -> Section:

@@ -1,4 +1,4 @@
-"""From text to values: YAML files and `key=value` words, read by the type of each key.
+"""From text to values: YAML files and `key=value` overrides, read by the type of each key.
 
 A value of a text key is that text: `1.10`, `on` and `/data/flat #2` are no numbers, truth values or comments.
 So YAML's scalars are kept as they are written (`Scalar`) until the type of their key is known. `null` and
@@ -49,20 +49,20 @@ class WrongTypeError(WrongValueError):
     """A value that is not of its key's type; the message is what may have been meant, or empty."""
 
 
-def split_word(word: str) -> tuple[list[str], Scalar]:
+def split_override(override: str) -> tuple[list[str], Scalar]:
     """Return the parts of the key, and the value, of `section.key=value`.
 
     Raises:
         UserError: it has not this form.
     """
-    key, equals, value = word.partition("=")
+    key, equals, value = override.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"'{word}' is not of the form key=value, such as train.seed=1.")
-    return re.sub(r"\[([^\[\].]+)\]", r".\1", key).split("."), Scalar.of(value, "word")
+        raise UserError(f"'{override}' is not of the form key=value, such as train.seed=1.")
+    return re.sub(r"\[([^\[\].]+)\]", r".\1", key).split("."), Scalar.of(value, "override")
 
 
-def path_word(key: str, path: Path) -> str:
-    """Return the `key=value` word that sets a key to a path, whatever the path is called."""
+def path_override(key: str, path: Path) -> str:
+    """Return the `key=value` override that sets a key to a path, whatever the path is called."""
     text = str(path)
     special = text in (*NULLS, "???") or text.startswith("~")
     return f"{key}={escape(f'./{text}' if special else text)}"
@@ -79,7 +79,7 @@ def escape(value: Any) -> Any:
     return value
 
 
-def is_word(text: str) -> bool:
+def is_override(text: str) -> bool:
     """Return whether a command's argument is `key=value`; a path that has a `=` in it is not."""
     return re.match(r"[A-Za-z_][\w.\[\]]*=", text) is not None
 
@@ -102,7 +102,7 @@ def read_value(key: Key, raw: Any) -> Any:
                 here = "; a folder of this name is './null'" if key.declared.is_path else ""
                 raise WrongValueError(f"it may not be null{here}")
             return None
-        if key.is_list and raw.origin == "word" and not raw.startswith("${"):
+        if key.is_list and raw.origin == "override" and not raw.startswith("${"):
             raw = _flow(raw)
     return _read(key.type, raw)
 
@@ -191,7 +191,7 @@ READERS: dict[Any, Callable[[Scalar], Any]] = {
 
 def _is_null(raw: Scalar, is_text: bool) -> bool:
     """Return whether null was written; of a command's texts only the word itself is null."""
-    if raw.origin == "word":
+    if raw.origin == "override":
         return raw == "null" if is_text else raw.strip() in NULLS[:4]
     return raw.origin == "plain" and raw in NULLS
 

@@ -10,11 +10,11 @@ import yaml
 
 from poa_plugin.errors import UserError
 
-Origin = Literal["word", "plain", "quoted"]
+Origin = Literal["override", "plain", "quoted"]
 
 
 class Scalar(str):
-    """A scalar as it was written: a `word` of a command, or `plain` or `quoted` in YAML."""
+    """A scalar as it was written: an `override` of a command, or `plain` or `quoted` in YAML."""
 
     origin: Origin = "plain"
 

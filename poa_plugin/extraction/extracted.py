@@ -16,7 +16,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.extraction.description import read_description
 from poa_plugin.extraction.network import load
 from poa_plugin.formats.description import (
-    CROP_SHARE,
+    CROP_RATIO,
     HuggingFaceDescription,
     LibraryFormats,
     TimmDescription,
@@ -51,7 +51,7 @@ class Extracted:
         data = self.facts.get("data", {})
         if data.get("evaluation_crop_size") == self.image_size:
             return int(data["evaluation_resize_size"])
-        return math.floor(self.image_size / CROP_SHARE)
+        return math.floor(self.image_size / CROP_RATIO)
 
     @property
     def crop_share(self) -> float:
@@ -59,8 +59,8 @@ class Extracted:
 
         timm rounds the quotient of size and share down: half a pixel keeps it from falling one short.
         """
-        if math.floor(self.image_size / CROP_SHARE) == self.resize_size:
-            return CROP_SHARE
+        if math.floor(self.image_size / CROP_RATIO) == self.resize_size:
+            return CROP_RATIO
         return self.image_size / (self.resize_size + 0.5)
 
     @property

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from poa_plugin.registry import FORMATS
 
-CROP_SHARE = 0.875
-"""The share of a resized image's side that the center crop keeps: 224 of 256 pixels."""
+CROP_RATIO = 0.875
+"""The ratio of a resized image's side that the center crop keeps: 224 of 256 pixels."""
 IMAGENET_STATISTICS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 
 
@@ -65,7 +65,7 @@ def pretrained_cfg(
         "num_classes": 0,
         **IMAGENET_STATISTICS,
         "interpolation": "bicubic",
-        "crop_pct": CROP_SHARE,
+        "crop_pct": CROP_RATIO,
         "first_conv": first_conv,
         "classifier": classifier,
     }

@@ -67,7 +67,9 @@ def timm_description(shape: SwinShape) -> TimmDescription:
                 shape.image_size, shape.in_chans, "patch_embed.proj", "head.fc"
             ),
         },
-        needs_adjusting=any(list(own) != _alternating(shape, len(own)) for own in shape.shifts),
+        needs_adjusting=any(
+            list(shifts) != _alternating(shape, len(shifts)) for shifts in shape.shifts
+        ),
         adjust=adjust,
         limits="timm rolls a map before it pads it: it agrees where the window divides the maps of all stages.",
     )

@@ -119,8 +119,8 @@ def dinov2_state_dict(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             prefix = f"encoder.layer.{index}."
         if name.startswith("attn.qkv."):
             kind = name.rsplit(".", 1)[1]
-            for part, own in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
-                renamed[f"{prefix}attention.attention.{part}.{kind}"] = own.clone()
+            for part, rows in zip(("query", "key", "value"), tensor.chunk(3), strict=True):
+                renamed[f"{prefix}attention.attention.{part}.{kind}"] = rows.clone()
             continue
         stem, _, kind = name.rpartition(".")
         if name in DINOV2_NAMES:

@@ -3,7 +3,7 @@
 Public: `read_checkpoint` and `import_checkpoint`.
 """
 
-from poa_plugin.interop.contents import read_checkpoint
+from poa_plugin.interop.checkpoint import read_checkpoint
 from poa_plugin.interop.importer import import_checkpoint
 
 __all__ = ["import_checkpoint", "read_checkpoint"]

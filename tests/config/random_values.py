@@ -70,16 +70,16 @@ def draw(key: Key, rng: Random) -> str:
 
 def _number(key: Key, position: int, kind: str, rng: Random) -> str:
     ranges = key.declared.ranges or (Range(),)
-    limits, whole = ranges[min(position, len(ranges) - 1)], key.element_type is int
+    limits, is_integer = ranges[min(position, len(ranges) - 1)], key.element_type is int
     low = limits.low if limits.low is not None else -10
     high = limits.high if limits.high is not None else 1000
     if kind == "edge":
         ends = [end for end in (limits.low, limits.high) if end is not None] or [0]
         end = rng.choice(ends)
-        near = [end - 1, end, end, end + 1] if whole else _around(end)
+        near = [end - 1, end, end, end + 1] if is_integer else _around(end)
         return show(rng.choice(near))
     default = key.default[min(position, len(key.default) - 1)] if key.is_list else key.default
-    if whole:
+    if is_integer:
         small = rng.choice([1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64])
         return show(max(int(low), min(small, int(high))))
     if isinstance(default, (int, float)) and rng.random() < 0.4:

@@ -10,9 +10,9 @@ from poa_plugin.config.load import default_config, load_config, save_config
 from poa_plugin.errors import UserError
 
 
-def refused(*words: str) -> str:
+def refused(*overrides: str) -> str:
     with pytest.raises(UserError) as error:
-        default_config(["student.arch=vit", *words])
+        default_config(["student.arch=vit", *overrides])
     return str(error.value)
 
 
@@ -66,7 +66,7 @@ def test_all_wrong_values_of_a_command_are_named_up_to_five() -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("overrides", "said"),
     [
         (["train.seed=1e3"], "did you mean 1000?"),
         (["train.compile=ture"], "did you mean true?"),
@@ -88,5 +88,5 @@ def test_all_wrong_values_of_a_command_are_named_up_to_five() -> None:
         ),
     ],
 )
-def test_values_out_of_range(words: list[str], said: str) -> None:
-    assert said in refused(*words)
+def test_values_out_of_range(overrides: list[str], said: str) -> None:
+    assert said in refused(*overrides)

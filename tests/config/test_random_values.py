@@ -71,7 +71,7 @@ if "mine" not in BACKBONES:
 
 
 class Draws:
-    """Random words, the base configuration that each is laid over, and what became of them."""
+    """Random overrides, the base configuration that each is laid over, and what became of them."""
 
     def __init__(self, folder: Path) -> None:
         self.rng = Random(SEED)
@@ -82,12 +82,12 @@ class Draws:
         self.accepted = self.trained = 0
 
     def _write(self, folder: Path, family: str) -> Path:
-        words = FAMILIES.get(family, [w.replace("vit", "mine") for w in FAMILIES["vit"]])
+        overrides = FAMILIES.get(family, [w.replace("vit", "mine") for w in FAMILIES["vit"]])
         tree: dict[str, object] = {"output_dir": str(folder / "run"), "imports": []}
         if family == "mine":
             tree["imports"] = ["random_backbone"]
         short = ["optim.epochs=1", "train.OFFICIAL_EPOCH_LENGTH=1", "train.max_minutes=1e-9"]
-        for word in [*words, *short, "data.dataset=blobs", "train.threads=1"]:
+        for word in [*overrides, *short, "data.dataset=blobs", "train.threads=1"]:
             key, value = word.split("=")
             below = tree
             for part in key.split(".")[:-1]:
@@ -146,11 +146,11 @@ def is_small(config: Config) -> bool:
 def attempt(argv: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
     """Run a command; return whether it was accepted. Anything but a sentence or success fails."""
     capsys.readouterr()
-    told = annotated(argv)
+    command = annotated(argv)
     try:
         status = main(argv)
     except BaseException as error:
-        pytest.fail(f"{told} ended in {type(error).__name__}: {error}", pytrace=True)
+        pytest.fail(f"{command} ended in {type(error).__name__}: {error}", pytrace=True)
     said = "".join(
         line
         for line in capsys.readouterr().err.splitlines(keepends=True)
@@ -158,32 +158,32 @@ def attempt(argv: list[str], capsys: pytest.CaptureFixture[str]) -> bool:
     )
     if status == 0:
         return True
-    assert status == 2, told
-    assert said.startswith("poa: "), (told, said)
-    assert said.count("\n") == 1, (told, said)
-    assert said.endswith(".\n"), (told, said)
-    assert "Traceback" not in said, (told, said)
+    assert status == 2, command
+    assert said.startswith("poa: "), (command, said)
+    assert said.count("\n") == 1, (command, said)
+    assert said.endswith(".\n"), (command, said)
+    assert "Traceback" not in said, (command, said)
     return False
 
 
-def try_words(
+def try_overrides(
     draws: Draws,
     file: Path,
-    words: list[str],
+    overrides: list[str],
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patch:
         patch.setattr(loop, "train", construct)
-        if not attempt(["train", str(file), *words], capsys):
+        if not attempt(["train", str(file), *overrides], capsys):
             return
     draws.accepted += 1
-    config = load_config(file, words)
+    config = load_config(file, overrides)
     if draws.accepted < TRAINS_EVERY * (draws.trained + 1) or not is_small(config):
         return
     draws.trained += 1
     run = Path(config.output_dir)
-    if attempt(["train", str(file), *words, "train.accept_changes=true"], capsys):
+    if attempt(["train", str(file), *overrides, "train.accept_changes=true"], capsys):
         load_config(run / "config.yaml")
 
 
@@ -193,7 +193,7 @@ def test_each_key(
     for number in range(max(COUNT, len(draws.keys))):
         key = draws.keys[number % len(draws.keys)]
         word = f"{key.name}={draw(key, draws.rng)}"
-        try_words(draws, draws.file_for(key, number), [word], capsys, monkeypatch)
+        try_overrides(draws, draws.file_for(key, number), [word], capsys, monkeypatch)
     assert draws.accepted > 20
     assert draws.trained > 0
 
@@ -209,5 +209,5 @@ def test_two_keys_at_once(
             if not key.name.startswith("student.") or key.name.startswith(f"student.{file.stem}.")
         ]
         pair = draws.rng.sample(usable, 2)
-        words = [f"{key.name}={draw(key, draws.rng)}" for key in pair]
-        try_words(draws, file, words, capsys, monkeypatch)
+        overrides = [f"{key.name}={draw(key, draws.rng)}" for key in pair]
+        try_overrides(draws, file, overrides, capsys, monkeypatch)

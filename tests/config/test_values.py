@@ -59,12 +59,14 @@ def test_a_file_keeps_texts(text: str, tmp_path: Path) -> None:
 
 def test_null_home_and_other_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/me")
-    words = ["student.arch=vit", "data.path=~/x", "output_dir=${oc.env:HOME}/${train.seed}"]
-    config = default_config(words)
+    overrides = ["student.arch=vit", "data.path=~/x", "output_dir=${oc.env:HOME}/${train.seed}"]
+    config = default_config(overrides)
     assert (config.data.path, config.output_dir) == ("/home/me/x", "/home/me/0")
-    assert default_config([*words, "data.path=null"]).data.path is None
-    assert default_config([*words, "output_dir=${oc.env:NO_SUCH_THING,here}"]).output_dir == "here"
-    assert default_config([*words, "output_dir=\\${x}"]).output_dir == "${x}"
+    assert default_config([*overrides, "data.path=null"]).data.path is None
+    assert (
+        default_config([*overrides, "output_dir=${oc.env:NO_SUCH_THING,here}"]).output_dir == "here"
+    )
+    assert default_config([*overrides, "output_dir=\\${x}"]).output_dir == "${x}"
     (tmp_path / "c.yaml").write_text("student: {arch: vit}\ndata: {path: ~}\n")
     assert load_config(tmp_path / "c.yaml").data.path is None
 

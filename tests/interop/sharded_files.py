@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -51,11 +52,12 @@ class Tree(nn.Module):
                 module.register_buffer(leaf, tensor.clone())
 
 
+@functools.cache
 def branches(family: str) -> tuple[Any, dict[str, dict[str, Tensor]], dict[str, tuple]]:
     """The configuration, weights by published names for each branch, and the settings of the groups."""
-    words = [*FAMILIES[family], *RECIPE, f"student.arch={family}"]
-    words += PUBLISHED[family]
-    config = default_config(words)
+    overrides = [*FAMILIES[family], *RECIPE, f"student.arch={family}"]
+    overrides += PUBLISHED[family]
+    config = default_config(overrides)
     model = POA(config)
     for seed, branch in enumerate((model.student, model.teacher)):
         torch.manual_seed(seed)
@@ -100,13 +102,15 @@ def _rank(rank: int, world: int, folder: str, families: Sequence[str]) -> None:
 def _write(rank: int, run: Path, family: str) -> None:
     config, tensors, settings = branches(family)
     model = nn.Module()
-    for branch, whole in tensors.items():
+    for branch, named_tensors in tensors.items():
         parts = nn.ModuleDict()
         for part in ("backbone", "dino_head"):
-            own = {
-                k.removeprefix(f"{part}."): v for k, v in whole.items() if k.startswith(f"{part}.")
+            members = {
+                k.removeprefix(f"{part}."): v
+                for k, v in named_tensors.items()
+                if k.startswith(f"{part}.")
             }
-            parts[part] = _wrapped(Tree(own))
+            parts[part] = _wrapped(Tree(members))
         model.add_module(branch, parts)
     losses = nn.Module()
     losses.register_buffer("center_0", torch.zeros(1, 16))

@@ -17,7 +17,7 @@ from poa_plugin.cli import main
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
-from poa_plugin.interop import import_checkpoint
+from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.runs.run import open_run
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.train import checkpoint
@@ -38,7 +38,7 @@ from tests.parity.published import student_key as our_student_key
 
 SIZES = ["train.device=cpu", "dino.head_n_prototypes=[16]", "dino.head_hidden_dim=32"]
 SIZES += ["dino.head_bottleneck_dim=16"]
-WORDS = {
+OVERRIDES = {
     "vit": [*SIZES, "student.vit.head_dim=16"],
     "swin": [*SIZES, "student.swin.min_width=8", "crops.global_crops_size=64"],
     "resnet": [
@@ -57,7 +57,8 @@ TINY = {
 """The same of the networks of the golden steps."""
 STEPS = {"vit": "vit_small_ibot", "swin": "swin_ibot", "resnet": "resnet_ibot"}
 PUBLISHED = {
-    family: [f"student.{family}.{word}" for word in words] for family, words in ALWAYS.items()
+    family: [f"student.{family}.{override}" for override in overrides]
+    for family, overrides in ALWAYS.items()
 }
 
 families = pytest.mark.parametrize("family", FAMILIES)
@@ -76,35 +77,33 @@ def layout(name: str, published: dict[str, Tensor]) -> dict[str, Any]:
         re.sub(r"^blocks\.(\d+)", lambda m: f"blocks.{int(m[1]) // 2}.{m[1]}", key): value
         for key, value in published.items()
     }
-    whole = {f"backbone.{key}": value for key, value in published.items()}
+    prefixed = {f"backbone.{key}": value for key, value in published.items()}
     return {
         "bare": published,
         "chunked": chunked,
-        "prefix": whole,
-        "teacher": {"teacher": whole},
+        "prefix": prefixed,
+        "teacher": {"teacher": prefixed},
         "teacher chunked": {"teacher": {f"backbone.{k}": v for k, v in chunked.items()}},
         "model": {"model": published, "iteration": 12, "epoch": 3},
         "student and teacher": {
-            "model": {f"{b}.{k}": v for b in ("student", "teacher") for k, v in whole.items()},
+            "model": {f"{b}.{k}": v for b in ("student", "teacher") for k, v in prefixed.items()},
             "iteration": 7,
         },
-        "wrapped": {"model": {f"teacher.module._fsdp_wrapped_module.{k}": v for k, v in whole.items()}},
+        "wrapped": {"model": {f"teacher.module._fsdp_wrapped_module.{k}": v for k, v in prefixed.items()}},
     }[name]  # fmt: skip
 
 
 LAYOUTS = [
-    ("vit", "bare"),
     ("vit", "chunked"),
-    ("vit", "teacher"),
     ("vit", "teacher chunked"),
     ("vit", "model"),
-    ("vit", "student and teacher"),
     ("vit", "wrapped"),
+    ("vit", "student and teacher"),
     ("swin", "bare"),
-    ("swin", "prefix"),
+    ("swin", "teacher"),
     ("swin", "student and teacher"),
     ("resnet", "prefix"),
-    ("resnet", "wrapped"),
+    ("resnet", "student and teacher"),
 ]
 
 
@@ -129,12 +128,14 @@ def test_every_layout_holds_the_same_weights(
     golden = Golden(golden_folder)
     meta, state = golden_backbone(golden, family)
     torch.save(layout(name, golden.arrays(meta["files"]["state"])), tmp_path / "file.pth")
-    imported = import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=WORDS[family])
-    assert imported.step == 0
-    for branch in ("student", "teacher"):
-        found = open_run(tmp_path / "run").backbone(branch).state_dict()
-        assert found.keys() == state.keys()
-        assert all(torch.equal(found[key], value) for key, value in state.items())
+    checkpoint = read_checkpoint(tmp_path / "file.pth")
+    assert checkpoint.branches == (
+        ["student", "teacher"] if name == "student and teacher" else ["teacher"]
+    )
+    for branch in checkpoint.branches:
+        tensors = checkpoint.tensors(f"{branch}.backbone.")
+        assert tensors.keys() == state.keys()
+        assert all(torch.equal(tensors[key], value) for key, value in state.items())
 
 
 COMPARED = {"vit": 16 * 7 + 2 * 4, "swin": 15 * 9, "resnet": 18 * 10}
@@ -150,15 +151,18 @@ def test_outputs_of_all_networks_equal_the_golden_ones(
     published = golden.arrays(meta["files"]["state"])
     torch.save(layout("teacher chunked", published), tmp_path / "teacher_checkpoint.pth")
     argv = ["import", str(tmp_path / "teacher_checkpoint.pth"), "--to", str(tmp_path / "run")]
-    assert main([*argv, "--config", *WORDS[family]]) == 0
+    assert main([*argv, "--config", *OVERRIDES[family]]) == 0
     run = open_run(tmp_path / "run")
+    student = run.backbone("student").state_dict()
+    teacher = run.backbone("teacher").state_dict()
+    assert all(torch.equal(student[key], value) for key, value in teacher.items())
     assert [subnet.name for subnet in run.space] == [net["name"] for net in meta["networks"]]
     backbone = run.backbone()
     inputs, outputs = (golden.arrays(meta["files"][key]) for key in ("inputs", "outputs"))
     tolerance = max(TOLERANCE, 2 * meta.get("fp32_vs_fp64_max_abs", 0.0))
     compared = 0
-    for own in meta["networks"]:
-        subnet = network(own["width"], own["depth"])
+    for entry in meta["networks"]:
+        subnet = network(entry["width"], entry["depth"])
         with torch.no_grad():
             for case in output_cases(family, backbone, subnet, inputs, outputs, tolerance):
                 assert not case.failed, case.line
@@ -176,18 +180,18 @@ def test_extracted_networks_equal_the_golden_ones(
     meta, _ = golden_backbone(golden, family)
     published = golden.arrays(meta["files"]["state"])
     torch.save(layout("chunked", published), tmp_path / "file.pth")
-    import_checkpoint(tmp_path / "file.pth", tmp_path / "run", words=WORDS[family])
+    import_checkpoint(tmp_path / "file.pth", tmp_path / "run", overrides=OVERRIDES[family])
     argv = ["extract", str(tmp_path / "run"), "--network", "all", "--to", str(tmp_path / "nets")]
     assert main(argv) == 0
     inputs, outputs = (golden.arrays(meta["files"][key]) for key in ("inputs", "outputs"))
     tolerance = max(TOLERANCE, 2 * meta.get("fp32_vs_fp64_max_abs", 0.0))
-    for own in meta["networks"]:
-        plain = poa.load(tmp_path / "nets" / own["name"])
+    for entry in meta["networks"]:
+        plain = poa.load(tmp_path / "nets" / entry["name"])
         for view in ("global", "local"):
             with torch.no_grad():
                 features = plain(inputs[view])
             for token, key in (("cls", "x_norm_clstoken"), ("patch", "x_norm_patchtokens")):
-                wanted = outputs[f"{own['name']}/{view}/{token}"]
+                wanted = outputs[f"{entry['name']}/{view}/{token}"]
                 scale = max(1.0, float(wanted.abs().max())) if family == "resnet" else 1.0
                 assert largest(features[key], wanted) < scale * tolerance
 
@@ -223,20 +227,24 @@ def test_a_training_checkpoint_of_the_golden_step(
         "iteration": 41,
     }  # fmt: skip
     torch.save(contents, tmp_path / "model_0000041.rank_0.pth")
-    words = ["train.device=cpu", *TINY[family], f"optim.layerwise_decay={case['layerwise_decay']}"]
-    words.append(f"optim.patch_embed_lr_mult={case['patch_embed_lr_mult']}")
+    overrides = [
+        "train.device=cpu",
+        *TINY[family],
+        f"optim.layerwise_decay={case['layerwise_decay']}",
+    ]
+    overrides.append(f"optim.patch_embed_lr_mult={case['patch_embed_lr_mult']}")
     imported = import_checkpoint(
-        tmp_path / "model_0000041.rank_0.pth", tmp_path / "run", words=words
+        tmp_path / "model_0000041.rank_0.pth", tmp_path / "run", overrides=overrides
     )
     assert imported.step == 42
-    assert any("'dino_loss.center_0'" in line for line in imported.lines)
+    assert any("'dino_loss.center_0'" in message for message in imported.messages)
     folder = tmp_path / "run/ckpt/42"
-    found = load_file(folder / checkpoint.OPTIMIZER)
-    assert len(found) == 3 * len(names)
+    actual = load_file(folder / checkpoint.OPTIMIZER)
+    assert len(actual) == 3 * len(names)
     for name, wanted in moments.items():
         ours = our_student_key(family)(name)
         for key, value in wanted.items():
-            assert torch.equal(published_order(ours, found[f"{ours}/{key}"]), value), name
+            assert torch.equal(published_order(ours, actual[f"{ours}/{key}"]), value), name
     assert json.loads((folder / checkpoint.STATE).read_text())["step"] == 42
     heads = open_run(tmp_path / "run").heads("student").state_dict()
     for key, value in rename(init, "student/dino_head.", lambda k: k).items():
@@ -244,8 +252,10 @@ def test_a_training_checkpoint_of_the_golden_step(
             heads[our_student_key(family)(f"dino_head.{key}").partition(".")[2]], value
         )
     with pytest.raises(UserError, match=r"lr_multiplier .* where .*--drop optimizer"):
-        wrong = [*words, "optim.layerwise_decay=0.7"]
-        import_checkpoint(tmp_path / "model_0000041.rank_0.pth", tmp_path / "other", words=wrong)
+        wrong = [*overrides, "optim.layerwise_decay=0.7"]
+        import_checkpoint(
+            tmp_path / "model_0000041.rank_0.pth", tmp_path / "other", overrides=wrong
+        )
 
 
 @pytest.mark.parametrize("used", [True, False])
@@ -259,10 +269,10 @@ def test_centers_of_the_losses(golden_folder: Path, tmp_path: Path, used: bool) 
             contents[f"{kind}.center_{head}"] = center
     torch.save({"model": contents, "iteration": 3}, tmp_path / "file.pth")
     imported = import_checkpoint(
-        tmp_path / "file.pth", tmp_path / "run", words=["train.device=cpu", *TINY["vit"]]
+        tmp_path / "file.pth", tmp_path / "run", overrides=["train.device=cpu", *TINY["vit"]]
     )
     assert imported.step == 4
-    assert any("moments start anew" in line for line in imported.lines)
+    assert any("new moments" in message for message in imported.messages)
     config = open_run(tmp_path / "run").config
     assert config.train.centering == ("centering" if used else "sinkhorn_knopp")
     tensors = load_file(tmp_path / "run/ckpt/4" / checkpoint.MODEL)
@@ -316,7 +326,7 @@ def test_training_goes_on_bit_for_bit(
     tmp_path: Path, family: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A run that moves to the published format and back after 2 steps of 6 ends like one that stayed."""
-    words = [
+    overrides = [
         *FAMILIES[family],
         *PUBLISHED[family],
         "data.dataset=blobs",
@@ -326,7 +336,7 @@ def test_training_goes_on_bit_for_bit(
         "optim.epochs=2",
         "optim.warmup_epochs=1",
     ]
-    config = default_config([*words, f"output_dir={tmp_path / 'stayed'}"])
+    config = default_config([*overrides, f"output_dir={tmp_path / 'stayed'}"])
     assert train(config).finished
     torch.save(as_published(tmp_path / "stayed/ckpt/2", config), tmp_path / "moved.pth")
     imported = import_checkpoint(

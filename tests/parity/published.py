@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
-from poa_plugin.interop.published import FORMAT, head_key, reorder_merged
+from poa_plugin.interop import formats
+from poa_plugin.interop.formats import head_key, reorder_merged
 
 OPTIONS = {
     "vit": {
@@ -120,7 +122,7 @@ def linear_layers(family: str, subnet: Subnet) -> list[int] | None:
 
 def backbone_key(family: str) -> Callable[[str], str]:
     """Return the rule for the names of a family's backbone parameters."""
-    return FORMAT.backbones[family]
+    return functools.partial(formats.backbone_key, formats.FORMATS[0], family)
 
 
 def student_key(family: str) -> Callable[[str], str]:
