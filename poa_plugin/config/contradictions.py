@@ -20,6 +20,12 @@ def contradictions(config: Config) -> list[str]:
             f"The key 'evaluation.crop_size' is {evaluation.crop_size}: it must not exceed "
             f"'evaluation.resize_size', which is {evaluation.resize_size}."
         )
+    terms, weights = config.loss.extra_terms, config.loss.extra_weights
+    if len(terms) != len(weights):
+        messages.append(
+            f"The key 'loss.extra_terms' has {len(terms)} terms, and 'loss.extra_weights' {len(weights)} "
+            f"weights: give one for each."
+        )
     return messages
 
 
@@ -92,7 +98,8 @@ def term_weights(config: Config) -> dict[str, float]:
         "koleo_elastic": dino.koleo_loss_weight,
     }
     on = cast(Mapping[str, bool], config.loss.terms)
-    return {term: weight for term, weight in weights.items() if on[term]}
+    extra = dict(zip(config.loss.extra_terms, config.loss.extra_weights, strict=False))
+    return {term: weight for term, weight in weights.items() if on[term]} | extra
 
 
 def _nothing_to_optimize(config: Config) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from poa_plugin.config.fields import COUNT, choice, number, numbers, switch
+from poa_plugin.config.fields import COUNT, choice, number, numbers, switch, text
 
 LOWEST_TEMPERATURE = 0.001
 """Logits are at most a few units apart: below it a softmax is one-hot, and its gradients overflow."""
@@ -134,3 +134,11 @@ class LossConfig:
         synonyms=("temperature",),
     )
     terms: TermsConfig = field(default_factory=TermsConfig)
+    extra_terms: list[str] = text(
+        [],
+        "terms of a package under `imports`, for each student; see docs/extending.md",
+        registry="loss terms",
+    )
+    extra_weights: list[float] = numbers(
+        [], "weights of the extra terms, averaged over the students", at_least=0, at_most=1000
+    )

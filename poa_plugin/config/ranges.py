@@ -10,13 +10,14 @@ from poa_plugin.config.fields import NOTHING, Range, show
 from poa_plugin.config.keys import Key, type_name
 from poa_plugin.config.values import shown
 from poa_plugin.errors import did_you_mean
-from poa_plugin.registry import BACKBONES, DATASETS, LOGGERS, META_ARCHS
+from poa_plugin.registry import BACKBONES, DATASETS, LOGGERS, LOSS_TERMS, META_ARCHS
 
 REGISTRIES = {
     "backbones": ("backbone", BACKBONES),
     "data sets": ("data set", DATASETS),
     "meta-architectures": ("meta-architecture", META_ARCHS),
     "loggers": ("logger", LOGGERS),
+    "loss terms": ("loss term", LOSS_TERMS),
 }
 
 
@@ -26,7 +27,8 @@ def possible(key: Key) -> str:
     if declared.choices:
         what = _alternatives(declared.choices)
     elif declared.registry:
-        what = _alternatives(REGISTRIES[declared.registry][1].names())
+        kind, registry = REGISTRIES[declared.registry]
+        what = _alternatives(registry.names()) or f"names of {kind}s of your own"
         what = f"a list of {what}" if key.is_list else what
     else:
         what = "a path" if declared.is_path else type_name(key.element_type)

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic.subnet import Subnet
+from poa_plugin.registry import LOSS_TERMS
 from poa_plugin.ssl import losses
 from poa_plugin.ssl.assignments import Assignments
 from poa_plugin.ssl.cross_entropy import SoftTargets, soft_cross_entropies
@@ -218,6 +219,25 @@ def koleo_terms(config: Config, role: str, student: Student, n_students: int) ->
         return {}
     of_views = torch.stack([losses.koleo(view) for view in student.cls.chunk(2)])
     return {f"koleo_{role}": weight / n_students * of_views.sum()}
+
+
+def extra_terms(
+    config: Config, role: str, shard: Shard, student: Student, n_students: int
+) -> LossTerms:
+    """Return the terms that `loss.extra_terms` names, of one shard and student.
+
+    Args:
+        config: a resolved configuration.
+        role: `intact` or `elastic`.
+        shard: the batch.
+        student: its outputs.
+        n_students: how many share the weights.
+    """
+    loss = config.loss
+    return {
+        f"{name}_{role}": weight / n_students * LOSS_TERMS.get(name)(student, shard)
+        for name, weight in zip(loss.extra_terms, loss.extra_weights, strict=True)
+    }
 
 
 def trains_elastic_student(config: Config) -> bool:

@@ -26,6 +26,7 @@ from poa_plugin.ssl.objective import (
     Shard,
     Student,
     Targets,
+    extra_terms,
     koleo_terms,
 )
 from poa_plugin.ssl.param_groups import params_groups
@@ -239,6 +240,7 @@ class POA(nn.Module):
         n_students = 2 if self.has_elastic_student else 1
         for role, student in students.items():
             terms |= koleo_terms(self.config, role, student, n_students)
+            terms |= extra_terms(self.config, role, shard, student, n_students)
         return terms
 
     def sample_subnets(self, n_shards: int) -> list[Subnet]:

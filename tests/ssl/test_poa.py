@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic import Subnet
+from poa_plugin.errors import UserError
+from poa_plugin.registry import LOSS_TERMS
 from poa_plugin.ssl import POA, losses
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.ssl.students import ROLES, make_shard
@@ -266,3 +268,29 @@ def test_heads_add_up_to_terms(small_config: Make, joint: str) -> None:
         assert heads.grad_fn is None
         torch.testing.assert_close(heads, with_graph[name].detach())
         torch.testing.assert_close(heads.sum(), terms[name])
+
+
+def test_a_term_of_ones_own(small_config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It adds to the loss and to the gradients, of both students and by its weight."""
+    monkeypatch.setitem(
+        LOSS_TERMS._obj_map, "size", lambda student, shard: student.cls.pow(2).mean()
+    )
+    batch, subnets = random_batch(small_config()), [Subnet(24, 2)]
+    plain, double = (
+        trained(small_config()),
+        trained(small_config("loss.extra_terms=[size]", "loss.extra_weights=[4]")),
+    )
+    terms = plain.forward_backward(batch, 0.05, subnets)
+    more = double.forward_backward(batch, 0.05, subnets)
+    assert more.keys() - terms.keys() == {"size_intact", "size_elastic"}
+    out = plain.student["backbone"](batch["collated_global_crops"], masks=batch["collated_masks"])
+    torch.testing.assert_close(
+        more["size_intact"], 4 / 2 * out["x_norm_clstoken"].detach().pow(2).mean()
+    )
+    before, after = gradients(plain), gradients(double)
+    key = "student.backbone.norm.weight"
+    assert not torch.allclose(before[key], after[key])
+    with pytest.raises(UserError, match="one for each"):
+        small_config("loss.extra_terms=[size]")
+    with pytest.raises(UserError, match="unknown loss term"):
+        small_config("loss.extra_terms=[sise]", "loss.extra_weights=[1]")
