@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from statistics import mode
 from typing import Any
 
+import torch
 from torch import Tensor
-
-from poa_plugin.config.schema import Config
 
 LOCAL_CROP = 96 / 224
 """The side of local crops in relation to global ones, the paper's."""
@@ -74,9 +73,9 @@ class Family:
         """
         raise NotImplementedError
 
-    def resize(self, backbone: dict[str, Tensor], config: Config) -> str:
-        """Bring tensors to the image size of a configuration, in place; return a message about it."""
-        return ""
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+        """Return a tensor, by our name in the backbone, at the run's image size if it depends on it."""
+        return tensor
 
 
 def narrowest(width: int, head_dim: int, mlp_ratio: float, start: float) -> int:

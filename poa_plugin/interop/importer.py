@@ -72,7 +72,6 @@ def import_checkpoint(
         checkpoint = read_checkpoint(file, format_name, names)
         settings, messages = fit_config(checkpoint, recipe, overrides)
         settings.output_dir = str(run)
-        messages += _resize(checkpoint, settings)
         messages += _leave_out_centers(checkpoint, settings)
         model = build_model(settings)
         tensors = _checked(checkpoint, model)
@@ -93,18 +92,6 @@ def _config_beside(file: Path) -> Path | None:
     return beside if beside.is_file() and is_published_file(beside) else None
 
 
-def _resize(checkpoint: Checkpoint, config: Config) -> list[str]:
-    """Bring the checkpoint to the run's image size; return messages about it."""
-    messages: list[str] = []
-    for branch in checkpoint.branches:
-        backbone = checkpoint.tensors(f"{branch}.backbone.")
-        messages.append(checkpoint.family.resize(backbone, config))
-        for name, tensor in backbone.items():
-            entry = checkpoint.entries[f"{branch}.backbone.{name}"]
-            checkpoint.entries[f"{branch}.backbone.{name}"] = entry._replace(tensor=tensor)
-    return list(dict.fromkeys(messages))
-
-
 def _leave_out_centers(checkpoint: Checkpoint, config: Config) -> list[str]:
     """Leave out the losses' centers where the run keeps none; return a message about it."""
     if config.train.centering == "centering":
@@ -122,9 +109,13 @@ def _checked(checkpoint: Checkpoint, model: POA) -> dict[str, Tensor]:
     """
     expected = _expected(checkpoint, model)
     tensors = {name: entry.tensor for name, entry in checkpoint.entries.items()}
-    for name in tensors if checkpoint.is_flat else checkpoint.centers:
-        if name in expected and tensors[name].numel() == expected[name].numel():
-            tensors[name] = tensors[name].reshape(expected[name].shape)
+    for name in tensors.keys() & expected.keys():
+        shape, tensor = expected[name].shape, tensors[name]
+        is_row = checkpoint.is_flat or name in checkpoint.centers
+        if is_row and tensor.numel() == shape.numel():
+            tensors[name] = tensor.reshape(shape)
+        elif name.startswith(tuple(f"{branch}.backbone." for branch in BRANCHES)):
+            tensors[name] = checkpoint.family.resized(name.split(".", 2)[2], tensor, shape)
     keys = {name: entry.key for name, entry in checkpoint.entries.items()}
     prefix = "" if len(checkpoint.branches) > 1 else r"^(student|teacher)\.(backbone\.)?"
     missing = sorted(re.sub(prefix, "", name) for name in expected.keys() - keys.keys())
@@ -187,6 +178,10 @@ def _load(model: POA, tensors: Mapping[str, Tensor], checkpoint: Checkpoint) -> 
     }
     if new:
         messages.append(f"Not in the file, so it starts anew: {quoted(sorted(new))}.")
+    entries = checkpoint.entries
+    resized = [name for name, x in tensors.items() if x.numel() != entries[name].tensor.numel()]
+    if resized:
+        messages.append(f"Resized to the run's image size: {quoted(resized)}.")
     model.load_state_dict(state)
     return messages
 

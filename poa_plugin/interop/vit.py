@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from poa_plugin.backbones.vit.plain import interpolate_position
-from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.formats.description import mlp_ratio as ratio_of
 from poa_plugin.interop.families import (
@@ -109,26 +108,19 @@ class ViTFamily(Family):
             "evaluation.crop_size": multiple(224, patch),
         }
 
-    def resize(self, backbone: dict[str, Tensor], config: Config) -> str:
-        """See `Family.resize`: positions, as the forward pass would; timm's may lack the class token's."""
-        width, patch = config.student.vit.max_width, config.student.vit.patch_size
-        positions = backbone.get("pos_embed", torch.empty(0))
-        side = _side(positions.numel(), width)
-        count = positions.numel() / width
-        if not side or count not in (side**2, side**2 + 1):
-            return ""
-        positions = positions.reshape(1, -1, width)
+    def resized(self, name: str, tensor: Tensor, shape: torch.Size) -> Tensor:
+        """See `Family.resized`: positions, as the forward pass would; timm's may lack the class token's."""
+        if name != "pos_embed":
+            return tensor
+        width, count = shape[-1], tensor.numel() // shape[-1]
+        side = _side(tensor.numel(), width)
+        if tensor.numel() % width or count not in (side**2, side**2 + 1):
+            return tensor
+        positions = tensor.reshape(1, -1, width)
         if count == side**2:
             positions = torch.cat([torch.zeros_like(positions[:, :1]), positions], dim=1)
-        size = config.crops.global_crops_size
-        wanted = size // patch
-        backbone["pos_embed"] = interpolate_position(positions, (wanted, wanted))
-        if side == wanted:
-            return ""
-        return (
-            f"Positions are resized from {side} x {side} to the {wanted} x {wanted} patches of "
-            f"crops.global_crops_size={size}."
-        )
+        grid = math.isqrt(shape[1] - 1)
+        return interpolate_position(positions, (grid, grid))
 
 
 def _side(elements: int, width: int) -> int:
