@@ -117,7 +117,9 @@ def export(subcommands: Commands) -> None:
     export.add_argument("folder", metavar="FOLDER", type=path, help="what `poa extract` wrote")
     export.add_argument("--format", required=True, metavar="NAME", help="timm, onnx, hf, ...")
     export.add_argument("--to", required=True, type=path, metavar="TARGET", help="a new folder")
-    export.add_argument("--license", "--licence", metavar="ID", help="of the weights, for the model card")
+    export.add_argument(
+        "--license", "--licence", metavar="ID", help="of the weights, for the model card"
+    )
     export.add_argument(
         "--image-size", type=SIDE, metavar="N", help="onnx: for this size in pixels only"
     )

@@ -49,6 +49,7 @@ DATASETS = Registry("data set")
 EXPORTERS = Registry("export format")
 FORMATS = Registry("family of networks in other libraries")
 LOGGERS = Registry("logger")
+PROTOCOLS = Registry("evaluation protocol")
 
 
 def import_packages(names: Iterable[str], where: str) -> None:
