@@ -29,8 +29,8 @@ from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.data import Dataset, ImageFolder, normalize
-from poa_plugin.evaluate.features import evaluation_images, features_of
 from poa_plugin.evaluate.neighbors import ExactSearch, FastSearch
+from poa_plugin.evaluate.splits import EvaluationImages
 from poa_plugin.extraction.network import extract
 
 ROUNDS = 3
@@ -71,20 +71,22 @@ def images(folder: Path, options: argparse.Namespace) -> None:
         "tensors": lambda: on_tensors(dataset, evaluation)
     }
     for workers in options.workers:
-        sources[f"Pillow, {workers} workers"] = lambda workers=workers: evaluation_images(
-            dataset, evaluation, workers
-        )
+        sources[f"Pillow, {workers} workers"] = lambda workers=workers: EvaluationImages(
+            dataset, evaluation, 0, workers
+        ).batches(0, evaluation.batch_size)
     sizes = {"min_width": options.width, "max_width": options.width, "min_depth": 4, "max_depth": 4}
     words = [f"student.vit.{key}={value}" for key, value in sizes.items()]
     config = default_config(["student.arch=vit", *words])
     backbone = build_backbone(config).eval()
-    network = {"network": extract(backbone, backbone.space.intact)}
+    network = extract(backbone, backbone.space.intact)
     for what, use in (
         ("crops alone", lambda source: [None for _ in source()]),
-        ("with features", lambda source: features_of(network, source(), "cpu")),
+        ("with features", lambda source: [network(x) for x in source()]),
     ):
         ways = {name: lambda s=source, u=use: u(s) for name, source in sources.items()}
-        for name, seconds in fastest(ways).items():
+        with torch.inference_mode():
+            times = fastest(ways)
+        for name, seconds in times.items():
             print(f"{what:>14}, {name:<20}{len(dataset) / seconds:8.1f} images/s", flush=True)
 
 

@@ -70,7 +70,7 @@ def compare(backbone: ElasticBackbone, width: int, images: Tensor, rounds: int) 
     tree, network = PrefixTree.of(backbone, members), deepest_network(backbone, width)
     walks, alone, apart = [], [], 0.0
     for number in range(1 + rounds):  # the first warms up
-        walk, shared = seconds(lambda: dict(tree.walk(network, images)))
+        walk, shared = seconds(lambda: dict(tree.traverse(network, images)))
         single = torch.zeros(2, dtype=torch.float64)
         for subnet in members:
             own = extract(backbone, subnet)

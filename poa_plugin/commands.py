@@ -6,7 +6,9 @@ import argparse
 import os
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from poa_plugin.errors import UserError
 from poa_plugin.sources import (
@@ -17,13 +19,16 @@ from poa_plugin.sources import (
 )
 from poa_plugin.targets import (
     EVALUATION,
-    SWEEP,
+    PLOTS,
     TRAINING,
     check_entries,
     check_file_target,
     check_folder_target,
     removed_on_failure,
 )
+
+if TYPE_CHECKING:
+    from poa_plugin.runs.results import Results
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -46,12 +51,12 @@ def networks(arguments: argparse.Namespace) -> None:
     from poa_plugin.backbones.build import build_backbone
     from poa_plugin.config.load import load_config
     from poa_plugin.device import on_meta
-    from poa_plugin.runs.results import network_table
+    from poa_plugin.report.tables import space_table
 
     config = load_config(recipe, _words(arguments, recipe))
     with on_meta():
         space = build_backbone(config).space
-    print(network_table(space, arguments.image_size))
+    print(space_table(space, arguments.image_size))
 
 
 def recipes(arguments: argparse.Namespace) -> None:
@@ -138,56 +143,40 @@ def knn(arguments: argparse.Namespace) -> None:
         check_run(folder)
     _results_folder(arguments, EVALUATION)
 
-    from poa_plugin.device import use_threads
-    from poa_plugin.evaluate.run import evaluate_knn
-    from poa_plugin.evaluate.splits import with_data
-    from poa_plugin.runs.results import results_table
+    from poa_plugin.report.tables import results_table
+    from poa_plugin.runs.entries import entries_of
     from poa_plugin.runs.run import open_run
-    from poa_plugin.sizes import parse_bytes
 
-    use_threads(arguments.threads)
-    rows = evaluate_knn(
-        with_data(open_run(arguments.run_folder), arguments.data),
-        names=arguments.network,
-        branch=arguments.branch,
-        ks=arguments.k,
-        temperature=arguments.temperature,
+    results = _evaluate(
+        arguments,
+        networks=arguments.network,
         untrained=arguments.untrained,
         pixels=arguments.pixels,
         reference=open_run(arguments.reference) if arguments.reference else None,
-        memory=parse_bytes(arguments.memory, "--memory"),
-        own_data=not arguments.data,
-        to=arguments.to,
     )
-    print(results_table(rows))
+    print(results_table(entries_of(results)))
 
 
 def sweep(arguments: argparse.Namespace) -> None:
     """Evaluate all networks of a run."""
     check_run(arguments.run_folder)
-    folder = _results_folder(arguments, SWEEP)
+    folder = _results_folder(arguments, (*EVALUATION, *PLOTS))
 
-    from poa_plugin.device import use_threads
-    from poa_plugin.evaluate.sweep import SweepOptions, sweep_run, with_data
     from poa_plugin.report.sweep_plots import plot_sweep
-    from poa_plugin.report.sweep_table import sweep_table
-    from poa_plugin.runs.run import open_run
-    from poa_plugin.sizes import parse_bytes
+    from poa_plugin.report.tables import sweep_table
+    from poa_plugin.runs.entries import series_of
 
-    use_threads(arguments.threads)
-    options = SweepOptions(
+    results = _evaluate(
+        arguments,
         widths=arguments.widths,
-        branch=arguments.branch,
-        ks=arguments.k,
-        temperature=arguments.temperature,
-        memory=parse_bytes(arguments.memory, "--memory"),
+        protocol=arguments.eval,
         latency=not arguments.no_latency,
-        to=arguments.to,
+        is_sweep=True,
     )
-    swept = sweep_run(with_data(open_run(arguments.run_folder), arguments.data), options)
+    swept = series_of(results)
     plots = plot_sweep(swept, folder)
     print(sweep_table(swept))
-    written = (folder / "sweep.csv", folder / "sweep.json", *plots)
+    written = (*(folder / name for name in EVALUATION), *plots)
     print(f"All of them: {', '.join(map(str, written))}")
 
 
@@ -197,16 +186,16 @@ def pick(arguments: argparse.Namespace) -> None:
     if arguments.to:
         check_folder_target(arguments.to, "--to")
 
-    from poa_plugin.pick.choice import Limits, pick, sweep_of, write_picked
+    from poa_plugin.pick.choice import Limits, pick, series_to_pick_from, write_picked
     from poa_plugin.pick.explanation import explain
 
     limits = Limits.parse(arguments.max_params, arguments.max_flops, arguments.max_latency_ms)
-    sweep = sweep_of(arguments.run_folder, arguments.results)
-    network = pick(sweep, limits, arguments.k)
-    print(explain(sweep, limits, network, arguments.k))
+    series = series_to_pick_from(arguments.run_folder, arguments.results)
+    network = pick(series, limits, arguments.k)
+    print(explain(series, limits, network, arguments.k))
     if arguments.to:
         write_picked(
-            arguments.run_folder, sweep, network, arguments.to, arguments.force, arguments.results
+            arguments.run_folder, series, network, arguments.to, arguments.force, arguments.results
         )
         print(f"Wrote it to '{arguments.to}'.")
 
@@ -254,6 +243,26 @@ def completion(arguments: argparse.Namespace) -> None:
     from poa_plugin.completion import completion_script
 
     print(completion_script(arguments.main_parser, arguments.shell))
+
+
+def _evaluate(arguments: argparse.Namespace, **options: Any) -> Results:
+    """Evaluate networks of a run as the arguments that `poa eval` and `poa sweep` share say."""
+    from poa_plugin.device import use_threads
+    from poa_plugin.evaluate.run import EvaluationOptions, evaluate_run
+    from poa_plugin.evaluate.splits import with_data
+    from poa_plugin.runs.run import open_run
+    from poa_plugin.sizes import parse_bytes
+
+    use_threads(arguments.threads)
+    shared = EvaluationOptions(
+        branch=arguments.branch,
+        settings={"ks": arguments.k, "temperature": arguments.temperature},
+        memory=parse_bytes(arguments.memory, "--memory"),
+        own_data=not arguments.data,
+        to=arguments.to,
+    )
+    run = with_data(open_run(arguments.run_folder), arguments.data)
+    return evaluate_run(run, replace(shared, **options))
 
 
 def _words(arguments: argparse.Namespace, recipe: Path) -> list[str]:

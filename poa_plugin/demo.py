@@ -19,11 +19,13 @@ from poa_plugin.config.load import load_config
 from poa_plugin.config.values import path_override
 from poa_plugin.device import available_cores
 from poa_plugin.evaluate.knn import check_votes
-from poa_plugin.evaluate.run import evaluate_knn
+from poa_plugin.evaluate.run import EvaluationOptions, evaluate_run
 from poa_plugin.evaluate.splits import labeled_splits
 from poa_plugin.extraction.write import write_all_networks
+from poa_plugin.report.tables import results_table
 from poa_plugin.report.write import write_report
-from poa_plugin.runs.results import KnnRow, beside_untrained, read_rows, results_table
+from poa_plugin.runs.entries import Entry, entries_of
+from poa_plugin.runs.results_file import read_results
 from poa_plugin.runs.run import open_run
 from poa_plugin.targets import check_folder_target
 
@@ -67,24 +69,26 @@ def demo(config: str, folder: Path, minutes: float) -> bool:
     print(f"Extracting {len(run.space)} networks to '{folder / 'networks'}' ...", flush=True)
     write_all_networks(run, folder / "networks", force=True)
     print("Evaluating them, and themselves before training, with k-NN ...", flush=True)
-    reference = open_run(folder / "dinov2")
-    evaluate_knn(run, ks=[K], untrained=True, pixels=True, reference=reference)
-    rows = read_rows(run.folder / "eval")
+    options = EvaluationOptions(
+        settings={"ks": [K]},
+        untrained=True,
+        pixels=True,
+        reference=open_run(folder / "dinov2"),
+    )
+    evaluate_run(run, options)
+    entries = entries_of(read_results(run.folder / "eval"))
     page = write_report(run.folder)
-    print(results_table(rows))
-    better, total = count_better(rows)
+    print(results_table(entries))
+    better, total = count_better(entries)
     print(f"{better} of {total} networks beat their untrained selves.")
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes. The page: {page}")
     return better == total
 
 
-def count_better(rows: Sequence[KnnRow]) -> tuple[int, int]:
+def count_better(entries: Sequence[Entry]) -> tuple[int, int]:
     """Return how many trained networks beat their untrained selves at K, and how many there are."""
-    pairs = [
-        (row.top1, before.top1)
-        for _, row, before in beside_untrained(rows)
-        if before is not None and row.k == K
-    ]
+    both = [entry for entry in entries if K in entry.top1 and K in entry.before]
+    pairs = [(entry.top1[K], entry.before[K]) for entry in both]
     return sum(trained > before for trained, before in pairs), len(pairs)
 
 

@@ -50,6 +50,7 @@ EXPORTERS = Registry("export format")
 FORMATS = Registry("family of networks in other libraries")
 LOGGERS = Registry("logger")
 LOSS_TERMS = Registry("loss term")
+PROTOCOLS = Registry("evaluation protocol")
 
 
 def import_packages(names: Iterable[str], where: str) -> None:

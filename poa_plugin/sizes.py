@@ -68,6 +68,14 @@ def parse_milliseconds(text: str, what: str) -> float:
     return number
 
 
+def short(number: int) -> str:
+    """Return a count with three digits and a letter, such as 21.7M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{letter}"
+    return str(number) if number else "-"
+
+
 def _parse(text: str, units: str, message: str) -> int:
     found = re.fullmatch(NUMBER + units + r"\s*", text, re.IGNORECASE)
     if found is None or (found[2] and found[3]):

@@ -12,8 +12,9 @@ from poa_plugin.config.recipes import is_bare, recipe_names, recipe_path
 from poa_plugin.errors import UserError, did_you_mean
 from poa_plugin.files import reading
 
-RUN_FILES = ("config.yaml", "metrics.jsonl", "eval/knn.json", "eval/sweep.json")
-"""Files by which a folder is known as a run's; training, evaluation and sweeps write one each."""
+RESULTS = ("results.json", "knn.json", "sweep.json")
+RUN_FILES = ("config.yaml", "metrics.jsonl", *(f"eval/{name}" for name in RESULTS))
+"""Files by which a folder is known as a run's; the last two are of earlier versions."""
 
 
 def recipe_file(text: str, command: str) -> Path:
@@ -101,7 +102,7 @@ def describe(path: Path) -> str:
         return f"it is one checkpoint of a run: the run's folder is '{_above(path, 2)}'"
     if any(name.isdigit() and _is_file(path / name / "state.json") for name in names):
         return f"it holds the checkpoints of a run: the run's folder is '{_above(path, 1)}'"
-    if names & {"knn.json", "sweep.json"}:
+    if names & set(RESULTS):
         return f"it holds the evaluations of a run: the run's folder is '{_above(path, 1)}'"
     if {"config.json", "model.safetensors"} <= names:
         return "it is a network that 'poa extract' or 'poa export' wrote"

@@ -28,8 +28,8 @@ TRAINING = (
     "events/",
     "loggers/",
 )
-EVALUATION = ("knn.json", "knn.csv")
-SWEEP = ("sweep.json", "sweep.csv", "sweep_pareto.png", "sweep_map.png")
+EVALUATION = ("results.json", "results.csv")
+PLOTS = ("sweep_pareto.png", "sweep_map.png")
 """What commands write into a run's folder, and into its `eval` folder."""
 
 MARGIN = 16

@@ -14,7 +14,7 @@ import poa_plugin as poa
 from poa_plugin.cli import main
 from poa_plugin.config.load import save_config
 from poa_plugin.config.schema import Config
-from poa_plugin.runs.results import read_rows
+from poa_plugin.runs.results_file import read_results
 from poa_plugin.train.loop import Outcome, train
 from tests.command_checks import fails
 
@@ -88,7 +88,7 @@ def test_knn_and_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     argv = ["eval", "knn", str(run), "--network", "smallest", "w96_d4", "--k", "3", "5"]
     assert main([*argv, "--untrained", "--pixels", "--reference", str(run), "--threads", "1"]) == 0
     assert "w96_d4" in capsys.readouterr().out
-    rows = read_rows(run / "eval")
+    rows = read_results(run / "eval").rows
     argv = ["extract", str(run), "--network", "w96_d4", "--to", str(tmp_path)]
     assert main(argv) == 0
     facts = json.loads((tmp_path / "config.json").read_text())["poa"]
@@ -104,7 +104,7 @@ def test_knn_and_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert ("w96_d4", "untrained", 5) in kinds
     assert ("run", "reference", 5) in kinds
     assert ("raw", "pixels", 3) in kinds
-    assert all(0 <= row.top1 <= 100 for row in rows)
+    assert all(0 <= row.value <= 100 for row in rows)
     assert main(["report", str(run)]) == 0
     page = Path(capsys.readouterr().out.strip())
     assert page == run / "report/index.html"

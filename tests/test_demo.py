@@ -12,7 +12,7 @@ from poa_plugin import step_time
 from poa_plugin.children import run_side_by_side
 from poa_plugin.data import elpv
 from poa_plugin.demo import K, count_better
-from poa_plugin.runs.results import KnnRow
+from poa_plugin.runs.entries import Entry
 from tests.command_checks import fails
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -78,14 +78,11 @@ def test_the_time_of_a_step_is_measured_in_a_process_by_itself(
 
 def test_networks_are_compared_with_themselves_at_one_k() -> None:
     """The folder may hold rows of other ks, and of networks that were not evaluated before training."""
-    rows = [
-        KnnRow("w48_d2", "untrained", K, 50.0),
-        KnnRow("w48_d2", "untrained", 1, 20.0),
-        KnnRow("w48_d2", "trained", K, 40.0),
-        KnnRow("w48_d2", "trained", 1, 40.0),
-        KnnRow("w64_d2", "untrained", K, 50.0),
-        KnnRow("w64_d2", "trained", K, 60.0),
-        KnnRow("w80_d2", "trained", K, 60.0),
-        KnnRow("raw", "pixels", K, 10.0),
+    entries = [
+        Entry("w48_d2", top1={K: 40.0, 1: 40.0}, before={K: 50.0, 1: 20.0}),
+        Entry("w64_d2", top1={K: 60.0}, before={K: 50.0}),
+        Entry("w80_d2", top1={K: 60.0}),
+        Entry("w96_d2", top1={1: 60.0}, before={K: 50.0}),
+        Entry("raw", kind="pixels", top1={K: 10.0}),
     ]
-    assert count_better(rows) == (1, 2)
+    assert count_better(entries) == (1, 2)

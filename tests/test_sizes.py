@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from poa_plugin.errors import UserError
-from poa_plugin.sizes import parse_size
+from poa_plugin.sizes import parse_size, short
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,10 @@ def test_numbers_with_exponents_and_spaces(text: str, number: int) -> None:
 def test_numbers_that_no_machine_has_are_sentences(text: str) -> None:
     with pytest.raises(UserError, match=r"--memory is '.*': write a positive number such as"):
         parse_size(text, "--memory")
+
+
+@pytest.mark.parametrize(
+    ("number", "text"), [(21_674_880, "21.7M"), (4_607_954_304, "4.61G"), (512, "512"), (0, "-")]
+)
+def test_short_numbers(number: int, text: str) -> None:
+    assert short(number) == text

@@ -142,8 +142,8 @@ def test_what_is_no_extracted_network(
     [
         ("config.yaml", "extract"),
         ("config.yaml", "report"),
-        ("eval/knn.json", "report"),
-        ("eval/sweep.json", "pick"),
+        ("eval/results.json", "report"),
+        ("eval/results.json", "pick"),
         ("metrics.jsonl", "pick"),
     ],
 )

@@ -17,10 +17,11 @@ import pytest
 from poa_plugin.cli import build_parser
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.write import write_networks
+from poa_plugin.runs.entries import Entry
 from poa_plugin.runs.run import open_run
-from poa_plugin.runs.sweep_results import NetworkResult, Sweep, write_sweep
 from poa_plugin.targets import check_entries, check_file_target, check_folder_target
 from tests.command_checks import as_another_user, fails, open_folder, tree
+from tests.example_results import write_sweep
 from tests.report.example_runs import swept_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -126,9 +127,9 @@ def test_a_link_into_a_folder_of_others() -> None:
             check_file_target(folder / "link", "--to")
         (folder / "mine").mkdir()
         (folder / "mine").chmod(0o777)
-        (folder / "mine/knn.json").symlink_to(folder / "closed/run")
+        (folder / "mine/results.json").symlink_to(folder / "closed/run")
         with as_another_user(), pytest.raises(UserError, match="cannot be written: you may not"):
-            check_entries(folder / "mine", "--to", ["knn.json"])
+            check_entries(folder / "mine", "--to", ["results.json"])
 
 
 def test_a_read_only_disk(
@@ -180,9 +181,9 @@ def test_a_kill_at_any_operation_leaves_nothing_half_written(
                 (tmp_path / "run").mkdir(exist_ok=True)
                 (tmp_path / "run" / entry.name).symlink_to(entry)
         network = open_run(sources["run"]).space["w48_d2"].name
-        found = NetworkResult(network, (), 48, 2, 1, 1, top1={20: 1.0})
-        conditions = {"branch": "teacher", "step": open_run(sources["run"]).step}
-        write_sweep(tmp_path / "run/eval", Sweep(conditions, [found]))
+        entry = Entry(network, width=48, depth=2, params=1, flops=1, top1={20: 1.0})
+        step = open_run(sources["run"]).step
+        write_sweep(tmp_path / "run/eval", [entry], branch="teacher", step=step)
         sources = {**sources, "swept": str(tmp_path / "run")}
 
     def act(place: Path) -> None:
@@ -255,7 +256,7 @@ def test_results_that_would_be_lost(
     [
         ("metrics.jsonl", ("train", "{}")),
         ("config.yaml", ("train", DEMO, "output_dir={}")),
-        ("eval/knn.csv", ("eval", "knn", "{}", "--k", "3")),
+        ("eval/results.csv", ("eval", "knn", "{}", "--k", "3")),
         ("eval/sweep_map.png", ("sweep", "{}", "--k", "3")),
         ("report/index.html", ("report", "{}")),
     ],

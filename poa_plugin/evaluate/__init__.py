@@ -1,1 +1,5 @@
-"""Evaluation: measuring what networks can do: images, features, neighbors, sweeps and latency."""
+"""Evaluation: what the networks of a backbone are worth. Importing the package registers the protocols."""
+
+from poa_plugin.evaluate import knn
+
+__all__ = ["knn"]

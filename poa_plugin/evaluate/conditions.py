@@ -1,10 +1,10 @@
-"""What accuracies and latencies depend on, and by which name results under the same conditions are found."""
+"""What accuracies and latencies depend on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,8 +16,7 @@ from poa_plugin.backbones.build import backbone_options
 from poa_plugin.config.schema import Config
 from poa_plugin.data import Dataset
 from poa_plugin.evaluate.latency import device_name
-from poa_plugin.runs.run import Run
-from poa_plugin.train.checkpoint import weights_checksum
+from poa_plugin.runs.results import conditions_name
 
 CROPS = "pillow"
 """How images become crops: results of other crops are not comparable."""
@@ -26,60 +25,39 @@ SAMPLED = 128
 """Images of a split whose pixels tell data sets with equal names apart; all of them in a smaller split."""
 
 
-def accuracy_conditions(run: Run, branch: str, images: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the accuracies of a run's networks, as JSON values.
-
-    The run's folder, the device, the number of threads and the version of torch are not among them, and
-    neither is k: accuracies of one k stay what they are when others are asked for.
-
-    Args:
-        run: an opened run.
-        branch: `teacher` or `student`.
-        images: see `image_conditions`.
-    """
-    return {
-        **_architecture(run.config),
-        "step": run.step,
-        "branch": branch,
-        "weights": weights_checksum(run.checkpoint),
-        **images,
-    }
-
-
-def baseline_conditions(config: Config, images: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what decides the accuracies of a run's networks before training, as JSON values."""
-    return {**_architecture(config), "seed": config.train.seed, **images}
-
-
-def image_conditions(
-    config: Config, splits: Sequence[Dataset], temperature: float
-) -> dict[str, Any]:
-    """Return what decides the accuracies of any network, whatever its weights, as JSON values."""
+def image_conditions(config: Config, splits: Sequence[Dataset]) -> dict[str, Any]:
+    """Return what decides the features of any network, whatever its weights, as JSON values."""
     return {
         "images": [images_checksum(split) for split in splits],
         "crops": CROPS,
         "resize_size": config.evaluation.resize_size,
         "crop_size": config.evaluation.crop_size,
         "decoded_size": config.data.image_size,
-        "temperature": temperature,
     }
 
 
-def data_words(config: Config, temperature: float) -> str:
-    """Return in words on which images, and how, networks are evaluated; no path but its last name."""
+def images_phrase(config: Config) -> str:
+    """Return on which images networks are evaluated; no path but its last name."""
     data, evaluation = config.data, config.evaluation
     name = " ".join(filter(None, (data.dataset, data.path and Path(data.path).name)))
-    return (
-        f"{name}, {evaluation.crop_size} of {evaluation.resize_size} pixels, "
-        f"temperature {temperature:g}"
+    return f"{name}, {evaluation.crop_size} of {evaluation.resize_size} pixels"
+
+
+def architecture_name(config: Config) -> str:
+    """Return a name for a run's elastic architecture, the same for equal ones."""
+    options = OmegaConf.to_container(cast(DictConfig, backbone_options(config)), resolve=True)
+    return conditions_name(
+        {
+            "family": config.student.arch,
+            "options": options,
+            "image_size": config.crops.global_crops_size,
+        }
     )
 
 
-def latency_conditions(config: Config, device: torch.device) -> dict[str, Any]:
-    """Return what decides the latencies of a run's networks, as JSON values."""
+def device_conditions(device: torch.device) -> dict[str, Any]:
+    """Return on what latencies depend beside the network and the image's size, as JSON values."""
     return {
-        **_architecture(config),
-        "crop_size": config.evaluation.crop_size,
         "device": device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
@@ -102,18 +80,3 @@ def images_checksum(dataset: Dataset) -> str:
         pixels = dataset.image(int(index))
         digest.update(repr(tuple(pixels.shape)).encode() + pixels.numpy().tobytes())
     return digest.hexdigest()
-
-
-def conditions_name(conditions: Mapping[str, Any]) -> str:
-    """Return a name for conditions, the same for equal ones: 16 hexadecimal digits."""
-    text = json.dumps(conditions, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _architecture(config: Config) -> dict[str, Any]:
-    options = OmegaConf.to_container(cast(DictConfig, backbone_options(config)), resolve=True)
-    return {
-        "family": config.student.arch,
-        "options": options,
-        "image_size": config.crops.global_crops_size,
-    }

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import errno
+import fcntl
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +23,7 @@ class FeatureStore:
     """Features of one split for the networks of one width, added batch by batch.
 
     They are kept at unit length, which is all that cosines see: half precision cannot overflow then.
-    A file is only ever appended to, so that what a process had written when it was killed is gone on with.
+    A file is only ever appended to, so that what a process had written when it was killed is resumed.
 
     Args:
         widths: the number of channels of each network's features, by its name.
@@ -76,10 +80,6 @@ class FeatureStore:
         if self.folder is not None:
             self._file(name).unlink(missing_ok=True)
 
-    def has_files(self) -> bool:
-        """Return whether features lie on the disk."""
-        return self.folder is not None and any(self._size(name) for name in self.widths)
-
     def _file(self, name: str) -> Path:
         assert self.folder is not None
         return self.folder / f"{self.split}_{name}{ENDING}"
@@ -88,8 +88,44 @@ class FeatureStore:
         return self._file(name).stat().st_size if self._file(name).is_file() else 0
 
 
-def remove_features(folder: Path, names: Sequence[str]) -> None:
-    """Remove the files of networks that are finished, which a kill may have left."""
-    for name in names:
-        for file in folder.glob(f"*_{name}{ENDING}"):
-            file.unlink()
+@contextmanager
+def features_folder(parent: Path) -> Iterator[Path]:
+    """Give a folder for features that no other process uses meanwhile.
+
+    It is the first that is free: one that a killed process leaves is taken, and its features are used.
+    """
+    for number in itertools.count():
+        folder = parent / str(number)
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder) as is_free:
+            if is_free:
+                yield folder
+                return
+
+
+def remove_leftovers(parent: Path, names: Sequence[str]) -> None:
+    """Remove features of finished networks, which a killed process has left."""
+    for folder in sorted(parent.glob("*")):
+        with _locked(folder) as is_free:
+            for name in names if is_free else ():
+                for file in folder.glob(f"*_{name}{ENDING}"):
+                    file.unlink()
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Lock a folder against other processes, until this one leaves the context or ends.
+
+    Yields whether it is locked now: False if another process has it.
+    """
+    with disk_errors(folder):
+        lock = (folder / "lock").open("w")
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            # A file system without locks cannot tell of other processes: there are taken to be none.
+            yield error.errno not in (errno.EAGAIN, errno.EACCES)
+        else:
+            yield True

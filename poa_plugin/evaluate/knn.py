@@ -7,8 +7,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from poa_plugin.data import Dataset
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.neighbors import build_search
+from poa_plugin.evaluate.protocol import Score
+from poa_plugin.registry import PROTOCOLS
+from poa_plugin.runs.uncertainty import standard_error
 
 KS = (10, 20, 100, 200)
 """The numbers of neighbors of the paper's and DINOv2's protocol."""
@@ -17,6 +21,56 @@ TEMPERATURES = (1e-6, 1e6)
 """Outside of them a softmax of cosines is all in one neighbor, or the same for all, or not a number."""
 
 ROWS_AT_A_TIME = 2**16
+
+
+@PROTOCOLS.register_as("knn")
+class KNN:
+    """Top-1 accuracy of k nearest neighbors, an `EvaluationProtocol`.
+
+    Args:
+        train, test: data sets with labels.
+        ks: numbers of neighbors; those of `KS` that the training images allow if None.
+        temperature: see `knn_accuracy`.
+
+    Raises:
+        UserError: there are fewer training images than the largest k, or a number is out of range.
+    """
+
+    name = "knn"
+
+    def __init__(
+        self,
+        train: Dataset,
+        test: Dataset,
+        ks: Sequence[int] | None = None,
+        temperature: float = 0.07,
+    ) -> None:
+        self.labels = (train.labels, test.labels)
+        self.ks = fitting_ks(len(train)) if ks is None else tuple(dict.fromkeys(ks))
+        self.temperature = temperature
+        check_votes(len(train), len(test), self.ks, temperature)
+        self.conditions = {"temperature": temperature}
+        self.phrase = f"temperature {temperature:g}"
+        self.metrics = [f"top1_k{k}" for k in self.ks]
+
+    def __call__(
+        self, train: Tensor, test: Tensor, device: torch.device, memory: int
+    ) -> dict[str, Score]:
+        """Return the accuracy in percent at each k."""
+        top1 = knn_accuracy(
+            train,
+            self.labels[0],
+            test,
+            self.labels[1],
+            self.ks,
+            self.temperature,
+            device=device,
+            memory=memory,
+        )
+        return {
+            f"top1_k{k}": Score(value, standard_error(value, len(test)))
+            for k, value in top1.items()
+        }
 
 
 @torch.inference_mode()

@@ -13,63 +13,62 @@ from omegaconf import OmegaConf
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
+from poa_plugin.runs.entries import Series
 from poa_plugin.runs.run import Run, open_run
-from poa_plugin.runs.sweep_results import Sweep
 from poa_plugin.ssl import trains_elastic_student
 
 
-def named_networks(run: Run, space: SearchSpace, names: Sequence[str]) -> list[Subnet]:
+def chosen_networks(
+    run: Run,
+    space: SearchSpace,
+    names: Sequence[str] = ("all",),
+    widths: Sequence[int] | None = None,
+) -> list[Subnet]:
     """Return networks by name, or for `all` those that were trained; say on stderr which were not.
 
-    Raises:
-        UserError: a name is unknown.
-    """
-    trained, everything = run.trained_networks(), list(names) == ["all"]
-    subnets = list(space) if everything else [space[name] for name in names]
-    if warning := trained.warning(subnets):
-        print(f"WARNING: {warning}", file=sys.stderr)
-    return [subnet for subnet in subnets if not everything or subnet in trained.subnets]
-
-
-def swept_networks(
-    run: Run, space: SearchSpace, widths: Sequence[int] | None
-) -> dict[int, list[Subnet]]:
-    """Return the trained networks of some widths, all if None, by width; say on stderr which are left out.
+    Args:
+        run: an opened run.
+        space: its networks.
+        names: of networks, or `all`.
+        widths: only networks of these; of all if None.
 
     Raises:
-        UserError: a width is unknown, or none of its networks was trained.
+        UserError: a name or width is unknown, or none of the networks was trained.
     """
-    known, trained = _known_widths(space, widths), run.trained_networks()
-    wanted = [subnet for subnet in space if subnet.width in known]
-    warning = trained.warning(wanted)
-    members = by_width([subnet for subnet in wanted if subnet in trained.subnets])
-    if not members:
-        raise UserError(f"{warning} There is nothing to evaluate.")
+    trained, is_all = run.trained_networks(), list(names) == ["all"]
+    allowed = _checked_widths(space, widths)
+    subnets = list(space) if is_all else list(dict.fromkeys(space[name] for name in names))
+    subnets = [subnet for subnet in subnets if subnet.width in allowed]
+    warning = trained.warning(subnets)
+    if is_all:
+        subnets = [subnet for subnet in subnets if subnet in trained.subnets]
+    if not subnets:
+        raise UserError(f"{warning or ''} There is nothing to evaluate.".lstrip())
     if warning:
         print(f"WARNING: {warning}", file=sys.stderr)
-    return members
+    return subnets
 
 
-def trained_results(folder: Path, sweep: Sweep) -> Sweep:
-    """Return a sweep without networks that were never trained, which former versions evaluated, too.
+def only_trained(folder: Path, series: Series) -> Series:
+    """Return a series without networks that were never trained, which former versions evaluated, too.
 
     Args:
         folder: the run's; without its configuration all are taken to be trained.
-        sweep: of the run.
+        series: of the run.
     """
     file = folder / "config.yaml"
     config = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
     if OmegaConf.select(config, "loss.terms") is None or trains_elastic_student(
         cast(Config, config)
     ):
-        return sweep
+        return series
     run = open_run(folder)
     trained = run.trained_networks()
-    subnets = [run.space[own.network] for own in sweep.networks]
+    subnets = [run.space[entry.network] for entry in series.networks]
     if warning := trained.warning(subnets):
         print(f"WARNING: {warning}", file=sys.stderr)
     names = {subnet.name for subnet in trained.subnets}
-    return replace(sweep, networks=[own for own in sweep.networks if own.network in names])
+    return replace(series, networks=[e for e in series.networks if e.network in names])
 
 
 def by_width(subnets: Sequence[Subnet]) -> dict[int, list[Subnet]]:
@@ -80,13 +79,12 @@ def by_width(subnets: Sequence[Subnet]) -> dict[int, list[Subnet]]:
     return dict(sorted(members.items()))
 
 
-def _known_widths(space: SearchSpace, wanted: Sequence[int] | None) -> list[int]:
-    """Return the widths to sweep in increasing order, each once."""
-    for width in wanted or ():
+def _checked_widths(space: SearchSpace, widths: Sequence[int] | None) -> Sequence[int]:
+    for width in widths or ():
         if width not in space.widths:
-            nearest = min(space.widths, key=lambda known: abs(known - width))
-            known = ", ".join(map(str, space.widths))
+            nearest = min(space.widths, key=lambda member: abs(member - width))
+            members = ", ".join(map(str, space.widths))
             raise UserError(
-                f"No network has the width {width}: the nearest is {nearest}, and the widths are {known}."
+                f"No network has the width {width}: the nearest is {nearest}, and the widths are {members}."
             )
-    return space.widths if wanted is None else sorted(set(wanted))
+    return space.widths if widths is None else widths

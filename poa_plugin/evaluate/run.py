@@ -1,196 +1,168 @@
-"""k-NN of a run's networks beside their untrained selves, another run, and raw pixels."""
+"""A run's networks evaluated: beside their untrained selves, another run and raw pixels, and timed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
-from torch import Tensor, nn
-
-from poa_plugin.backbones.base import ElasticBackbone
-from poa_plugin.data import Dataset
-from poa_plugin.device import resolve_device
-from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.evaluate.features import features_of, raw_pixels
-from poa_plugin.evaluate.knn import check_votes, fitting_ks, knn_accuracy
-from poa_plugin.evaluate.knn_results import KnnResults
-from poa_plugin.evaluate.networks import named_networks
+from poa_plugin.evaluate.evaluator import PIXELS, Evaluator
+from poa_plugin.evaluate.latency_rows import is_measured, latency_rows, measured
+from poa_plugin.evaluate.networks import by_width, chosen_networks
 from poa_plugin.evaluate.outputs import check_writable
-from poa_plugin.evaluate.splits import EvaluationImages, labeled_splits
-from poa_plugin.extraction.network import extract
-from poa_plugin.runs.results import KnnRow, merge_rows
+from poa_plugin.evaluate.source import Source, reference_source, trained_source, untrained_source
+from poa_plugin.evaluate.splits import labeled_splits
+from poa_plugin.evaluate.tree import PrefixTree
+from poa_plugin.registry import PROTOCOLS
+from poa_plugin.runs.entries import series_of
+from poa_plugin.runs.former_results import BY_KNN, BY_SWEEP
+from poa_plugin.runs.results import Results, Row
+from poa_plugin.runs.results_file import CSV, JSON
 from poa_plugin.runs.run import Run
 
-MOST_IN_A_GROUP = 32
-"""Networks whose features are taken in one pass over the images, if memory suffices."""
+SILENT = ("images", "series", "by")
+"""Conditions of which a user reads nothing in a sentence, or that others cause."""
 
 
-def evaluate_knn(
-    run: Run,
-    names: Sequence[str] = ("all",),
-    branch: str = "teacher",
-    ks: Sequence[int] | None = None,
-    temperature: float = 0.07,
-    untrained: bool = False,
-    pixels: bool = False,
-    reference: Run | None = None,
-    memory: int = 4_000_000_000,
-    own_data: bool = True,
-    to: Path | None = None,
-) -> list[KnnRow]:
-    """Evaluate a run's networks and add the rows to `RUN/eval/knn.json` and `.csv`.
+@dataclass(frozen=True)
+class EvaluationOptions:
+    """What is evaluated, and how.
 
-    Rows are written while others are still evaluated. Warnings about networks that were never trained go to
-    stderr.
-
-    Args:
-        run: an opened run.
-        names: networks, or `all` that were trained.
+    Attributes:
+        networks: names, or `all` that were trained.
+        widths: only networks of these; of all if None.
         branch: `teacher` or `student`.
-        ks: numbers of neighbors; those of 10, 20, 100 and 200 that the training images allow if None.
-        temperature: see `knn_accuracy`.
+        protocol: its registered name; `settings` are its own, such as `ks` and `temperature`.
         untrained: evaluate the same networks before training, too.
         pixels: evaluate raw pixels, too.
         reference: another run on the same data, whose intact network is evaluated, too.
-        memory: bytes: half of it for decoded images, which are kept if they fit, and half for features, of
-            one network at least, with the weights of the networks beside them.
+        latency: measure the networks' latencies, too.
+        memory: bytes; see `Evaluator`.
         own_data: whether the images are those of the run's configuration.
-        to: a folder for the results in the place of `RUN/eval`.
+        to: a folder for results and features in the place of `RUN/eval`.
+        is_sweep: whether tables, page and `poa pick` show these networks first.
+    """
+
+    networks: Sequence[str] = ("all",)
+    widths: Sequence[int] | None = None
+    branch: str = "teacher"
+    protocol: str = "knn"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    untrained: bool = False
+    pixels: bool = False
+    reference: Run | None = None
+    latency: bool = False
+    memory: int = 4_000_000_000
+    own_data: bool = True
+    to: Path | None = None
+    is_sweep: bool = False
+
+
+def evaluate_run(run: Run, options: EvaluationOptions) -> Results:
+    """Evaluate a run's networks, and add the rows to `RUN/eval/results.json` and `.csv`.
+
+    Networks are written one by one. What an earlier call under the same conditions finished is not done
+    again. A sentence on stderr names networks that were never trained.
 
     Returns:
-        The new rows.
+        The rows of these networks; of a sweep those of earlier calls under the same conditions among them.
 
     Raises:
-        UserError: a name is unknown, the data set has no labels, a k or the temperature does not fit, or
-            the results cannot be written.
+        UserError: a name or a width is unknown, the data set is empty or has no labels, the protocol's
+            settings do not fit, the memory does not suffice for one image, or the results cannot be written.
     """
-    folder = to or run.folder / "eval"
-    check_writable(folder, "knn.json", "knn.csv")
-    backbone = run.backbone(branch)
-    backbone.check_image_size(run.config.evaluation.crop_size)
-    other = None if reference is None else reference.backbone(branch)
-    if other is not None:
-        other.check_image_size(run.config.evaluation.crop_size)
-    subnets = named_networks(run, backbone.space, names)
+    folder = options.to or run.folder / "eval"
+    check_writable(folder, JSON, CSV)
+    trained = trained_source(run, options.branch)
+    sources = [trained]
+    if options.reference is not None:
+        sources.append(reference_source(options.reference, options.branch))
+    for source in sources:
+        source.backbone.check_image_size(run.config.evaluation.crop_size)
+    subnets = chosen_networks(run, trained.backbone.space, options.networks, options.widths)
+    sources[0] = replace(trained, subnets=subnets)
+    if options.untrained:
+        sources.insert(1, untrained_source(run, options.branch, subnets))
     splits = labeled_splits(run.config)
-    n_train, n_test = map(len, splits)
-    ks = fitting_ks(n_train) if ks is None else ks
-    check_votes(n_train, n_test, ks, temperature)
-    results = KnnResults(folder, run, branch, splits, temperature, own_data)
-    classify = _Classifier(run, splits, ks, temperature, memory)
-    with results:
-        for rows in classify.networks(backbone, subnets, "trained", branch, run.step):
-            results.add(rows)
-        if untrained:
-            before = run.untrained_backbone()
-            for rows in classify.networks(before, subnets, "untrained", branch, 0):
-                results.add(rows)
-        if reference is not None and other is not None:
-            intact = [other.space.intact]
-            for rows in classify.networks(other, intact, "reference", branch, reference.step):
-                results.add([replace(row, network=reference.folder.resolve().name) for row in rows])
-        if pixels:
-            top1 = classify(
-                *(raw_pixels(split, workers=run.config.data.num_workers) for split in splits)
-            )
-            results.add([KnnRow("raw", "pixels", k, x, n_test=n_test) for k, x in top1.items()])
-    return merge_rows([], results.added)
+    protocol = PROTOCOLS.get(options.protocol)(*splits, **options.settings)
+    by = BY_SWEEP if options.is_sweep else BY_KNN
+    evaluator = Evaluator(
+        run.config, splits, protocol, folder, options.memory, by, options.own_data
+    )
+    _announce(evaluator, sources, options.is_sweep)
+    evaluator.evaluate(sources, options.pixels)
+    if options.latency:
+        _measure(evaluator, sources[0])
+    labels = [source.row(subnet) for source in sources for subnet in source.subnets]
+    labels += [PIXELS] * options.pixels
+    evaluator.add(
+        [_claimed(row, by) for label in labels for row in evaluator.finished(label) or ()]
+    )
+    if options.is_sweep:
+        sources = [replace(trained, subnets=list(trained.backbone.space))]
+        labels = [sources[0].row(subnet) for subnet in sources[0].subnets]
+    rows = [row for label in labels for row in evaluator.finished(label) or ()]
+    if options.is_sweep or options.latency:
+        rows += _latencies(evaluator, sources[0])
+    return replace(evaluator.results, rows=rows)
 
 
-class _Classifier:
-    """The two splits of a run's data, and the k-NN on them."""
+def _claimed(row: Row, by: str) -> Row:
+    """Return a row as if this command had written it; those of a sweep stay a sweep's."""
+    if row.by == BY_SWEEP:
+        return row
+    return replace(row, conditions={**row.conditions, "by": by})
 
-    def __init__(
-        self,
-        run: Run,
-        splits: tuple[Dataset, Dataset],
-        ks: Sequence[int],
-        temperature: float,
-        memory: int,
-    ) -> None:
-        self.ks, self.temperature, self.memory = ks, temperature, memory
-        self.evaluation = run.config.evaluation
-        self.device = resolve_device(run.config.train.device)
-        self.labels = [split.labels for split in splits]
-        self.n_images, self.n_test = sum(map(len, splits)), len(splits[1])
-        workers = run.config.data.num_workers
-        self.images = [
-            EvaluationImages(
-                split, self.evaluation, memory // 2 * len(split) // self.n_images, workers
-            )
-            for split in splits
-        ]
 
-    def __call__(self, train: Tensor, test: Tensor) -> dict[int, float]:
-        """Return top-1 by k for features of both splits."""
-        return knn_accuracy(
-            train,
-            self.labels[0],
-            test,
-            self.labels[1],
-            self.ks,
-            self.temperature,
-            device=self.device,
-            memory=self.memory,
+def _measure(evaluator: Evaluator, source: Source) -> None:
+    """Measure the latencies that are not in the results, or not reliable."""
+    rows = latency_rows(source, evaluator.image, evaluator.by)
+    missing = {s: each for s, each in rows.items() if not is_measured(each, evaluator.results)}
+    for measured_rows in measured(source, missing, evaluator.image, evaluator.quarter):
+        evaluator.add(measured_rows)
+
+
+def _latencies(evaluator: Evaluator, source: Source) -> list[Row]:
+    """Return the latencies of networks on this device, as far as they were measured."""
+    rows = latency_rows(source, evaluator.image, evaluator.by)
+    keys = {row.key for each in rows.values() for row in each}
+    return [row for row in evaluator.results.rows if row.protocol == "latency" and row.key in keys]
+
+
+def _announce(evaluator: Evaluator, sources: Sequence[Source], is_sweep: bool) -> None:
+    """Print how much work there is, and for a sweep which conditions differ from those of the newest one."""
+    members = [(s, each) for s in sources for each in by_width(s.subnets).values()]
+    trees = [PrefixTree.of(source.backbone, subnets) for source, subnets in members]
+    steps, single = sum(map(len, trees)), sum(tree.single_steps for tree in trees)
+    n_networks = sum(len(source.subnets) for source in sources)
+    n_finished = n_networks - sum(len(evaluator.missing(source)) for source in sources)
+    if is_sweep and not n_finished:
+        _announce_changes(evaluator, sources[0])
+    print(
+        f"{n_networks} network{'s' * (n_networks > 1)}: {steps} modules run for each image in place of "
+        f"{single} ({steps / single:.2f})"
+        + (f"; {n_finished} networks were finished before." if n_finished else "."),
+        flush=True,
+    )
+
+
+def _announce_changes(evaluator: Evaluator, source: Source) -> None:
+    rows = [row for row in evaluator.results.rows if row.by == BY_SWEEP]
+    if any(not row.series for row in rows):
+        print(
+            f"The sweep of a former version, which resized images otherwise, stays in "
+            f"'{evaluator.folder}{os.sep}'; the networks are evaluated again.",
+            flush=True,
         )
-
-    def networks(
-        self,
-        backbone: ElasticBackbone,
-        subnets: Sequence[Subnet],
-        kind: str,
-        branch: str,
-        step: int,
-    ) -> Iterator[list[KnnRow]]:
-        """Yield the rows of each of a backbone's networks."""
-        for group in self._groups(backbone, subnets):
-            for subnet, train, test in self._features(backbone, group):
-                cost = backbone.space.cost(subnet, self.evaluation.crop_size)
-                row = KnnRow(
-                    network=subnet.name,
-                    kind=kind,
-                    k=0,
-                    top1=0.0,
-                    width=subnet.width,
-                    depth=subnet.total_depth,
-                    params=cost.params,
-                    flops=cost.flops,
-                    branch=branch,
-                    step=step,
-                    n_test=self.n_test,
-                )
-                yield [replace(row, k=k, top1=top1) for k, top1 in self(train, test).items()]
-
-    def _groups(
-        self, backbone: ElasticBackbone, subnets: Sequence[Subnet]
-    ) -> Iterator[list[Subnet]]:
-        """Yield networks in groups whose features and weights fit into half of the memory."""
-        group: list[Subnet] = []
-        total = 0
-        for subnet in subnets:
-            features = backbone.feature_width(subnet) * self.n_images
-            params = backbone.space.cost(subnet, self.evaluation.crop_size).params
-            needs = 4 * (features + params)
-            full = len(group) == MOST_IN_A_GROUP or total + needs > self.memory // 2
-            if group and full:
-                yield group
-                group, total = [], 0
-            group, total = [*group, subnet], total + needs
-        if group:
-            yield group
-
-    def _features(
-        self, backbone: ElasticBackbone, group: Sequence[Subnet]
-    ) -> Iterator[tuple[Subnet, Tensor, Tensor]]:
-        """Yield the networks of a group with their features of both splits, which are dropped then."""
-        networks: dict[str, nn.Module] = {
-            subnet.name: extract(backbone, subnet).to(self.device) for subnet in group
-        }
-        size = self.evaluation.batch_size
-        train, test = (
-            features_of(networks, images.batches(0, size, self.device), self.device)
-            for images in self.images
-        )
-        for subnet in group:
-            yield subnet, train.pop(subnet.name), test.pop(subnet.name)
+        return
+    old = series_of(Results(rows)).conditions
+    new = {"step": source.step, "branch": source.branch, **evaluator.conditions}
+    changes = [
+        f"{name} was {old[name]} and is {new[name]}"
+        for name in new
+        if name in old and name not in SILENT and old[name] != new[name]
+    ]
+    if changes:
+        print(f"Starting the sweep anew: {'; '.join(changes)}. The former one stays.", flush=True)

@@ -17,7 +17,6 @@ from poa_plugin.data import Dataset, build_dataset, normalize
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.crops import evaluation_crop, evaluation_image
 from poa_plugin.evaluate.decoding import CHUNK, decoded
-from poa_plugin.evaluate.features import batched, check_crop
 from poa_plugin.runs.run import Run
 
 Splits = tuple[Dataset, Dataset]
@@ -37,9 +36,9 @@ def labeled_splits(config: Config) -> Splits:
             raise UserError(str(error).replace("data.path=", "--data ")) from error
         raise
     name = config.data.dataset
-    for split, words in ((train, "training"), (test, "test")):
+    for split, purpose in ((train, "training"), (test, "test")):
         if not len(split):
-            raise UserError(f"The data set '{name}' has no {words} images.")
+            raise UserError(f"The data set '{name}' has no {purpose} images.")
     if train.labels is None or test.labels is None:
         raise UserError(
             f"The data set '{name}' has no labels: k-NN needs one sub-folder for each class."
@@ -49,31 +48,31 @@ def labeled_splits(config: Config) -> Splits:
     return train, test
 
 
-def with_data(run: Run, words: Sequence[str]) -> Run:
+def with_data(run: Run, overrides: Sequence[str]) -> Run:
     """Return a run with another data set or other image sizes for its evaluation.
 
     Args:
         run: an opened run.
-        words: `data.` and `evaluation.` keys as `key=value`; a word without a key is `data.path`.
+        overrides: `data.` and `evaluation.` keys as `key=value`; one without a key is `data.path`.
 
     Raises:
         UserError: a key is of another section, or unknown.
     """
-    if not words:
+    if not overrides:
         return run
-    words = [f"data.path={word}" if _is_path(word) else word for word in words]
-    for word in words:
-        if not word.startswith(("data.", "evaluation.")):
+    overrides = [f"data.path={text}" if _is_path(text) else text for text in overrides]
+    for text in overrides:
+        if not text.startswith(("data.", "evaluation.")):
             raise UserError(
                 f"--data takes a path, and keys of the sections data and evaluation such as "
-                f"data.dataset=imagenet, not '{word}'."
+                f"data.dataset=imagenet, not '{text}'."
             )
-    return dataclasses.replace(run, config=load_config(run.folder / "config.yaml", words))
+    return dataclasses.replace(run, config=load_config(run.folder / "config.yaml", overrides))
 
 
-def _is_path(word: str) -> bool:
-    """Return whether a word is a path: it may hold an equals sign, as keys and values do."""
-    return not re.match(r"[\w.]+=", word) or Path(word).exists()
+def _is_path(text: str) -> bool:
+    """Return whether an override is a path: it may hold an equals sign, as keys and values do."""
+    return not re.match(r"[\w.]+=", text) or Path(text).exists()
 
 
 class EvaluationImages:
@@ -82,7 +81,7 @@ class EvaluationImages:
     Args:
         dataset: N images.
         evaluation: the sizes of images.
-        room: bytes within which decoded images are kept.
+        memory: bytes within which decoded images are kept.
         workers: processes that decode.
 
     Raises:
@@ -90,11 +89,15 @@ class EvaluationImages:
     """
 
     def __init__(
-        self, dataset: Dataset, evaluation: EvaluationConfig, room: int, workers: int = 0
+        self, dataset: Dataset, evaluation: EvaluationConfig, memory: int, workers: int = 0
     ) -> None:
-        check_crop(evaluation)
+        if evaluation.crop_size > evaluation.resize_size:
+            raise UserError(
+                f"The key 'evaluation.crop_size' is {evaluation.crop_size}: it must not exceed "
+                f"'evaluation.resize_size', which is {evaluation.resize_size}."
+            )
         self.dataset, self.evaluation, self.workers = dataset, evaluation, workers
-        self.keeps = len(dataset) * 3 * evaluation.crop_size**2 <= room
+        self.keeps = len(dataset) * 3 * evaluation.crop_size**2 <= memory
         self._kept: list[Tensor] = []
 
     def __len__(self) -> int:
@@ -104,7 +107,7 @@ class EvaluationImages:
         self, start: int, size: int, device: torch.device | str = "cpu"
     ) -> Iterator[Tensor]:
         """Yield the images from an index on as (B, 3, c, c) float32 batches of a size, on a device."""
-        for crops in batched(self._crops(start), size):
+        for crops in _batched(self._crops(start), size):
             yield normalize(crops.to(device))
 
     def first(self) -> Tensor:
@@ -129,3 +132,17 @@ class EvaluationImages:
             kept.append(chunk.clone())  # workers' chunks lie in shared memory
             yield kept[-1]
         self._kept = kept
+
+
+def _batched(chunks: Iterator[Tensor], size: int) -> Iterator[Tensor]:
+    """Yield (size, 3, c, c) batches of (B, 1 or 3, c, c) chunks; the last may be smaller."""
+    waiting, n_waiting = [], 0
+    for chunk in chunks:
+        waiting.append(chunk.expand(-1, 3, -1, -1))
+        n_waiting += len(chunk)
+        while n_waiting >= size:
+            joined = torch.cat(waiting)
+            yield joined[:size]
+            waiting, n_waiting = [joined[size:]], n_waiting - size
+    if n_waiting:
+        yield torch.cat(waiting)

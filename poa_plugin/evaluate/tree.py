@@ -20,7 +20,7 @@ class Node:
     """One run of a module.
 
     Attributes:
-        module: its name in the network that is walked.
+        module: its name in the deepest network of the width.
         ends: the members whose paths end here.
         children: the modules that run on this one's output.
     """
@@ -31,9 +31,9 @@ class Node:
 
 
 class PrefixTree:
-    """The members of one width, walked together through the deepest network of that width.
+    """The members of one width, run together through the deepest network of that width.
 
-    The walk goes depth-first. An output is kept only while a branch that has not begun needs it; the last
+    The traversal goes depth-first. An output is kept only while a branch that has not begun needs it; the last
     branch takes it over, and is the one that needs the most memory.
 
     Args:
@@ -57,7 +57,7 @@ class PrefixTree:
         return cls({subnet: backbone.member_path(subnet) for subnet in members})
 
     def __len__(self) -> int:
-        """Return the modules that a walk runs between stem and outputs."""
+        """Return the modules that a traversal runs between stem and outputs."""
         return sum(1 for _ in self.nodes())
 
     @property
@@ -66,14 +66,14 @@ class PrefixTree:
         return sum(len(path) for path in self.paths.values())
 
     def nodes(self) -> Iterator[Node]:
-        """Yield the nodes in the order of the walk."""
+        """Yield the nodes in the order of the traversal."""
         waiting = self.root.children[::-1]
         while waiting:
             node = waiting.pop()
             yield node
             waiting += node.children[::-1]
 
-    def walk(self, network: PlainNetwork, images: Tensor) -> Iterator[tuple[Subnet, Tensor]]:
+    def traverse(self, network: PlainNetwork, images: Tensor) -> Iterator[tuple[Subnet, Tensor]]:
         """Yield each member with its class-token features of a batch, (B, D).
 
         Args:
@@ -101,9 +101,9 @@ def deepest_network(backbone: ElasticBackbone, width: int) -> PlainNetwork:
 
 @torch.no_grad()
 def bytes_per_image(tree: PrefixTree, network: PlainNetwork, image: Tensor) -> int:
-    """Return the most memory that a walk needs at once for one image, measured on (1, C, H, W)."""
+    """Return the most memory that a traversal needs at once for one image, measured on (1, C, H, W)."""
     with PeakMemory() as memory:
-        for _ in tree.walk(network, image):
+        for _ in tree.traverse(network, image):
             pass
     return memory.peak + image.nbytes
 
@@ -121,11 +121,11 @@ def _order(root: Node) -> None:
     order = [root]
     for node in order:  # grows: parents stand before their children
         order += node.children
-    kept: dict[Node, int] = {}
+    outputs: dict[Node, int] = {}
     for node in reversed(order):
-        node.children.sort(key=lambda child: kept[child])
-        needs = [kept[child] for child in node.children]
-        kept[node] = max([*(need + 1 for need in needs[:-1]), *needs[-1:], 1])
+        node.children.sort(key=lambda child: outputs[child])
+        needs = [outputs[child] for child in node.children]
+        outputs[node] = max([*(need + 1 for need in needs[:-1]), *needs[-1:], 1])
 
 
 def _outputs(network: PlainNetwork, node: Node, x: Tensor) -> Iterator[tuple[Subnet, Tensor]]:

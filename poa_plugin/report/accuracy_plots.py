@@ -21,10 +21,11 @@ from poa_plugin.report.figures import (
     shown_name,
 )
 from poa_plugin.report.point_names import place_names
+from poa_plugin.runs.entries import OTHER, SIZES, Entry, first_k
 from poa_plugin.runs.front import evaluated, pareto_front
-from poa_plugin.runs.record import OTHER, SIZES, Entry, RunRecord, first_k
-from poa_plugin.runs.results import short
+from poa_plugin.runs.record import RunRecord
 from poa_plugin.runs.uncertainty import standard_error
+from poa_plugin.sizes import short
 
 AXES = {
     "params": "parameters",

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from poa_plugin.runs.entries import Entry
 from poa_plugin.runs.front import accuracy, most_accurate
-from poa_plugin.runs.record import Entry
 from poa_plugin.runs.uncertainty import alike, lowest_alike
 
 

@@ -1,143 +1,168 @@
-"""Rows of an evaluation: written, read, and shown as a table."""
+"""The results of a run: rows of one kind, whatever was measured."""
 
 from __future__ import annotations
 
-import csv
-import io
+import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from poa_plugin.elastic.subnet import SearchSpace
 from poa_plugin.errors import UserError, did_you_mean
-from poa_plugin.files import write_whole
-from poa_plugin.runs.uncertainty import MARK, alike, legend, plus_minus
 
 KINDS = ("trained", "untrained", "reference", "pixels")
+NOT_MEASURED_BY = ("by",)
+"""Conditions on which no value depends."""
 
 
 @dataclass(frozen=True)
-class KnnRow:
-    """Accuracy of one network at one k.
+class Row:
+    """One measured number.
 
-    `kind` is one of KINDS: the run's network, the same before training, another run's intact
-    network, or raw pixels. `top1` is in percent on `n_test` images (0 where that is not known), `flops`
-    are multiply-adds of one image. Rows of one `protocol` were measured on the same images in the same way,
-    which `data` says in words; both are empty where that is not known.
+    Attributes:
+        network: the network's name; that of its run for a reference.
+        kind: one of `KINDS`: the run's network, the same before training, another run's intact network, or
+            raw pixels.
+        branch, step: of the weights; empty and 0 where they do not matter.
+        protocol: how it was measured, such as `knn` or `latency`.
+        data: the images and their sizes, as a phrase.
+        metric: what the number is, with its parameter, such as `top1_k20` (percent) or `latency_ms`.
+        value: the number.
+        standard_error: in the unit of the value; None where it has none.
+        n: test images, 0 where that is not recorded.
+        conditions: all else that decides the value, JSON values. Rows of one `series` were measured on the
+            same images in the same way; `by` is the command.
     """
 
     network: str
     kind: str
-    k: int
-    top1: float
+    branch: str
+    step: int
+    protocol: str
+    data: str
+    metric: str
+    value: float
+    standard_error: float | None = None
+    n: int = 0
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def k(self) -> int | None:
+        """The neighbors of a k-NN accuracy; None for any other metric."""
+        match = re.fullmatch(r"top1_k(\d+)", self.metric)
+        return int(match[1]) if match else None
+
+    @property
+    def series(self) -> str:
+        """What rows share that can be compared with each other; empty where it is not recorded."""
+        return str(self.conditions.get("series", ""))
+
+    @property
+    def by(self) -> str:
+        """The command that wrote the row."""
+        return str(self.conditions.get("by", ""))
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for two measurements of the same thing, of which the later replaces the earlier."""
+        conditions = {k: v for k, v in self.conditions.items() if k not in NOT_MEASURED_BY}
+        labels = (self.network, self.kind, self.branch, self.step, self.protocol, self.metric)
+        return (*labels, conditions_name(conditions))
+
+
+@dataclass(frozen=True)
+class Network:
+    """What a network is.
+
+    Attributes:
+        network: its name, as in its rows; `aliases` are its further names.
+        width, depth: see `Subnet`; the depth is the total over stages.
+        params, flops: parameters, and multiply-adds of one image; any size is 0 where it is not recorded.
+        image_size: the side in pixels at which the multiply-adds are counted.
+        is_reference: whether it is another run's.
+    """
+
+    network: str
     width: int = 0
     depth: int = 0
     params: int = 0
     flops: int = 0
-    branch: str = ""
-    step: int = 0
-    n_test: int = 0
-    protocol: str = ""
-    data: str = ""
+    image_size: int = 0
+    aliases: tuple[str, ...] = ()
+    is_reference: bool = False
 
 
-def merge_rows(old: Sequence[KnnRow], new: Sequence[KnnRow]) -> list[KnnRow]:
-    """Return old rows with new ones in the place of those of the same network, kind and k."""
-    rows = {(row.network, row.kind, row.k): row for row in [*old, *new]}
-    return sorted(rows.values(), key=lambda r: (KINDS.index(r.kind), r.width, r.depth, r.k))
+@dataclass(frozen=True)
+class Results:
+    """Rows in the order in which they were written, and the networks that they are about."""
+
+    rows: Sequence[Row] = ()
+    networks: Sequence[Network] = ()
+
+    def select(self, **labels: Any) -> Results:
+        """Return the rows whose attributes have these values."""
+        rows = [row for row in self.rows if all(getattr(row, k) == v for k, v in labels.items())]
+        return replace(self, rows=rows)
+
+    def merged(self, rows: Iterable[Row], networks: Iterable[Network]) -> Results:
+        """Return these results with newer ones in the place of those of the same key, at the end."""
+        by_key = {row.key: row for row in self.rows}
+        for row in rows:
+            by_key.pop(row.key, None)
+            by_key[row.key] = row
+        sizes = {
+            (network.is_reference, network.network, network.image_size): network
+            for network in (*self.networks, *networks)
+        }
+        order = sorted(sizes.values(), key=lambda n: (n.is_reference, n.width, n.depth, n.params))
+        return Results(list(by_key.values()), order)
+
+    def network_of(self, row: Row) -> Network:
+        """Return what the network of a row is, at the row's image size if that is recorded."""
+        name = (row.kind == "reference", row.network)
+        sizes = [n for n in self.networks if (n.is_reference, n.network) == name]
+        size = row.conditions.get("crop_size")
+        same = [network for network in sizes if network.image_size == size]
+        return (same or sizes or [Network(row.network)])[-1]
 
 
-def write_rows(folder: Path, rows: Sequence[KnnRow]) -> None:
-    """Write `knn.json` and `knn.csv` into a folder, each whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    records = [asdict(row) for row in rows]
-    write_whole(folder / "knn.json", json.dumps(records, indent=1) + "\n")
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, list(KnnRow.__dataclass_fields__))
-    writer.writeheader()
-    writer.writerows(records)
-    write_whole(folder / "knn.csv", table.getvalue())
+def conditions_name(conditions: Mapping[str, Any]) -> str:
+    """Return a name for conditions, the same for equal ones: 16 hexadecimal digits."""
+    text = json.dumps(conditions, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def read_rows(folder: Path) -> list[KnnRow]:
-    """Read the rows that `write_rows` left in a folder; none if nothing was written yet.
+@contextmanager
+def damaged(file: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file of results is parsed into a sentence that names it."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        raise UserError(f"The results in '{file}' cannot be read: {error!r}.") from error
+
+
+def check(results: Results) -> Results:
+    """Return results that hold what they are declared to hold.
 
     Raises:
-        UserError: the file is damaged.
+        ValueError: a value is of another type, or a kind is unknown.
     """
-    file = folder / "knn.json"
-    if not file.is_file():
-        return []
-    try:
-        return [_row(record) for record in json.loads(file.read_text(encoding="utf-8"))]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"The results in '{file}' cannot be read: {error}.") from error
-
-
-def beside_untrained(rows: Sequence[KnnRow]) -> Iterator[tuple[str, KnnRow, KnnRow | None]]:
-    """Yield what a table shows: a row's label, the row, and the one before training if there is one."""
-    before = {(row.network, row.k): row for row in rows if row.kind == "untrained"}
-    for row in rows:
-        if row.kind == "trained":
-            yield row.network, row, before.get((row.network, row.k))
-        elif row.kind != "untrained":
-            yield f"{row.kind}: {row.network}", row, None
-
-
-def results_table(rows: Sequence[KnnRow]) -> str:
-    """Return a text table: one line for each network and k, trained beside untrained.
-
-    An accuracy stands with its standard error. MARK stands beside a trained network that is not
-    distinguishable from the best one at the same k.
-    """
-    best = {k: _best(rows, k) for k in {row.k for row in rows}}
-    known = any(row.n_test for row in rows)
-    wide = 10 if known else 6
-    lines = [
-        f"{'network':<22} {'params':>8} {'FLOPs':>8} {'k':>4} {'top-1':>{wide}} "
-        f"{' ' * 2 * known}{'untrained':>{max(wide, 9)}} {'gain':>6}"
-    ]
-    for name, row, start in beside_untrained(rows):
-        top1 = f"{plus_minus(row.top1, row.n_test):>{wide}} "
-        mark = f"{MARK if _like(row, best[row.k]) else '':<2}" if known else ""
-        compared = (
-            f"{plus_minus(start.top1, start.n_test):>{max(wide, 9)}} {row.top1 - start.top1:+6.1f}"
-            if start is not None
-            else ""
-        )
-        size = f"{short(row.params):>8} {short(row.flops):>8}"
-        lines.append(f"{name:<22} {size} {row.k:>4} {top1}{mark}{compared}".rstrip())
-    if known:
-        n_test = max(row.n_test for row in rows)
-        lines.append(f"{legend('the best network at its k', n_test)}")
-    return "\n".join(lines)
-
-
-def network_table(space: SearchSpace, image_size: int | None = None) -> str:
-    """Return a text table of a space: name, width, depth, parameters, FLOPs, further names."""
-    size = image_size or space.image_size
-    lines = [f"{'name':<14} {'width':>5} {'depth':>5} {'params':>8} {'FLOPs':>8}  also called"]
-    for subnet in space:
-        cost = space.cost(subnet, size)
-        aliases = ", ".join(space.aliases_of(subnet))
-        line = (
-            f"{subnet.name:<14} {subnet.width:>5} {subnet.total_depth:>5} "
-            f"{short(cost.params):>8} {short(cost.flops):>8}  {aliases}"
-        )
-        lines.append(line.rstrip())
-    lines.append(f"{len(space)} networks; FLOPs are multiply-adds of one {size} x {size} image")
-    return "\n".join(lines)
-
-
-def short(number: int) -> str:
-    """Return a count with three digits and a letter, such as 21.7M."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{letter}"
-    return str(number) if number else "-"
+    for row in results.rows:
+        if row.kind not in KINDS:
+            raise ValueError(f"unknown kind '{row.kind}'; {did_you_mean(str(row.kind), KINDS)}")
+        texts = (row.network, row.branch, row.protocol, row.data, row.metric)
+        numbers = (row.value, row.standard_error or 0)
+        _check(row.network, texts, numbers, (row.step, row.n))
+        if not isinstance(row.conditions, Mapping):
+            raise ValueError(f"the conditions of '{row.network}' are not named values")
+    for network in results.networks:
+        sizes = (network.width, network.depth, network.params, network.flops, network.image_size)
+        _check(network.network, (network.network, *network.aliases), (), sizes)
+    return results
 
 
 def is_number(value: Any) -> bool:
@@ -150,27 +175,8 @@ def is_count(value: Any) -> bool:
     return is_number(value) and 0 <= value < math.inf
 
 
-def _best(rows: Sequence[KnnRow], k: int) -> KnnRow | None:
-    """Return the trained network of the highest accuracy at a k."""
-    trained = [row for row in rows if row.kind == "trained" and row.k == k]
-    return max(trained, key=lambda row: row.top1, default=None)
-
-
-def _like(row: KnnRow, best: KnnRow | None) -> bool:
-    """Tell whether a row is another network than the best one, and not distinguishable from it."""
-    if best is None or row is best or row.kind != "trained":
-        return False
-    return alike(row.top1, best.top1, min(row.n_test, best.n_test))
-
-
-def _row(record: dict[str, Any]) -> KnnRow:
-    row = KnnRow(**record)
-    texts = (row.network, row.branch, row.protocol, row.data)
+def _check(name: Any, texts: Sequence[Any], numbers: Sequence[Any], counts: Sequence[Any]) -> None:
     if not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"the network '{row.network}' has a name that is not text")
-    if row.kind not in KINDS:
-        raise ValueError(f"unknown kind '{row.kind}'; {did_you_mean(str(row.kind), KINDS)}")
-    counts = (row.k, row.width, row.depth, row.params, row.flops, row.step, row.n_test)
-    if not is_number(row.top1) or not all(map(is_count, counts)):
-        raise ValueError(f"the row of '{row.network}' holds something that is not a number")
-    return row
+        raise ValueError(f"'{name}' has a name that is not text")
+    if not all(map(is_number, numbers)) or not all(map(is_count, counts)):
+        raise ValueError(f"'{name}' holds something that is not a number")

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from poa_plugin.config.load import default_config
+from poa_plugin.evaluate.run import EvaluationOptions, evaluate_run
+from poa_plugin.runs.entries import Series, series_of
+from poa_plugin.runs.results import Row
+from poa_plugin.runs.run import Run
 from poa_plugin.train.loop import train
 from tests.conftest import FAMILIES
 
@@ -43,3 +49,16 @@ def trained_run(root: Path, *words: str, family: str = "vit", crop: int = 8) -> 
     ]
     assert train(default_config([*FAMILIES[family], *settings, *words])).finished
     return root / "run"
+
+
+def evaluated(
+    run: Run, names: Sequence[str] = ("all",), ks: Sequence[int] = (1,), **options: Any
+) -> list[Row]:
+    """Evaluate networks as `poa eval knn` does; return their rows."""
+    settings = {"ks": ks, **options.pop("settings", {})}
+    return list(evaluate_run(run, EvaluationOptions(names, settings=settings, **options)).rows)
+
+
+def swept(run: Run, options: EvaluationOptions) -> Series:
+    """Evaluate networks as `poa sweep` does."""
+    return series_of(evaluate_run(run, options))

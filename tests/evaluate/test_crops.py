@@ -12,7 +12,7 @@ from torch import Tensor
 
 from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.evaluate.crops import evaluation_crop
-from poa_plugin.evaluate.features import evaluation_images, raw_pixels
+from poa_plugin.evaluate.evaluator import raw_pixels
 from poa_plugin.evaluate.splits import EvaluationImages
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -66,7 +66,6 @@ def test_crops_are_those_of_the_published_protocol(
         whole.transforms.pop(1)
     wanted = torch.stack([whole(pil(image)) for image in pictures.images])
     for found in (
-        torch.cat(list(evaluation_images(pictures, evaluation))),
         torch.cat(list(EvaluationImages(pictures, evaluation, 0).batches(0, 5))),
         torch.cat(list(EvaluationImages(pictures, evaluation, 10**9).batches(0, 5))),
     ):
@@ -81,4 +80,6 @@ def test_raw_pixels_are_those_of_a_pil_image(channels: int) -> None:
     shrink = T.Resize((32, 32))
     rows = [T.ToTensor()(shrink(pil(image))).expand(3, -1, -1) for image in pictures.images]
     for workers in (0, 1):
-        assert torch.equal(raw_pixels(pictures, 32, workers), torch.stack(rows).flatten(1))
+        assert torch.equal(
+            torch.cat(list(raw_pixels(pictures, 0, workers))), torch.stack(rows).flatten(1)
+        )

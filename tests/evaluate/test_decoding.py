@@ -18,7 +18,6 @@ from poa_plugin.data import ImageFolder
 from poa_plugin.errors import UserError
 from poa_plugin.evaluate.crops import evaluation_crop
 from poa_plugin.evaluate.decoding import decoded
-from poa_plugin.evaluate.features import evaluation_images, extract_features
 from poa_plugin.evaluate.splits import EvaluationImages
 from tests.conftest import Noise
 from tests.data.image_files import BAD, good, write_folder
@@ -45,15 +44,14 @@ def _two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_number_of_workers_changes_nothing() -> None:
     images = Mixed(60)
     state = torch.get_rng_state()
-    alone, beside = (list(evaluation_images(images, EVALUATION, workers)) for workers in (0, 2))
+    alone, beside = (
+        list(EvaluationImages(images, EVALUATION, 0, workers).batches(0, 10)) for workers in (0, 2)
+    )
     assert torch.equal(torch.get_rng_state(), state), "a loader drew from torch's generator"
     assert [len(x) for x in alone] == [10] * 6
     assert all(torch.equal(a, b) for a, b in zip(alone, beside, strict=True))
-    networks = {"mean": lambda x: {"x_norm_clstoken": x.mean((2, 3))}}
-    one, two = (extract_features(networks, images, EVALUATION, workers=w) for w in (0, 2))
-    assert torch.equal(one["mean"], two["mean"])
-    for room in (0, 10**6):
-        split = EvaluationImages(images, EVALUATION, room, workers=2)
+    for memory in (0, 10**6):
+        split = EvaluationImages(images, EVALUATION, memory, workers=2)
         for _ in range(2):
             assert torch.equal(torch.cat(list(split.batches(0, 7))), torch.cat(alone))
         for start in (1, 16, 41, 60):

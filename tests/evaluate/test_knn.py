@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,9 +12,11 @@ from torch import Tensor
 
 from poa_plugin.config.schema import EvaluationConfig
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate.features import evaluation_images, extract_features, raw_pixels
+from poa_plugin.evaluate.evaluator import raw_pixels
 from poa_plugin.evaluate.knn import KS, fitting_ks, knn_accuracy
-from poa_plugin.runs.results import KnnRow, merge_rows, read_rows, results_table, short, write_rows
+from poa_plugin.evaluate.splits import EvaluationImages
+from poa_plugin.registry import PROTOCOLS
+from poa_plugin.runs.uncertainty import standard_error
 
 
 def plain_knn(
@@ -147,96 +147,31 @@ class Pictures:
         return str(index)
 
 
-def test_many_networks_in_one_pass() -> None:
-    evaluation = OmegaConf.structured(EvaluationConfig(resize_size=16, crop_size=12, batch_size=2))
-    assert [len(x) for x in evaluation_images(Pictures(), evaluation)] == [2, 2, 1]
-    assert {x.shape[1:] for x in evaluation_images(Pictures(), evaluation)} == {(3, 12, 12)}
-    networks = {
-        "mean": lambda x: {"x_norm_clstoken": x.mean((2, 3))},
-        "corner": lambda x: {"x_norm_clstoken": x[:, :, 0, 0].half()},
-    }
-    both = extract_features(networks, Pictures(), evaluation)
-    assert {key: (x.shape, x.dtype) for key, x in both.items()} == dict.fromkeys(
-        ("mean", "corner"), ((5, 3), torch.float32)
-    )
-    for name, network in networks.items():
-        alone = extract_features({name: network}, Pictures(), evaluation)[name]
-        assert torch.equal(both[name], alone)
-
-
 def test_a_crop_larger_than_the_image_is_refused() -> None:
     evaluation = OmegaConf.structured(EvaluationConfig(resize_size=12, crop_size=16))
     with pytest.raises(UserError, match=r"crop_size' is 16: it must not exceed"):
-        next(evaluation_images(Pictures(), evaluation))
+        EvaluationImages(Pictures(), evaluation, 0)
 
 
 def test_raw_pixels_of_gray_and_color_images() -> None:
-    pixels = raw_pixels(Pictures(), 8)
-    assert pixels.shape == (5, 3 * 64)
+    pixels = torch.cat(list(raw_pixels(Pictures())))
+    assert pixels.shape == (5, 3 * 32**2)
     assert 0 <= pixels.min() < pixels.max() <= 1
-    planes = pixels.unflatten(1, (3, 64))
+    planes = pixels.unflatten(1, (3, 32**2))
     gray = [torch.equal(image[0], image[1]) for image in planes]
     assert gray == [True, False, True, False, True]
 
 
-def row(network: str, kind: str = "trained", top1: float = 50.0, k: int = 20) -> KnnRow:
-    return KnnRow(network, kind, k, top1, width=48, depth=2, params=1_230_000, flops=45_600_000)
-
-
-def test_rows_are_merged_written_and_read(tmp_path: Path) -> None:
-    assert read_rows(tmp_path) == []
-    old = [row("w48_d2"), row("w48_d2", k=10), row("raw", "pixels")]
-    merged = merge_rows(old, [row("w48_d2", top1=60.0), row("w48_d2", "untrained", 40.0)])
-    write_rows(tmp_path, merged)
-    assert read_rows(tmp_path) == merged
-    found = {(r.network, r.kind, r.k): r.top1 for r in merged}
-    assert found["w48_d2", "trained", 20] == 60.0
-    assert len(merged) == 4
-    assert (tmp_path / "knn.csv").read_text().count("\n") == 5
-    assert not list(tmp_path.glob("*.partial"))
-    written = (tmp_path / "knn.json").read_text()
-    for damaged, said in [
-        ("[{]", "cannot be read"),
-        (written.replace('"pixels"', '"pixel"'), "unknown kind 'pixel'; did you mean 'pixels'"),
-        (written.replace("60.0", '"60"'), "'w48_d2' holds something that is not a number"),
-    ]:
-        (tmp_path / "knn.json").write_text(damaged)
-        with pytest.raises(UserError, match=said):
-            read_rows(tmp_path)
-
-
-def test_the_table_sets_trained_beside_untrained() -> None:
-    table = results_table([row("w48_d2", top1=60.0), row("w48_d2", "untrained", 40.0)])
-    [head, line] = table.splitlines()
-    assert head.split()[:3] == ["network", "params", "FLOPs"]
-    assert line.split() == ["w48_d2", "1.23M", "45.6M", "20", "60.0", "40.0", "+20.0"]
-
-
-def test_the_table_shows_uncertainty() -> None:
-    rows = [
-        replace(row(name, kind, top1), n_test=600)
-        for name, kind, top1 in (
-            ("w48_d2", "trained", 60.0),
-            ("w48_d2", "untrained", 40.0),
-            ("w64_d2", "trained", 70.0),
-            ("w80_d2", "trained", 72.0),
-        )
-    ]
-    _, first, second, third, note = results_table([*rows, row("raw", "pixels", 70.0)]).splitlines()[
-        :5
-    ]
-    assert first.split()[4:] == ["60.0", "±2.0", "40.0", "±2.0", "+20.0"]
-    assert second.split()[4:] == ["70.0", "±1.9", "≈"]
-    assert third.split()[4:] == ["72.0", "±1.8"]
-    assert note.split()[0] == "pixels:"
-    said = results_table(rows).splitlines()[-1]
-    assert said.startswith(
-        "± is one standard error on 600 test images; ≈ is not distinguishable from"
+def test_the_protocol_is_built_by_its_name_and_scores_features() -> None:
+    protocol = PROTOCOLS.get("knn")(Pictures(), Pictures(), ks=[3, 1, 3], temperature=0.1)
+    assert (protocol.name, protocol.metrics) == ("knn", ["top1_k3", "top1_k1"])
+    assert protocol.conditions == {"temperature": 0.1}
+    scores = protocol(
+        torch.randn(5, 4).half(), torch.randn(5, 4).half(), torch.device("cpu"), 10**6
     )
-
-
-@pytest.mark.parametrize(
-    ("number", "wanted"), [(21_674_880, "21.7M"), (4_607_954_304, "4.61G"), (512, "512"), (0, "-")]
-)
-def test_short_numbers(number: int, wanted: str) -> None:
-    assert short(number) == wanted
+    assert set(scores) == set(protocol.metrics)
+    assert scores["top1_k1"] == (100.0, standard_error(100.0, 5))
+    with pytest.raises(UserError, match="k must be between 1 and the 5 training samples"):
+        PROTOCOLS.get("knn")(Pictures(), Pictures(), ks=[6])
+    with pytest.raises(UserError, match="Unknown evaluation protocol 'nkn': did you mean 'knn'"):
+        PROTOCOLS.get("nkn")

@@ -16,18 +16,17 @@ from poa_plugin.cli import main
 from poa_plugin.config.schema import Config
 from poa_plugin.demo import DINOV2_WORDS
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
-from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
+from poa_plugin.evaluate.run import EvaluationOptions
 from poa_plugin.extraction.write import write_networks
-from poa_plugin.pick.choice import sweep_of
-from poa_plugin.runs.results import read_rows
+from poa_plugin.pick.choice import series_to_pick_from
+from poa_plugin.runs.results_file import add_results, read_results
 from poa_plugin.runs.run import open_run
-from poa_plugin.runs.sweep_results import NetworkResult, read_sweep, write_sweep
 from poa_plugin.runs.trained import trained_networks
 from poa_plugin.ssl import trains_elastic_student
-from tests.evaluate.small_runs import trained_run
+from tests.evaluate.small_runs import swept, trained_run
 
 REASON = "The run has no elastic student, so that only its intact network, w48_d4, was trained"
-OPTIONS = SweepOptions(ks=(1,), latency=False)
+OPTIONS = EvaluationOptions(settings={"ks": (1,)}, is_sweep=True)
 
 
 @pytest.fixture(scope="module")
@@ -56,11 +55,11 @@ def test_commands_on_a_run_without_an_elastic_student(
     assert main(["sweep", run, "--k", "1", "--no-latency"]) == 0
     captured = capsys.readouterr()
     assert f"WARNING: {REASON}: w24_d2, w24_d3, w24_d4, ... were never trained." in captured.err
-    assert "1 networks: 4 modules" in captured.out
-    assert [own.network for own in read_sweep(tmp_path / "run/eval").networks] == ["w48_d4"]
+    assert "1 network: 4 modules" in captured.out
+    assert {row.network for row in read_results(tmp_path / "run/eval").rows} == {"w48_d4"}
     assert main(["eval", "knn", run, "--k", "1", "--untrained"]) == 0
     assert REASON in capsys.readouterr().err
-    assert {row.network for row in read_rows(tmp_path / "run/eval")} == {"w48_d4"}
+    assert {row.network for row in read_results(tmp_path / "run/eval").rows} == {"w48_d4"}
     assert main(["eval", "knn", run, "--k", "1", "--network", "w24_d2"]) == 0
     assert f"{REASON}: w24_d2 was never trained." in capsys.readouterr().err
     assert main(["eval", "knn", run, "--k", "1", "--network", "intact"]) == 0
@@ -76,11 +75,11 @@ def test_a_former_sweep_of_untrained_networks_is_not_picked_from(
     dinov2: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = shutil.copytree(dinov2, tmp_path / "run")
-    found = sweep_run(open_run(run), OPTIONS)
-    tiny = NetworkResult("w24_d2", ("smallest",), 24, 2, 100, 1000, None, {1: 100.0})
-    write_sweep(run / "eval", replace(found, networks=[tiny, *found.networks]))
+    swept(open_run(run), OPTIONS)
+    [row] = read_results(run / "eval").rows
+    add_results(run / "eval", [replace(row, network="w24_d2", value=100.0)], [])
     capsys.readouterr()
-    assert [own.network for own in sweep_of(run).networks] == ["w48_d4"]
+    assert [entry.network for entry in series_to_pick_from(run).networks] == ["w48_d4"]
     assert f"{REASON}: w24_d2 was never trained." in capsys.readouterr().err
 
 
@@ -90,7 +89,7 @@ def test_an_imported_network_of_one_size(
 ) -> None:
     """Of weights that were not trained here it is only known what the format tells."""
     run = shutil.copytree(trained_like(dinov2, tmp_path, fmt), tmp_path / "imported")
-    found = sweep_run(open_run(run), replace(OPTIONS, widths=[24]))
+    found = swept(open_run(run), replace(OPTIONS, widths=[24]))
     assert len(found.networks) == 3
     said = capsys.readouterr().err
     doubt = (

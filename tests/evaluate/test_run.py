@@ -1,4 +1,4 @@
-"""`evaluate_knn`: what it holds at once, what it writes when, and what it finds out before it starts."""
+"""A run evaluated: what is written when, and what is checked before it starts."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ import torch
 
 from poa_plugin.cli import main
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate import run as evaluate_run
-from poa_plugin.evaluate import sweep as evaluate_sweep
-from poa_plugin.evaluate.run import evaluate_knn
+from poa_plugin.evaluate import evaluator, knn
+from poa_plugin.evaluate.run import EvaluationOptions
 from poa_plugin.evaluate.splits import EvaluationImages, with_data
-from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
-from poa_plugin.runs.results import read_rows, write_rows
+from poa_plugin.runs.entries import entries_of
+from poa_plugin.runs.results import Row
+from poa_plugin.runs.results_file import read_results
 from poa_plugin.runs.run import Run, open_run
+from poa_plugin.runs.uncertainty import standard_error
 from tests.command_checks import as_another_user, fails, open_folder, tree
-from tests.evaluate.small_runs import N_TEST, N_TRAIN, trained_run, write_pictures
+from tests.evaluate.small_runs import N_TEST, evaluated, swept, trained_run, write_pictures
 
 
 @pytest.fixture(scope="module")
@@ -36,38 +37,26 @@ def run(trained: Path, tmp_path: Path) -> Run:
     return open_run(shutil.copytree(trained, tmp_path / "run"))
 
 
-def test_memory_bounds_the_networks_of_one_pass(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    groups: list[int] = []
-    decoded: list[int] = []
-    features_of, crops = evaluate_run.features_of, EvaluationImages._crops
-
-    def noted(networks: dict, *rest: object) -> dict:
-        groups.append(len(networks))
-        return features_of(networks, *rest)
+def test_images_are_decoded_once_for_all_that_is_evaluated(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bool] = []
+    crops = EvaluationImages._crops
 
     def counted(self: EvaluationImages, start: int) -> object:
         decoded.append(not self._kept)
         return crops(self, start)
 
-    monkeypatch.setattr(evaluate_run, "features_of", noted)
     monkeypatch.setattr(EvaluationImages, "_crops", counted)
-    names = ["w24_d2", "w24_d3", "w32_d2", "w32_d3"]
-    rows = evaluate_knn(run, names, ks=[1])
-    assert (groups, decoded) == ([4, 4], [1, 1])
-    two = 2 * 4 * 2 * (run.space.cost(run.space["w32_d3"]).params + 32 * 20)
-    for memory, sizes, decodes_once in ((1, [1] * 8, False), (two, [3, 3, 1, 1], True)):
-        groups.clear()
-        decoded.clear()
-        assert evaluate_knn(run, names, ks=[1], memory=memory) == rows
-        assert groups == sizes
-        assert (sum(decoded) == 2) is decodes_once
+    evaluated(run, ["w24_d2", "w32_d2"], untrained=True, reference=run)
+    assert (sum(decoded), len(decoded)) == (2, 2 * 5), "two widths, twice, and the intact network"
 
 
 def test_rows_are_written_as_they_are_finished(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     class BrokenOffError(Exception):
         pass
 
-    real, calls = evaluate_run.knn_accuracy, []
+    real, calls = knn.knn_accuracy, []
 
     def breaks(*arguments: object, **rest: object) -> dict:
         calls.append(1)
@@ -75,74 +64,95 @@ def test_rows_are_written_as_they_are_finished(run: Run, monkeypatch: pytest.Mon
             raise BrokenOffError
         return real(*arguments, **rest)
 
-    monkeypatch.setattr(evaluate_run, "knn_accuracy", breaks)
+    monkeypatch.setattr(knn, "knn_accuracy", breaks)
     with pytest.raises(BrokenOffError):
-        evaluate_knn(run, ks=[1, 3])
-    rows = read_rows(run.folder / "eval")
+        evaluated(run, ks=[1, 3])
+    rows = read_results(run.folder / "eval").rows
     assert {row.network for row in rows} == {"w24_d2", "w24_d3", "w24_d4"}
-    assert {row.n_test for row in rows} == {2 * N_TEST}
+    assert {row.n for row in rows} == {2 * N_TEST}
+    calls[:] = [1] * 4
+    assert len(evaluated(run, ks=[1, 3])) == 2 * 12
+    assert len(calls) == 4 + 9, "what was finished is not evaluated again"
 
 
 def test_the_test_images_are_counted_in_every_row(run: Run) -> None:
-    rows = evaluate_knn(run, ["intact"], untrained=True, pixels=True, reference=run)
+    rows = evaluated(run, ["intact"], ks=None, untrained=True, pixels=True, reference=run)
     assert {row.kind for row in rows} == {"trained", "untrained", "reference", "pixels"}
-    assert {row.n_test for row in rows} == {2 * N_TEST}
+    assert {row.n for row in rows} == {2 * N_TEST}
     assert {row.k for row in rows} == {10}, "of 10, 20, 100 and 200 that fits 12 training images"
+    assert all(row.standard_error == standard_error(row.value, row.n) for row in rows)
 
 
 def test_ks_that_fit_are_the_default(run: Run, tmp_path: Path) -> None:
-    assert sweep_run(run, SweepOptions([24], latency=False)).ks == [10]
+    assert swept(run, EvaluationOptions(widths=[24], is_sweep=True)).ks == [10]
     shutil.copytree(run.config.data.path, tmp_path / "few")
     for file in sorted((tmp_path / "few/train").rglob("*.png"))[2:-2]:
         file.unlink()
     few = with_data(run, [str(tmp_path / "few")])
-    assert {row.k for row in evaluate_knn(few, ["intact"])} == {4}
-    assert sweep_run(few, SweepOptions([24], latency=False)).ks == [4]
+    assert {row.k for row in evaluated(few, ["intact"], ks=None)} == {4}
+    assert swept(few, EvaluationOptions(widths=[24], is_sweep=True)).ks == [4]
     with pytest.raises(UserError, match="k must be between 1 and the 4 training samples"):
-        evaluate_knn(few, ["intact"], ks=[10])
+        evaluated(few, ["intact"], ks=[10])
 
 
-def test_rows_of_other_images_and_temperatures_are_kept_apart(
-    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_rows_of_other_images_and_temperatures_stand_beside_each_other(
+    run: Run, tmp_path: Path
 ) -> None:
     eval_ = run.folder / "eval"
-    first = evaluate_knn(run, ["intact"], ks=[1, 3])
+    first = evaluated(run, ["intact"], ks=[1, 3])
     other = with_data(run, [str(write_pictures(tmp_path / "other", seed=1))])
-    second = evaluate_knn(other, ["smallest"], ks=[1], own_data=False)
-    assert read_rows(eval_) == second
-    third = evaluate_knn(run, ["smallest"], ks=[1])
-    assert read_rows(eval_) == [*third, *first]
-    evaluate_knn(run, ["smallest"], ks=[1], temperature=1.0)
-    assert len(read_rows(eval_)) == 1
-    assert len(list((eval_ / "knn").glob("*/knn.json"))) == 3
-    shutil.rmtree(eval_ / "knn")
-    write_rows(eval_, first)
-    assert len(evaluate_knn(run, ["smallest"], ks=[1])) == 1
-    assert len(read_rows(eval_)) == 3, "a former version's rows are of the run's images"
-    shutil.rmtree(eval_ / "knn")
-    write_rows(eval_, first)
-    evaluate_knn(other, ["smallest"], ks=[1], own_data=False)
-    assert len(read_rows(eval_)) == 1
-    assert read_rows(eval_ / "knn/former") == first
-    assert "The rows of other images stay in" in capsys.readouterr().out
+    second = evaluated(other, ["smallest"], own_data=False)
+    third = evaluated(run, ["smallest"])
+    fourth = evaluated(run, ["smallest"], settings={"temperature": 1.0})
+    assert read_results(eval_).rows == [*first, *second, *third, *fourth]
+    assert len({row.series for row in read_results(eval_).rows}) == 3
+    labels = [entry.label for entry in entries_of(read_results(eval_))]
+    assert labels == [
+        "w24_d2",
+        "w48_d4 (image_folder images, 8 of 8 pixels, temperature 0.07)",
+        "w24_d2 (image_folder other, 8 of 8 pixels, temperature 0.07)",
+        "w24_d2 (image_folder images, 8 of 8 pixels, temperature 0.07)",
+    ]
 
 
-def test_rows_of_branches_and_steps_are_kept_apart(run: Run) -> None:
-    """Rows of one file are of one branch and step; what networks are compared with stays with them."""
+@pytest.mark.parametrize("own_data", [True, False])
+def test_rows_of_a_version_that_recorded_no_images_are_adopted(run: Run, own_data: bool) -> None:
+    """They are of the run's images; what is evaluated on others is not compared with them."""
+    sizes = {"width": 48, "depth": 4, "params": 1, "flops": 1}
+    former = {"network": "w48_d4", "kind": "trained", "k": 1, "top1": 10.0, **sizes}
+    state = [{"branch": "teacher", "step": 1}, {"branch": "student", "step": 1}]
+    (run.folder / "eval").mkdir()
+    (run.folder / "eval/knn.json").write_text(json.dumps([former | each for each in state]))
+    evaluated(run, ["smallest"], own_data=own_data)
+    kinds = {(e.label, e.kind) for e in entries_of(read_results(run.folder / "eval"))}
+    assert kinds == {
+        ("w24_d2", "trained"),
+        ("w48_d4", "trained") if own_data else ("w48_d4 (other images)", "other"),
+        ("w48_d4 (student, step 1)", "other")
+        if own_data
+        else ("w48_d4 (other images; student, step 1)", "other"),
+    }
+
+
+def test_rows_of_branches_and_steps_stand_beside_each_other(run: Run) -> None:
+    """A student's rows never replace the teacher's; those of the newest step are compared."""
     eval_ = run.folder / "eval"
-    first = evaluate_knn(run, ["intact"], ks=[1], untrained=True, pixels=True)
-    student = evaluate_knn(run, ["smallest"], branch="student", ks=[1])
-    found = read_rows(eval_)
-    assert [row for row in found if row.kind == "trained"] == student
-    assert {row.kind for row in found} == {"trained", "untrained", "pixels"}
-    again = evaluate_knn(run, ["smallest"], ks=[1])
-    assert {row.branch for row in read_rows(eval_) if row.kind == "trained"} == {"teacher"}
-    assert sorted(read_rows(eval_), key=repr) == sorted([*first, *again], key=repr)
+    first = evaluated(run, ["intact"], untrained=True, pixels=True)
+    student = evaluated(run, ["intact"], branch="student")
+    assert read_results(eval_).rows == [*first, *student]
+    entries = entries_of(read_results(eval_))
+    assert [(entry.label, entry.kind) for entry in entries] == [
+        ("w48_d4", "trained"),
+        ("pixels: raw", "pixels"),
+        ("w48_d4 (student, step 1)", "other"),
+    ]
+    assert entries[0].before
     longer = shutil.copytree(run.checkpoint, run.checkpoint.with_name("2"))
     later = replace(run, checkpoint=longer)  # as if it had been trained on
-    evaluate_knn(later, ["w24_d3"], ks=[1])
-    assert {row.step for row in read_rows(eval_) if row.kind == "trained"} == {2}
-    assert {row.data for row in read_rows(eval_)} == {
+    evaluated(later, ["w24_d3"])
+    entries = entries_of(read_results(eval_))
+    assert [entry.label for entry in entries if entry.kind == "trained"] == ["w24_d3"]
+    assert {row.data for row in read_results(eval_).rows} == {
         "image_folder images, 8 of 8 pixels, temperature 0.07"
     }
 
@@ -152,32 +162,15 @@ def test_a_reference_is_looked_at_before_anything_runs(
 ) -> None:
     other = open_run(trained_run(tmp_path / "other", "student.vit.patch_size=16", crop=48))
     monkeypatch.chdir(run.folder)
-    rows = evaluate_knn(run, ["intact"], ks=[1], reference=open_run("."))
+    rows = evaluated(run, ["intact"], reference=open_run("."))
     assert [row.network for row in rows] == ["w48_d4", "run"]
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("an evaluation has begun")
 
-    monkeypatch.setattr(evaluate_run, "features_of", refuse)
+    monkeypatch.setattr(evaluator, "bytes_per_image", refuse)
     with pytest.raises(UserError, match="8"):
-        evaluate_knn(run, ["intact"], ks=[1], reference=other)
-
-
-def test_a_former_file_of_two_branches_is_set_aside(
-    run: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    eval_ = run.folder / "eval"
-    former = [
-        replace(row, protocol="", data="")
-        for branch, name in (("teacher", "smallest"), ("student", "intact"))
-        for row in evaluate_knn(run, [name], branch=branch, ks=[1])
-    ]
-    shutil.rmtree(eval_ / "knn")
-    write_rows(eval_, former)
-    evaluate_knn(run, ["w24_d3"], ks=[1])
-    assert {row.network for row in read_rows(eval_)} == {"w24_d2", "w24_d3"}
-    assert read_rows(eval_ / "knn/former") == former
-    assert "The rows of other branches or steps stay in" in capsys.readouterr().out
+        evaluated(run, ["intact"], reference=other)
 
 
 def test_the_results_of_a_run_that_may_only_be_read(
@@ -201,12 +194,12 @@ def test_the_results_of_a_run_that_may_only_be_read(
             at = ["--results", str(mine / "results")]
             assert main(["pick", str(run), *at, "--to", str(mine / "picked")]) == 0
             said = fails(capsys, "pick", str(run), "--results", str(folder / "images"))
-            assert f"There is no sweep in '{folder / 'images'}'" in said
+            assert f"There are no results of networks in '{folder / 'images'}'" in said
         to = ["--to", str(mine / "page.html")]
         assert "--results is of one" in fails(capsys, "report", str(run), str(trained), *at, *to)
         assert main(["report", str(run), *at, *to]) == 0
         assert tree(run) == before
-        assert read_rows(mine / "results")
+        assert read_results(mine / "results").rows
         [result] = json.loads((mine / "picked/config.json").read_text())["poa"]["results"]
         assert result["data"] == "image_folder images, 8 of 8 pixels, temperature 0.07"
         assert "w24_d2" in (mine / "page.html").read_text()
@@ -227,7 +220,7 @@ def _file_in_the_place_of_the_folder(eval_: Path) -> None:
 
 
 def _folder_in_the_place_of_a_file(eval_: Path) -> None:
-    for name in ("knn.json", "sweep.json"):
+    for name in ("results.json", "knn.json"):
         (eval_ / name).mkdir(parents=True)
 
 
@@ -237,7 +230,7 @@ def _link_to_nowhere(eval_: Path) -> None:
 
 def _damaged(eval_: Path) -> None:
     eval_.mkdir()
-    for name in ("knn.json", "sweep.json"):
+    for name in ("results.json", "knn.json"):
         (eval_ / name).write_text("{")
 
 
@@ -254,8 +247,7 @@ def test_results_that_cannot_be_written_are_a_sentence_before_anything_runs(
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("an evaluation has begun")
 
-    monkeypatch.setattr(evaluate_run, "features_of", refuse)
-    monkeypatch.setattr(evaluate_sweep, "bytes_per_image", refuse)
+    monkeypatch.setattr(evaluator, "bytes_per_image", refuse)
     spoil(run.folder / "eval")
     for command in (["eval", "knn"], ["sweep"]):
         assert main([*command, str(run.folder), "--k", "1"]) == 2
@@ -270,7 +262,7 @@ def test_a_run_of_somebody_else(run: Run, tmp_path: Path) -> None:
     run.folder.chmod(0o555)
     try:
         with pytest.raises(UserError, match=r"you may not write there.*Nothing was evaluated"):
-            evaluate_knn(run, ks=[1])
+            evaluated(run)
     finally:
         run.folder.chmod(0o755)
 
@@ -280,7 +272,7 @@ def test_links_to_a_run_are_a_run(run: Run, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     for name in ("config.yaml", "ckpt"):
         (tmp_path / "mine" / name).symlink_to(run.folder / name)
-    assert evaluate_knn(open_run(tmp_path / "mine"), ["intact"], ks=[1])
+    assert evaluated(open_run(tmp_path / "mine"), ["intact"])
     assert not (run.folder / "eval").exists()
 
 
@@ -331,10 +323,9 @@ def test_a_path_with_an_equals_sign(run: Run, tmp_path: Path, word: str) -> None
 
 
 def test_a_thread_that_is_not_the_main_one_may_evaluate(run: Run) -> None:
-    rows: list[object] = []
-    thread = threading.Thread(target=lambda: rows.extend(evaluate_knn(run, ["intact"], ks=[1])))
+    rows: list[Row] = []
+    thread = threading.Thread(target=lambda: rows.extend(evaluated(run, ["intact"])))
     thread.start()
     thread.join()
     assert len(rows) == 1
-    assert replace(rows[0], top1=0.0).n_test == 2 * N_TEST
-    assert N_TRAIN > 1
+    assert rows[0].n == 2 * N_TEST

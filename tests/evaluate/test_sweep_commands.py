@@ -55,15 +55,18 @@ def test_from_a_run_to_a_network(
     printed = says(capsys, "sweep", str(run), "--eval", "knn", "--k", "1", "3", "--threads", "1")
     assert "4 networks: 4 modules run for each image in place of 6 (0.67)." in printed
     assert "of 4 networks; * no network with as few parameters is as accurate at k = 3" in printed
-    for name in ("sweep.csv", "sweep.json", "sweep_pareto.png", "sweep_map.png"):
+    for name in ("results.csv", "results.json", "sweep_pareto.png", "sweep_map.png"):
         assert str(run / "eval" / name) in printed
         assert (run / "eval" / name).is_file()
-    with (run / "eval/sweep.csv").open(newline="") as file:
+    with (run / "eval/results.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == ["w32_d1", "w32_d2", "w48_d1", "w48_d2"]
-    assert all(float(row["latency_ms"]) > 0 and 0 <= float(row["top1_k3"]) <= 100 for row in rows)
+    for metric, most in (("latency_ms", 1e4), ("top1_k3", 100)):
+        values = {row["network"]: float(row["value"]) for row in rows if row["metric"] == metric}
+        assert set(values) == {"w32_d1", "w32_d2", "w48_d1", "w48_d2"}
+        assert all(0 <= value <= most for value in values.values())
+    [size] = {row["params"] for row in rows if row["network"] == "w32_d1"}
 
-    words = ("--max-params", rows[0]["params"], "--max-flops", "1e9")
+    words = ("--max-params", size, "--max-flops", "1e9")
     printed = says(capsys, "pick", str(run), *words, "--k", "1", "--to", str(tmp_path / "picked"))
     assert printed.startswith("w32_d1 (smallest): 16.5k parameters, 1.2M FLOPs, ")
     assert f"Wrote it to '{tmp_path / 'picked'}'." in printed
@@ -82,6 +85,7 @@ def test_a_run_that_was_trained_on_since_its_sweep(
     capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path
 ) -> None:
     other = shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(other / "eval", ignore_errors=True)
     argv = ("sweep", str(other), "--widths", "32", "--k", "1", "--threads", "1", "--no-latency")
     says(capsys, *argv, "--branch", "student")
     limit = ("--max-params", "1M")
@@ -107,14 +111,16 @@ def test_a_sweep_of_other_weights_or_of_unknown_ones(
     other = shutil.copytree(run, tmp_path / "run")
     shutil.rmtree(other / "eval", ignore_errors=True)
     says(capsys, "sweep", str(other), "--k", "1", "--threads", "1", "--no-latency")
-    file = other / "eval/sweep.json"
-    sweep = json.loads(file.read_text())
+    file = other / "eval/results.json"
+    results = json.loads(file.read_text())
+    [conditions] = results["conditions"].values()
     picked = ("pick", str(other), "--to", str(tmp_path / "picked"))
-    sweep["conditions"]["weights"] = "0" * 64
-    file.write_text(json.dumps(sweep))
+    conditions["weights"] = "0" * 64
+    file.write_text(json.dumps(results))
     assert "is of other weights than those of" in fails(capsys, *picked)
-    del sweep["conditions"]["step"]
-    file.write_text(json.dumps(sweep))
+    for row in results["rows"]:
+        row |= {"branch": "", "step": 0}
+    file.write_text(json.dumps(results))
     assert "does not say of which step and branch it is" in fails(capsys, *picked)
     assert not (tmp_path / "picked").exists()
 
@@ -132,7 +138,7 @@ def test_wrong_words(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Pa
         Image.effect_noise((40, 40), 9).save(tmp_path / "flat" / split / "x.png")
     argv = ("sweep", str(run), "--k", "1", "--data", str(tmp_path / "flat"))
     assert "'image_folder' has no labels" in fails(capsys, *argv)
-    assert "sweep.json' cannot be read" in _damaged(capsys, run, tmp_path)
+    assert "results.json' cannot be read" in _damaged(capsys, run, tmp_path)
     assert "is not the output folder of a run" in fails(
         capsys, "pick", str(tmp_path), "--max-params", "1M"
     )
@@ -141,5 +147,5 @@ def test_wrong_words(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Pa
 def _damaged(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> str:
     other = shutil.copytree(run, tmp_path / "damaged")
     (other / "eval").mkdir(exist_ok=True)
-    (other / "eval/sweep.json").write_text("{")
+    (other / "eval/results.json").write_text("{")
     return fails(capsys, "pick", str(other), "--max-params", "1M")

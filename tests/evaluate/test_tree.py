@@ -27,7 +27,7 @@ def test_features_equal_single_evaluations(backbone: ElasticBackbone) -> None:
     with torch.no_grad():
         for width in backbone.space.widths:
             tree = PrefixTree.of(backbone, members(backbone, width))
-            for subnet, features in tree.walk(deepest_network(backbone, width), images):
+            for subnet, features in tree.traverse(deepest_network(backbone, width), images):
                 alone = extract(backbone, subnet)(images)["x_norm_clstoken"]
                 elastic = backbone(images, subnet)["x_norm_clstoken"]
                 assert torch.allclose(features, alone, atol=1e-5)
@@ -41,7 +41,7 @@ def test_each_node_runs_once(backbone: ElasticBackbone, monkeypatch: pytest.Monk
     calls: list[str] = []
     step = network.step
     monkeypatch.setattr(network, "step", lambda x, name: calls.append(name) or step(x, name))
-    assert len(list(tree.walk(network, torch.zeros(1, 3, 48, 48)))) == 3
+    assert len(list(tree.traverse(network, torch.zeros(1, 3, 48, 48)))) == 3
     # depths 2, 3 and 4 of 4 blocks keep (0, 3), (0, 1, 3) and (0, 1, 2, 3)
     assert Counter(calls) == {"blocks.0": 1, "blocks.1": 1, "blocks.2": 1, "blocks.3": 3}
     assert calls == [node.module for node in tree.nodes()]
@@ -73,7 +73,7 @@ class Chain:
 def walked(paths: dict[str, str], network: Any) -> dict[str, int]:
     subnets = {Subnet(1, i): list(path) for i, path in enumerate(paths.values())}
     names = list(paths)
-    found = PrefixTree(subnets).walk(network, torch.zeros(1))
+    found = PrefixTree(subnets).traverse(network, torch.zeros(1))
     return {names[subnet.depth]: int(features) for subnet, features in found}
 
 

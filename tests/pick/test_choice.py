@@ -14,21 +14,21 @@ from poa_plugin.errors import UserError
 from poa_plugin.pick.choice import Limits, pick
 from poa_plugin.pick.explanation import describe, explain
 from poa_plugin.report.sweep_plots import plot_map, plot_pareto, plot_sweep
-from poa_plugin.report.sweep_table import sweep_table
-from poa_plugin.runs.front import shown_k
-from poa_plugin.runs.sweep_results import NetworkResult, Sweep
+from poa_plugin.report.tables import sweep_table
+from poa_plugin.runs.entries import Entry, Series
 from poa_plugin.sizes import parse_bytes, parse_milliseconds, parse_size
 
 
-def network(name: str, params: int, flops: int, ms: float | None, top1: float) -> NetworkResult:
-    return NetworkResult(name, (), 8, 2, params, flops, ms, {5: 90 - top1, 20: top1})
+def network(name: str, params: int, flops: int, ms: float | None, top1: float) -> Entry:
+    sizes = {"width": 8, "depth": 2, "params": params, "flops": flops, "latency_ms": ms}
+    return Entry(name, **sizes, top1={5: 90 - top1, 20: top1})
 
 
 SMALL = network("small", 100, 9000, 1.0, 50.0)
 SLOW = network("slow", 200, 5000, 9.0, 70.0)
 TWIN = network("twin", 300, 4000, 2.0, 70.0)
 LARGE = network("large", 900, 90_000, 8.0, 80.0)
-SWEEP = Sweep({}, [SMALL, SLOW, TWIN, LARGE])
+SWEEP = Series([SMALL, SLOW, TWIN, LARGE])
 
 
 @pytest.mark.parametrize(
@@ -44,7 +44,7 @@ SWEEP = Sweep({}, [SMALL, SLOW, TWIN, LARGE])
         (Limits(), None, LARGE),
     ],
 )
-def test_the_most_accurate_that_fits(limits: Limits, k: int | None, wanted: NetworkResult) -> None:
+def test_the_most_accurate_that_fits(limits: Limits, k: int | None, wanted: Entry) -> None:
     assert pick(SWEEP, limits, k) == wanted
 
 
@@ -59,12 +59,12 @@ def test_what_is_wrong_is_said() -> None:
         pick(SWEEP, Limits(flops=3000))
     with pytest.raises(UserError, match="no accuracies for k = 7: it has k = 5, 20"):
         pick(SWEEP, Limits(params=900), k=7)
-    unmeasured = Sweep({}, [SMALL, replace(LARGE, latency_ms=None)])
+    unmeasured = Series([SMALL, replace(LARGE, latency_ms=None)])
     with pytest.raises(UserError, match="The latency of 1 of 2 networks was not measured: run"):
         pick(unmeasured, Limits(latency_ms=5))
     assert pick(unmeasured, Limits(params=900)).network == "large"
     with pytest.raises(UserError, match="holds no accuracies"):
-        pick(Sweep({}, []), Limits(params=900))
+        pick(Series(), Limits(params=900))
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,14 @@ def test_milliseconds() -> None:
     assert Limits.parse("1k", None, "3") == Limits(params=1000, latency_ms=3.0)
 
 
-EVEN = Sweep({"n_test": 600}, [replace(own, top1={20: own.top1[20]}) for own in SWEEP.networks])
+N = {20: 600}
+EVEN = Series([replace(e, top1={20: e.top1[20]}, n_test=N) for e in SWEEP.networks])
 
 
 def test_what_cannot_be_told_from_the_picked_one_is_said() -> None:
     assert explain(EVEN, Limits(params=500), SLOW, 20).startswith("slow: 200 parameters")
-    near = replace(SMALL, network="near", params=120, top1={20: 77.0})
-    nearer = replace(SMALL, network="nearer", params=850, top1={20: 79.0})
+    near = replace(SMALL, network="near", params=120, top1={20: 77.0}, n_test=N)
+    nearer = replace(SMALL, network="nearer", params=850, top1={20: 79.0}, n_test=N)
     sweep = replace(EVEN, networks=[*EVEN.networks, near, nearer])
     said = explain(sweep, Limits(), pick(sweep, Limits()))
     assert said == (
@@ -178,7 +179,7 @@ def test_an_unknown_number_of_test_images_claims_nothing() -> None:
 def test_an_unreliable_latency_is_not_picked_by() -> None:
     shaky = replace(LARGE, latency_ms=1.0, latency_spread_ms=30.0)
     steady = [replace(own, latency_spread_ms=0.02) for own in (SMALL, TWIN)]
-    sweep = Sweep({"n_test": 600}, [*steady, shaky])
+    sweep = Series([*steady, shaky])
     limits = Limits(latency_ms=5)
     assert pick(sweep, limits).network == "twin"
     said = explain(sweep, limits, steady[1])
@@ -194,26 +195,26 @@ def test_an_unreliable_latency_is_not_picked_by() -> None:
     ):
         pick(sweep, Limits(latency_ms=0.5))
     with pytest.raises(UserError, match="1 of 1 latencies is unreliable"):
-        pick(Sweep({}, [shaky]), limits)
+        pick(Series([shaky]), limits)
     table = sweep_table(sweep)
     assert "? the rounds disagree, for 1 of 3 networks" in table
 
 
 def test_accuracies_that_are_no_numbers_are_not_picked() -> None:
     lost = replace(LARGE, top1={20: float("nan")})
-    assert pick(Sweep({}, [lost, SMALL, SLOW]), Limits()) == SLOW
+    assert pick(Series([lost, SMALL, SLOW]), Limits()) == SLOW
     with pytest.raises(UserError, match="holds no accuracies"):
-        pick(Sweep({}, [lost]), Limits())
+        pick(Series([lost]), Limits())
 
 
 def test_k_that_is_shown() -> None:
-    assert shown_k(SWEEP) == 20
-    assert shown_k(Sweep({}, [replace(SMALL, top1={1: 0.0, 10: 0.0, 100: 0.0})])) == 10
+    assert SWEEP.shown_k == 20
+    assert Series([replace(SMALL, top1={1: 0.0, 10: 0.0, 100: 0.0})]).shown_k == 10
 
 
 def test_the_table_shows_the_front_and_the_names() -> None:
     named = replace(network("named", 950, 10, None, 10.0), aliases=("base", "intact"))
-    table = sweep_table(Sweep({}, [*SWEEP.networks, named]))
+    table = sweep_table(Series([*SWEEP.networks, named]))
     head, *lines, last = table.splitlines()
     assert head.split() == ["network", "params", "FLOPs", "ms", "k=5", "k=20", "also", "called"]
     stars = [line.split() for line in lines if line.startswith("*")]
@@ -225,6 +226,7 @@ def test_the_table_shows_the_front_and_the_names() -> None:
 
 def test_the_table_shows_uncertainty() -> None:
     near = replace(SMALL, network="near", params=120, top1={20: 77.0}, latency_spread_ms=0.1)
+    near = replace(near, n_test=N)
     _, *lines, front, marks, which, ms = sweep_table(
         replace(EVEN, networks=[*EVEN.networks, near])
     ).splitlines()
@@ -242,7 +244,7 @@ def test_the_table_shows_uncertainty() -> None:
     assert ms.startswith("ms: the median")
 
 
-def grid(latency: bool = True, stages: bool = False) -> Sweep:
+def grid(latency: bool = True, stages: bool = False) -> Series:
     """Three widths and depths, each cell twice if there are `stages`."""
     networks = []
     for width, depth, twin in itertools.product((8, 16, 32), (1, 2, 4), range(1 + stages)):
@@ -251,8 +253,9 @@ def grid(latency: bool = True, stages: bool = False) -> Sweep:
         top1 = {20: 40.0 + width / 2 + depth + 5 * twin}
         name = f"w{width}_d{depth}-{twin}"
         ms = params / 1e5 if latency else None
-        networks.append(NetworkResult(name, aliases, width, depth, params, 50 * params, ms, top1))
-    return Sweep({}, networks)
+        sizes = {"width": width, "depth": depth, "params": params, "flops": 50 * params}
+        networks.append(Entry(name, aliases=aliases, **sizes, latency_ms=ms, top1=top1))
+    return Series(networks)
 
 
 def texts(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
@@ -300,5 +303,5 @@ def test_plots_without_latency_and_with_cells_that_are_shared(
 
 
 def test_a_sweep_of_one_network_is_drawn(tmp_path: Path) -> None:
-    plot_sweep(Sweep({}, grid().networks[:1]), tmp_path)
+    plot_sweep(Series(grid().networks[:1]), tmp_path)
     assert (tmp_path / "sweep_map.png").is_file()

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from poa_plugin.runs.results import KnnRow, write_rows
-from poa_plugin.runs.sweep_results import NetworkResult, Sweep, write_sweep
+from poa_plugin.runs.entries import Entry
+from poa_plugin.runs.results import Network
+from poa_plugin.runs.results_file import add_results
+from tests.example_results import accuracy, write_sweep
 
 WIDTHS, DEPTHS = (48, 64, 80), range(2, 6)
 
@@ -27,26 +29,32 @@ def swept_run(
                 params = 12 * width**2 * depth + 1000 * member
                 top1 = 50 + better + width / 10 + depth + (number * 7 % 5) / 2
                 aliases = ("smallest", "small") if number == 0 else ()
-                sizes = (width, depth, params, 200 * params, None if number == 1 else depth / 3)
-                both = {10: top1 - 1, 20: top1}
-                spread = None if n_test is None else depth / 60 if number != 3 else depth
                 networks.append(
-                    NetworkResult(name, aliases, *sizes, top1=both, latency_spread_ms=spread)
+                    Entry(
+                        name,
+                        aliases=aliases,
+                        width=width,
+                        depth=depth,
+                        params=params,
+                        flops=200 * params,
+                        latency_ms=None if number == 1 else depth / 3,
+                        latency_spread_ms=None
+                        if n_test is None or number == 1
+                        else depth / 60
+                        if number != 3
+                        else depth,
+                        top1={10: top1 - 1, 20: top1},
+                    )
                 )
-    conditions = {"run": folder.name, "dataset": "<b>blobs</b>", "ks": [10, 20], "threads": None}
     if n_test is not None:
-        conditions["n_test"] = n_test
         skipped = [json.dumps({"step": step, "not_finite": ["loss"]}) for step in (4, 5, 20)]
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "skipped_steps.jsonl").write_text("\n".join(skipped) + "\n")
-    write_sweep(folder / "eval", Sweep(conditions, networks))
-    rows = [KnnRow(networks[0].network, "trained", 20, 1.0, 48, 2, 55_296, 1)]
-    rows += [KnnRow(own.network, "untrained", 20, 45.0, own.width) for own in networks[:3]]
-    rows += [
-        KnnRow("dinov2", "reference", 20, 60.0, 80, 5, 500_000),
-        KnnRow("raw", "pixels", 20, 48),
-    ]
-    write_rows(folder / "eval", rows)
+    write_sweep(folder / "eval", networks, n_test or 0, data="<b>blobs</b>", threads=None)
+    rows = [accuracy(networks[0].network, 1.0)]
+    rows += [accuracy(entry.network, 45.0, kind="untrained") for entry in networks[:3]]
+    rows += [accuracy("dinov2", 60.0, kind="reference"), accuracy("raw", 48.0, kind="pixels")]
+    add_results(folder / "eval", rows, [Network("dinov2", 80, 5, 500_000, is_reference=True)])
     config = f"optim:\n  base_lr: {0.1 + better}\ntrain:\n  seed: 0\nstudent:\n  arch: vit\n"
     (folder / "config.yaml").write_text(config)
     with (folder / "metrics.jsonl").open("w") as file:

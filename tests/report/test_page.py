@@ -12,7 +12,8 @@ import pytest
 
 from poa_plugin.report.page import build_page
 from poa_plugin.report.write import write_report
-from poa_plugin.runs.record import Entry, read_record
+from poa_plugin.runs.entries import Entry
+from poa_plugin.runs.record import read_record
 from tests.report.browser import Browser, chromium
 from tests.report.example_runs import DEPTHS, WIDTHS, swept_run
 from tests.report.test_write import synthetic_run
@@ -354,7 +355,7 @@ def test_runs_side_by_side(browser: Browser, tmp_path: Path) -> None:
 def test_the_page_never_scrolls_sideways(browser: Browser, tmp_path: Path, width: int) -> None:
     long_name = swept_run(tmp_path / ("a_rather_long_name_of_a_run_" * 3), n_members=13)
     few = synthetic_run(tmp_path / "few")
-    (few / "eval/knn.json").unlink()
+    (few / "eval/results.json").unlink()
     browser.size(width, 800, mobile=width < 600)
     for runs in ([long_name], [few], [long_name, few, swept_run(tmp_path / "c")]):
         browser.open(page_about(*runs))
@@ -371,7 +372,7 @@ def test_the_page_never_scrolls_sideways(browser: Browser, tmp_path: Path, width
 
 def test_names_are_never_code(browser: Browser, tmp_path: Path) -> None:
     run = swept_run(tmp_path / EVIL)
-    for file in (run / "eval/sweep.json", run / "eval/knn.json", run / "metrics.jsonl"):
+    for file in (run / "eval/results.json", run / "metrics.jsonl"):
         text = file.read_text().replace("w64_d3", f"{EVIL}</script>").replace("small", EVIL)
         file.write_text(text)
     browser.size(1100, 800)
@@ -385,17 +386,17 @@ def test_names_are_never_code(browser: Browser, tmp_path: Path) -> None:
         assert found == (["w48_d2"] if len(runs) == 1 else [f"w48_d{depth}" for depth in DEPTHS])
 
 
-@pytest.mark.parametrize("kept", ["eval/knn.json", "eval/sweep.json", "metrics.jsonl"])
+@pytest.mark.parametrize("kept", ["eval/results.json", "metrics.jsonl"])
 def test_a_page_of_one_file_alone(browser: Browser, tmp_path: Path, kept: str) -> None:
     run = swept_run(tmp_path / "run")
-    for file in (run / "eval/knn.json", run / "eval/sweep.json", run / "metrics.jsonl"):
+    for file in (run / "eval/results.json", run / "metrics.jsonl"):
         if file != run / kept:
             file.unlink()
     (run / "config.yaml").unlink()
     browser.open(page_about(run))
     assert browser.errors == []
     drawn = browser.run("[...document.querySelectorAll('.chart > svg')].length")
-    assert drawn == {"eval/knn.json": 1, "eval/sweep.json": 1, "metrics.jsonl": 2}[kept]
+    assert drawn == {"eval/results.json": 1, "metrics.jsonl": 2}[kept]
 
 
 def test_without_scripts(browser: Browser, written: Path) -> None:

@@ -18,10 +18,11 @@ from poa_plugin.report.best import best_of
 from poa_plugin.report.colors import luminance as luminance_of
 from poa_plugin.report.colors import text_on, viridis
 from poa_plugin.report.page import build_page
+from poa_plugin.runs.entries import SIZES, Entry
 from poa_plugin.runs.front import pareto_front
-from poa_plugin.runs.record import SIZES, Entry, RunRecord, read_record
-from poa_plugin.runs.results import KnnRow, read_rows, write_rows
-from poa_plugin.runs.sweep_results import NetworkResult, Sweep, read_sweep, write_sweep
+from poa_plugin.runs.record import RunRecord, read_record
+from poa_plugin.runs.results_file import add_results, read_results
+from tests.example_results import accuracy, write_sweep
 from tests.report.browser import Browser
 from tests.report.example_runs import swept_run
 from tests.report.test_page import (
@@ -90,11 +91,8 @@ def test_names_of_several_runs_do_not_overlap(browser: Browser, tmp_path: Path, 
     browser.size(width, 800, mobile=width < 600)
     runs = [swept_run(tmp_path / f"run{i}", better=i / 4) for i in range(4)]
     for i, run in enumerate(runs):  # lines across where the small networks have their names
-        rows = [
-            replace(row, top1=57.5 + i / 2) if row.kind == "pixels" else row
-            for row in read_rows(run / "eval")
-        ]
-        write_rows(run / "eval", rows)
+        pixels = read_results(run / "eval").select(kind="pixels").rows
+        add_results(run / "eval", [replace(row, value=57.5 + i / 2) for row in pixels], [])
     browser.open(page_about(*runs))
     if not browser.run("document.getElementById('baselines').checked"):
         click(browser, "#baselines")
@@ -189,7 +187,7 @@ def random_entries(seed: int) -> list[Entry]:
             params=int(random.integers(1, 9)),
             flops=int(random.integers(1, 40)),
             latency_ms=None if i % 5 == 0 else float(random.integers(1, 9)) + 1e-9 * (i % 2),
-            latency_is_reliable=i % 7 != 0,
+            latency_spread_ms=0.0 if i % 7 else 9.0,
             top1={
                 k: 60 + float(random.integers(0, 12)) + 1e-9 * (i % 3) for k in (10, 20) if i % 11
             },
@@ -230,11 +228,10 @@ def test_networks_of_other_images_are_hollow_named_and_on_no_front(
     browser: Browser, tmp_path: Path
 ) -> None:
     run = swept_run(tmp_path / "run", n_test=600)
-    sweep = read_sweep(run / "eval")
-    assert sweep is not None
-    write_sweep(run / "eval", replace(sweep, conditions={**sweep.conditions, "protocol": "a"}))
-    row = KnnRow("w48_d2", "trained", 20, 99.0, 48, 2, 55_296, 1, n_test=600)
-    write_rows(run / "eval", [replace(row, protocol="b", data="<i>cars</i>")])
+    other = accuracy("w48_d2", 99.0, n=600, series="b", data="<i>cars</i>")
+    add_results(run / "eval", [other], [], adopt="a")
+    text = (run / "eval/results.json").read_text().replace('"series": "former"', '"series": "a"')
+    (run / "eval/results.json").write_text(text)
     record = read_record(run)
     number = next(i for i, own in enumerate(record.entries) if own.kind == "other")
     browser.size(1100, 800)
@@ -309,10 +306,10 @@ def test_an_unreliable_latency_is_hollow_and_on_no_front(browser: Browser, tmp_p
 
 def test_numbers_on_axes_are_told_apart(browser: Browser, tmp_path: Path) -> None:
     networks = [
-        NetworkResult(f"w8_d{i}", (), 8, i, 1_000_000 + i, 7, top1={20: 85 + i / 50})
+        Entry(f"w8_d{i}", width=8, depth=i, params=10**6 + i, flops=7, top1={20: 85 + i / 50})
         for i in range(1, 4)
     ]
-    write_sweep(tmp_path / "eval", Sweep({}, networks))
+    write_sweep(tmp_path / "eval", networks)
     browser.open(page_about(tmp_path))
     for log in range(2):
         texts = browser.run(
@@ -338,7 +335,7 @@ def test_few_runs_many_runs_and_only_pixels(browser: Browser, tmp_path: Path) ->
         ".map(e => getComputedStyle(e).stroke + getComputedStyle(e).strokeDasharray)"
     )
     assert len(set(strokes)) == 7
-    write_rows(tmp_path / "bare/eval", [KnnRow("raw", "pixels", 20, 40.0, n_test=100)])
+    add_results(tmp_path / "bare/eval", [accuracy("raw", 40.0, kind="pixels", n=100)], [])
     assert bands(tmp_path / "bare") == 0
     assert browser.run("document.querySelectorAll('fieldset, section.first').length") == 0
 
@@ -346,10 +343,10 @@ def test_few_runs_many_runs_and_only_pixels(browser: Browser, tmp_path: Path) ->
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_colors_stand_out_and_paper_is_light(browser: Browser, tmp_path: Path, scheme: str) -> None:
     networks = [
-        NetworkResult(f"w{w}_d2", (), w, 2, w * w, 7, top1={20: 50 + w / 10})
+        Entry(f"w{w}_d2", width=w, depth=2, params=w * w, flops=7, top1={20: 50 + w / 10})
         for w in range(16, 224, 16)
     ]
-    write_sweep(tmp_path / "run/eval", Sweep({}, networks))
+    write_sweep(tmp_path / "run/eval", networks)
     browser.media(prefers_color_scheme=scheme)
     browser.open(page_about(tmp_path / "run"))
     panel = browser.run("getComputedStyle(document.querySelector('section')).backgroundColor")

@@ -17,9 +17,11 @@ from poa_plugin.cli import main
 from poa_plugin.errors import UserError
 from poa_plugin.report.best import best_of
 from poa_plugin.report.write import write_report
-from poa_plugin.runs.record import first_k, merge_results, read_record
-from poa_plugin.runs.results import KnnRow, write_rows
-from poa_plugin.runs.sweep_results import NetworkResult, Sweep, write_sweep
+from poa_plugin.runs.entries import Entry, entries_of, first_k
+from poa_plugin.runs.record import read_record
+from poa_plugin.runs.results import Network, Results
+from poa_plugin.runs.results_file import add_results
+from tests.example_results import accuracy, latency, write_sweep
 from tests.report.example_runs import swept_run
 
 
@@ -43,15 +45,15 @@ def synthetic_run(folder: Path) -> Path:
             }
             file.write(json.dumps(line) + "\n")
         file.write('{"step": 60, "lo')
-    rows = []
+    rows, networks = [], [Network("dinov2", params=700_000, is_reference=True)]
     for i, name in enumerate(names):
         width, depth = 48 + 16 * (i // 5), 2 + i % 5
-        size = {"width": width, "depth": depth, "params": 12 * width**2 * depth, "flops": 10**7}
-        rows.append(KnnRow(name, "trained", 20, 58 + i / 5, **size))
-        rows.append(KnnRow(name, "untrained", 20, 47 + i / 9, **size))
-    rows.append(KnnRow("dinov2", "reference", 20, 60.0, params=700_000))
-    rows.append(KnnRow("raw", "pixels", 20, 60.8))
-    write_rows(folder / "eval", rows)
+        networks.append(Network(name, width, depth, 12 * width**2 * depth, 10**7))
+        rows.append(accuracy(name, 58 + i / 5))
+        rows.append(accuracy(name, 47 + i / 9, kind="untrained"))
+    rows.append(accuracy("dinov2", 60.0, kind="reference"))
+    rows.append(accuracy("raw", 60.8, kind="pixels"))
+    add_results(folder / "eval", rows, networks)
     return folder
 
 
@@ -79,7 +81,7 @@ def test_a_page_that_asks_nothing_of_the_network(tmp_path: Path) -> None:
 
 def test_a_run_that_was_not_evaluated(tmp_path: Path) -> None:
     run = synthetic_run(tmp_path / "run")
-    (run / "eval" / "knn.json").unlink()
+    (run / "eval/results.json").unlink()
     html = write_report(run).read_text()
     assert "<h2>Accuracy of" not in html
     assert "<h2>Losses</h2>" in html
@@ -96,7 +98,7 @@ def test_networks_that_are_not_a_width_and_a_depth(tmp_path: Path, name: str) ->
 
 @pytest.mark.parametrize("kind", ["pixels", "untrained", "reference"])
 def test_results_without_a_trained_network(tmp_path: Path, kind: str) -> None:
-    write_rows(tmp_path / "eval", [KnnRow("one", kind, 20, 50.0)])
+    add_results(tmp_path / "eval", [accuracy("one", 50.0, kind=kind)], [])
     assert "Accuracy" in write_report(tmp_path).read_text()
     assert (tmp_path / "report/accuracy.png").is_file()
 
@@ -131,9 +133,7 @@ def test_a_sweep_and_the_rows_that_it_has_not(tmp_path: Path) -> None:
     assert first.before == {20: 45.0}
     assert entries["w80_d5"].before == {}
     assert first.aliases == ("smallest", "small")
-    assert record.n_left_out == 1
     html = write_report(tmp_path / "run").read_text()
-    assert "1 row of eval/knn.json left out" in html
     assert "&lt;b&gt;blobs&lt;/b&gt;" in html
     assert "<b>" not in html
     [line] = [line for line in html.splitlines() if ">w48_d2 <" in line]
@@ -144,55 +144,49 @@ def test_a_sweep_and_the_rows_that_it_has_not(tmp_path: Path) -> None:
 
 
 def test_rows_of_different_steps_are_told_apart() -> None:
-    sizes = {"width": 48, "depth": 2, "params": 7}
-    rows = [
-        KnnRow("w48_d2", "trained", k, 50 + k, **sizes, step=step) for k, step in ((1, 5), (2, 9))
-    ]
-    entries, _ = merge_results(rows, None)
-    labels = [entry.label for entry in entries]
-    assert labels == ["w48_d2 (step 5)", "w48_d2 (step 9)"]
-    assert [entry.top1 for entry in entries] == [{1: 51.0}, {2: 52.0}]
-    assert [entry.kind for entry in entries] == ["other", "trained"]
-    other = KnnRow("w64_d2", "trained", 1, 60.0, **sizes, branch="student", step=9)
-    teacher = replace(other, network="w48_d2", branch="teacher")
-    entries, _ = merge_results([other, teacher], None)
-    assert [(entry.label, entry.kind) for entry in entries] == [
-        ("w64_d2 (student, step 9)", "other"),
-        ("w48_d2", "trained"),
-    ]
+    rows = [accuracy("w48_d2", 50.0 + k, k, step=step) for k, step in ((1, 5), (2, 9))]
+    entries = entries_of(Results(rows))
+    by_label = {entry.label: (entry.kind, entry.top1) for entry in entries}
+    assert by_label == {
+        "w48_d2": ("trained", {2: 52.0}),
+        "w48_d2 (step 5)": ("other", {1: 51.0}),
+    }
+    student = accuracy("w64_d2", 60.0, branch="student", step=9)
+    teacher = accuracy("w48_d2", 60.0, branch="teacher", step=9)
+    for rows in ([student, teacher], [teacher, student]):
+        entries = entries_of(Results(rows))
+        assert [(entry.label, entry.kind) for entry in entries] == [
+            ("w48_d2", "trained"),
+            ("w64_d2 (student, step 9)", "other"),
+        ]
 
 
 def test_rows_of_other_conditions_than_the_sweep_are_no_part_of_its_series() -> None:
     """Neither on its front nor beside it before training, whatever they differ in; the label says what."""
-    conditions = {"branch": "teacher", "step": 9, "protocol": "a", "n_test": 100}
-    networks = [
-        NetworkResult(f"w48_d{depth}", (), 48, depth, depth, 8, top1={20: 50.0}) for depth in (2, 3)
-    ]
-    same = KnnRow("w48_d2", "trained", 20, 99.0, 48, 2, 2, 8, "teacher", 9, 100, "a", "pets")
-    before = replace(same, kind="untrained", top1=9.0, step=0)
+    state = {"branch": "teacher", "step": 9, "n": 100, "series": "a", "data": "pets"}
     rows = [
-        same,
-        replace(same, network="w48_d4"),
-        replace(same, step=7),
-        replace(same, branch="student"),
-        replace(same, protocol="b", data="cars, 8 of 8 pixels"),
-        replace(before, network="w48_d3"),
-        replace(before, protocol="b", data="cars"),
-        KnnRow("raw", "pixels", 20, 30.0, protocol="b", data="cars"),
-        KnnRow("raw", "pixels", 20, 40.0, protocol="a", data="pets"),
+        *(accuracy(f"w48_d{depth}", 50.0, **state, by="poa sweep") for depth in (2, 3)),
+        accuracy("w48_d4", 99.0, **state),
+        accuracy("w48_d2", 99.0, **{**state, "step": 7}),
+        accuracy("w48_d2", 99.0, **{**state, "branch": "student"}),
+        accuracy("w48_d2", 99.0, **{**state, "series": "b", "data": "cars, 8 of 8 pixels"}),
+        accuracy("w48_d3", 9.0, kind="untrained", **{**state, "step": 0}),
+        accuracy("w48_d2", 9.0, kind="untrained", **{**state, "series": "b", "data": "cars"}),
+        accuracy("raw", 30.0, kind="pixels", series="b", data="cars"),
+        accuracy("raw", 40.0, kind="pixels", series="a", data="pets"),
     ]
-    entries, n_left_out = merge_results(rows, Sweep(conditions, networks))
-    assert n_left_out == 1, "what the sweep has"
+    networks = [Network(f"w48_d{depth}", 48, depth, depth, 8) for depth in (2, 3, 4)]
+    entries = entries_of(Results(rows, networks))
     assert [(entry.label, entry.kind) for entry in entries] == [
         ("w48_d2", "trained"),
         ("w48_d3", "trained"),
         ("w48_d4", "trained"),
+        ("pixels: raw", "pixels"),
         ("w48_d2 (teacher, step 7)", "other"),
         ("w48_d2 (student, step 9)", "other"),
         ("w48_d2 (cars, 8 of 8 pixels)", "other"),
         ("untrained: w48_d2 (cars)", "other"),
         ("pixels: raw (cars)", "other"),
-        ("pixels: raw", "pixels"),
     ]
     assert [entry.before for entry in entries[:3]] == [{}, {20: 9.0}, {}]
     best = best_of(entries, 20)
@@ -204,25 +198,20 @@ def test_rows_of_other_conditions_than_the_sweep_are_no_part_of_its_series() -> 
     assert first_k([]) is None
 
 
-def test_a_sweep_without_accuracies_gives_latencies_to_the_rows(tmp_path: Path) -> None:
-    sweep = Sweep({}, [NetworkResult("w48_d2", ("small",), 48, 2, 7, 8, 1.5)])
-    rows = [KnnRow("w48_d2", "trained", 20, 50.0, width=48, depth=2, params=7)]
-    [entry], left_out = merge_results(rows, sweep)
-    assert (entry.latency_ms, entry.top1, entry.aliases, left_out) == (
-        1.5,
-        {20: 50.0},
-        ("small",),
-        0,
-    )
-    write_sweep(tmp_path / "eval", sweep)
+def test_latencies_stand_with_accuracies_of_any_command(tmp_path: Path) -> None:
+    network = Network("w48_d2", 48, 2, 7, 8, aliases=("small",))
+    timed = latency("w48_d2", latency_ms=1.5)
+    [entry] = entries_of(Results([accuracy("w48_d2", 50.0), *timed], [network]))
+    assert (entry.latency_ms, entry.top1, entry.aliases) == (1.5, {20: 50.0}, ("small",))
+    add_results(tmp_path / "eval", timed, [network])
     html = write_report(tmp_path).read_text()
     assert ">w48_d2 <small>small</small></th>" in html
     assert "<h2>Accuracy of" not in html
 
 
 def test_numbers_that_are_none(tmp_path: Path) -> None:
-    sweep = Sweep({}, [NetworkResult("w48_d2", (), 48, 2, 7, 8, math.inf, {20: math.nan})])
-    write_sweep(tmp_path / "eval", sweep)
+    broken = Entry("w48_d2", width=48, depth=2, latency_ms=math.inf, top1={20: math.nan})
+    write_sweep(tmp_path / "eval", [broken])
     (tmp_path / "metrics.jsonl").write_text('{"step": 0, "loss": null, "terms": {}}\n')
     html = write_report(tmp_path).read_text()
     assert "nan" not in re.sub('<script.*?</script>|data:.*?"', "", html, flags=re.DOTALL).lower()
@@ -317,9 +306,8 @@ def test_names_of_any_bytes_can_be_shown(tmp_path: Path) -> None:
     for run in runs:
         text = (run / "metrics.jsonl").read_text()
         (run / "metrics.jsonl").write_text(text.replace("koleo", "_$k^{"))
-        (run / "eval/sweep.json").write_text(
-            (run / "eval/sweep.json").read_text().replace('"small"', '"\\ud800 $^{"')
-        )
+        text = (run / "eval/results.json").read_text()
+        (run / "eval/results.json").write_text(text.replace('"small"', '"\\ud800 $^{"'))
     assert write_report(runs[0]).is_file()
     html = write_report(*runs, to=tmp_path / "page.html").read_text()
     assert "日本🦊" in html
@@ -327,62 +315,43 @@ def test_names_of_any_bytes_can_be_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"),
+    ("part", "name", "value"),
     [
-        ("width", "8"),
-        ("params", None),
-        ("flops", -1),
-        ("params", True),
-        ("depth", math.nan),
-        ("latency_ms", "fast"),
-        ("latency_spread_ms", [1]),
-        ("aliases", 3),
-        ("aliases", [3]),
-        ("network", 7),
-        ("top1", {"20": "high"}),
-        ("top1", {"k": 1.0}),
-        ("unknown", 1),
+        ("networks", "width", "8"),
+        ("networks", "params", None),
+        ("networks", "flops", -1),
+        ("networks", "params", True),
+        ("networks", "depth", math.nan),
+        ("networks", "aliases", 3),
+        ("networks", "aliases", [3]),
+        ("networks", "network", 7),
+        ("networks", "unknown", 1),
+        ("rows", "network", 3),
+        ("rows", "value", "fast"),
+        ("rows", "standard_error", [1]),
+        ("rows", "n", -1),
+        ("rows", "step", math.inf),
+        ("rows", "kind", []),
+        ("rows", "kind", "pixel"),
+        ("rows", "branch", 1),
+        ("rows", "metric", None),
+        ("rows", "conditions", "not there"),
+        ("rows", "unknown", 1),
     ],
 )
-def test_a_sweep_of_the_wrong_kind_is_a_sentence(tmp_path: Path, name: str, value: object) -> None:
+def test_results_of_the_wrong_kind_are_a_sentence(
+    tmp_path: Path, part: str, name: str, value: object
+) -> None:
     run = swept_run(tmp_path / "run")
-    record = json.loads((run / "eval/sweep.json").read_text())
-    record["networks"][2][name] = value
-    (run / "eval/sweep.json").write_text(json.dumps(record))
-    with pytest.raises(UserError, match=r"sweep\.json' cannot be read"):
+    record = json.loads((run / "eval/results.json").read_text())
+    record[part][2][name] = value
+    (run / "eval/results.json").write_text(json.dumps(record))
+    with pytest.raises(UserError, match=r"results\.json' cannot be read"):
         write_report(run)
 
 
-@pytest.mark.parametrize(
-    ("name", "value"),
-    [
-        ("network", 3),
-        ("k", "20"),
-        ("n_test", -1),
-        ("params", math.inf),
-        ("kind", []),
-        ("branch", 1),
-    ],
-)
-def test_rows_of_the_wrong_kind_are_a_sentence(tmp_path: Path, name: str, value: object) -> None:
-    run = swept_run(tmp_path / "run")
-    rows = json.loads((run / "eval/knn.json").read_text())
-    rows[0][name] = value
-    (run / "eval/knn.json").write_text(json.dumps(rows))
-    with pytest.raises(UserError, match=r"knn\.json' cannot be read"):
-        write_report(run)
-
-
-def test_results_of_an_earlier_version_are_read(tmp_path: Path) -> None:
-    run = swept_run(tmp_path / "run")
-    rows = json.loads((run / "eval/knn.json").read_text())
-    sweep = json.loads((run / "eval/sweep.json").read_text())
-    for row in rows:
-        del row["n_test"]
-    for network in sweep["networks"]:
-        del network["latency_spread_ms"]
-    (run / "eval/knn.json").write_text(json.dumps(rows))
-    (run / "eval/sweep.json").write_text(json.dumps(sweep))
-    html = re.sub("<script.*</script>", "", write_report(run).read_text(), flags=re.DOTALL)
+def test_what_is_not_known_to_be_uncertain_has_no_marks(tmp_path: Path) -> None:
+    page = write_report(swept_run(tmp_path / "run"))
+    html = re.sub("<script.*</script>", "", page.read_text(), flags=re.DOTALL)
     assert "±" not in html
     assert "≈" not in html

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import math
 
+from poa_plugin.runs.entries import Entry
 from poa_plugin.runs.front import most_accurate, nearest_k, pareto_front
-from poa_plugin.runs.sweep_results import NetworkResult
 
 
-def network(name: str, params: int, flops: int, ms: float | None, top1: float) -> NetworkResult:
-    return NetworkResult(name, (), 8, 2, params, flops, ms, {20: top1})
+def network(name: str, params: int, flops: int, ms: float | None, top1: float) -> Entry:
+    return Entry(name, params=params, flops=flops, latency_ms=ms, top1={20: top1})
 
 
 def test_the_pareto_front_against_every_pair() -> None:

@@ -11,8 +11,8 @@ import torch
 
 from poa_plugin.config.load import load_config
 from poa_plugin.data import build_dataset
-from poa_plugin.evaluate.features import extract_features
 from poa_plugin.evaluate.knn import knn_accuracy
+from poa_plugin.evaluate.splits import EvaluationImages
 from poa_plugin.extraction.network import extract
 from poa_plugin.runs.run import open_run
 from poa_plugin.train.loop import train
@@ -48,10 +48,14 @@ def test_a_run_on_photographs_learns(tmp_path: Path) -> None:
     shuffled = [random.Random(0).sample(own, len(own)) for own in labels]
     accuracy = {}
     for kind, backbone in (("before", run.untrained_backbone()), ("after", run.backbone())):
-        networks = {name: extract(backbone, run.space[name]) for name in NETWORKS}
-        train_, test_ = (extract_features(networks, split, config.evaluation) for split in splits)
+        images = [EvaluationImages(split, config.evaluation, 10**9) for split in splits]
         for name in NETWORKS:
-            features = (train_[name], test_[name])
+            network = extract(backbone, run.space[name])
+            with torch.inference_mode():
+                features = [
+                    torch.cat([network(x)["x_norm_clstoken"] for x in split.batches(0, 64)])
+                    for split in images
+                ]
             found = knn_accuracy(features[0], labels[0], features[1], labels[1], [K])
             accuracy[kind, name] = found[K]
             chance = knn_accuracy(features[0], shuffled[0], features[1], shuffled[1], [K])[K]

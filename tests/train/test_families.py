@@ -12,9 +12,10 @@ import poa_plugin as poa
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic.layers import MultiInputBlock
-from poa_plugin.evaluate.run import evaluate_knn
+from poa_plugin.evaluate.run import EvaluationOptions, evaluate_run
 from poa_plugin.extraction.network import load_heads
 from poa_plugin.extraction.write import write_networks
+from poa_plugin.runs.entries import entries_of
 from poa_plugin.runs.run import open_run
 from poa_plugin.ssl import POA
 from poa_plugin.train.loop import train
@@ -59,8 +60,12 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_networks_are_evaluated(
         found, whole = heads([wanted])[0][0], run.heads()([wanted])[0][0]
         torch.testing.assert_close(found, whole, atol=1e-4, rtol=1e-4)
     assert torch.equal(mask_token, run.backbone().sliced_mask_token(smallest))
-    rows = evaluate_knn(run, ["smallest", "intact"], ks=[3])
-    assert [row.depth for row in rows] == [smallest.total_depth, run.space.intact.total_depth]
+    options = EvaluationOptions(["smallest", "intact"], settings={"ks": [3]})
+    entries = entries_of(evaluate_run(run, options))
+    assert [entry.depth for entry in entries] == [
+        smallest.total_depth,
+        run.space.intact.total_depth,
+    ]
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -13,7 +13,8 @@ from typing import Any
 from poa_plugin.report.best import best_of
 from poa_plugin.report.colors import text_on, viridis
 from poa_plugin.runs.curves import FROM_THE_START, Curve, Losses
-from poa_plugin.runs.record import Entry, RunRecord, first_k
+from poa_plugin.runs.entries import Entry, first_k
+from poa_plugin.runs.record import RunRecord
 from poa_plugin.runs.uncertainty import MARK, milliseconds, standard_error
 
 
@@ -114,10 +115,7 @@ def _row(line: Line) -> dict[str, Any]:
         "network": entry.network,
         "kind": entry.kind,
         "aliases": list(entry.aliases),
-        "width": entry.width,
-        "depth": entry.depth,
-        "params": entry.params,
-        "flops": entry.flops,
+        **{name: getattr(entry, name) or None for name in ("width", "depth", "params", "flops")},
         "latency": exact(entry.latency_ms),
         "latencyText": latency_text(entry),
         "reliable": entry.latency_is_reliable,
@@ -186,6 +184,6 @@ def _draws(record: RunRecord) -> list[dict[str, Any]]:
             width, depth = int(parsed[1]), sum(map(int, parsed[2].split("-")))
         else:
             entry = known.get(name)
-            width, depth = (entry.width or 0, entry.depth or 0) if entry else (0, 0)
+            width, depth = (entry.width, entry.depth) if entry else (0, 0)
         draws.append({"network": name, "width": width, "depth": depth, "count": count})
     return draws

@@ -13,6 +13,7 @@ from poa_plugin.runs.uncertainty import plus_minus
 
 MISSING = "–"
 MEASURED = "How the networks were measured"
+CHECKSUMS = ("architecture", "images", "series", "weights")
 SETTINGS = {
     "student.arch": "architecture",
     "meta_arch": "pre-training",
@@ -29,7 +30,7 @@ def facts(record: RunRecord) -> dict[str, str]:
 
 
 def fact_list(record: RunRecord) -> str:
-    """Return the facts of one run, and under which conditions it was swept, as HTML."""
+    """Return the facts of one run, and under which conditions its networks were measured, as HTML."""
     tiles = "".join(
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>"
         for name, value in facts(record).items()
@@ -37,18 +38,18 @@ def fact_list(record: RunRecord) -> str:
     page = f'<dl class="facts">{tiles}</dl>' if tiles else ""
     if record.conditions:
         page += _fold(MEASURED, _grid(MEASURED, [], _beside([_conditions(record)])))
-    return page + _left_out(record)
+    return page
 
 
 def facts_beside(records: Sequence[RunRecord]) -> str:
-    """Return the facts of several runs, and under which conditions they were swept, a column each."""
+    """Return the facts of several runs, and how their networks were measured, a column each."""
     head = ["", *(record.name for record in records)]
     page = _grid("Facts", head, _beside([facts(record) for record in records]))
     if any(record.conditions for record in records):
         page += _fold(
             MEASURED, _grid(MEASURED, head, _beside([_conditions(record) for record in records]))
         )
-    return page + "".join(_left_out(record) for record in records)
+    return page
 
 
 def differences(records: Sequence[RunRecord]) -> str:
@@ -101,7 +102,7 @@ def _conditions(record: RunRecord) -> dict[str, str]:
     return {
         key.replace("_", " "): _words(value)
         for key, value in record.conditions.items()
-        if key not in ("protocol", "weights", "data")  # checksums, and what the others say
+        if key not in CHECKSUMS
     }
 
 
@@ -109,17 +110,6 @@ def _beside(columns: Sequence[Mapping[str, str]]) -> list[list[str]]:
     """Return a row for each name: the name, and its value in every column."""
     names = list(dict.fromkeys(name for column in columns for name in column))
     return [[name, *(column.get(name, MISSING) for column in columns)] for name in names]
-
-
-def _left_out(record: RunRecord) -> str:
-    n = record.n_left_out
-    if not n:
-        return ""
-    rows, networks = ("rows", "these networks") if n > 1 else ("row", "this network")
-    return (
-        f'<p class="note">{escape(record.name)}: {n} {rows} of eval/knn.json left out, since the sweep '
-        f"has evaluated {networks}.</p>"
-    )
 
 
 def _amount(number: float) -> str:

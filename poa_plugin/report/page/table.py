@@ -9,9 +9,10 @@ from html import escape
 
 from poa_plugin.report.best import Best, best_of
 from poa_plugin.report.page.data import Line, all_ks, ks_before, latency_text
-from poa_plugin.runs.record import OTHER, RunRecord, first_k
-from poa_plugin.runs.results import short
+from poa_plugin.runs.entries import OTHER, first_k
+from poa_plugin.runs.record import RunRecord
 from poa_plugin.runs.uncertainty import CLEAR, MARK, plus_minus
+from poa_plugin.sizes import short
 
 X_AXES = {"params": "parameters", "flops": "FLOPs", "latency": "latency"}
 

@@ -1,4 +1,4 @@
-"""What a sweep keeps: nothing finished is deleted, and nothing known is evaluated again."""
+"""What evaluations keep: nothing finished is deleted, and nothing finished is evaluated again."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,22 +15,25 @@ import torch
 from PIL import Image
 
 from poa_plugin.errors import UserError
-from poa_plugin.evaluate import sweep
+from poa_plugin.evaluate import latency_rows
 from poa_plugin.evaluate.conditions import images_checksum
-from poa_plugin.evaluate.feature_store import FeatureStore
+from poa_plugin.evaluate.evaluator import SPLITS, Evaluator
+from poa_plugin.evaluate.feature_store import FeatureStore, features_folder
 from poa_plugin.evaluate.latency import Latency
+from poa_plugin.evaluate.run import EvaluationOptions
 from poa_plugin.evaluate.splits import labeled_splits, with_data
-from poa_plugin.evaluate.sweep import SweepOptions, sweep_run
+from poa_plugin.runs.entries import Series, series_of
+from poa_plugin.runs.results import Row
+from poa_plugin.runs.results_file import read_results
 from poa_plugin.runs.run import Run, open_run
-from poa_plugin.runs.sweep_results import Sweep, read_sweep
-from tests.evaluate.small_runs import trained_run, write_pictures
+from tests.evaluate.small_runs import swept, trained_run, write_pictures
 
-OPTIONS = SweepOptions(widths=(24,), ks=(1, 3), latency=False)
+OPTIONS = EvaluationOptions(widths=(24,), settings={"ks": (1, 3)}, is_sweep=True)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return trained_run(tmp_path_factory.mktemp("ledger")).parent
+    return trained_run(tmp_path_factory.mktemp("resume")).parent
 
 
 @pytest.fixture
@@ -64,15 +68,15 @@ def timed(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[float], list[st
             seen.extend(subnet.name for subnet in paths)
             return {subnet: Latency(10.0, spread) for subnet in paths}
 
-        monkeypatch.setattr(sweep, "latencies", latencies)
+        monkeypatch.setattr(latency_rows, "latencies", latencies)
         seen.clear()
         return seen
 
     yield with_spread
 
 
-def top1(found: Sweep) -> dict[str, dict[int, float]]:
-    return {own.network: dict(own.top1) for own in found.networks}
+def top1(found: Series) -> dict[str, dict[int, float]]:
+    return {entry.network: dict(entry.top1) for entry in found.networks}
 
 
 def test_threads_and_torch_concern_latencies_alone(
@@ -82,20 +86,20 @@ def test_threads_and_torch_concern_latencies_alone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     measured = timed(0.1)
-    first = sweep_run(run, replace(OPTIONS, latency=True))
+    first = swept(run, replace(OPTIONS, latency=True))
     assert len(evaluated) == len(measured) == 3
     measured = timed(0.2)
     torch.set_num_threads(2)
-    second = sweep_run(run, replace(OPTIONS, latency=True))
+    second = swept(run, replace(OPTIONS, latency=True))
     assert len(measured) == 3, "measured again, side by side"
     assert {own.latency_spread_ms for own in second.networks} == {0.2}
     with monkeypatch.context() as patch:
         patch.setattr(torch, "__version__", "2.99.0")
-        third = sweep_run(run, OPTIONS)
+        third = swept(run, OPTIONS)
         assert {own.latency_ms for own in third.networks} == {None}
     torch.set_num_threads(1)
     measured = timed(0.3)
-    again = sweep_run(run, replace(OPTIONS, latency=True))
+    again = swept(run, replace(OPTIONS, latency=True))
     assert again == first, "latencies of this device, thread count and torch are still known"
     assert (len(evaluated), measured) == (3, [])
     assert top1(first) == top1(second) == top1(third)
@@ -104,14 +108,15 @@ def test_threads_and_torch_concern_latencies_alone(
 def test_a_renamed_run_and_a_moved_data_set_go_on_with_their_sweep(
     run: Run, tmp_path: Path, evaluated: list[str]
 ) -> None:
-    first = sweep_run(run, OPTIONS)
+    first = swept(run, OPTIONS)
     shutil.move(tmp_path / "run", tmp_path / "renamed")
     shutil.move(tmp_path / "images", tmp_path / "staged")
     moved = with_data(open_run(tmp_path / "renamed"), [str(tmp_path / "staged")])
-    second = sweep_run(moved, OPTIONS)
+    second = swept(moved, OPTIONS)
     assert len(evaluated) == 3
     assert second.networks == first.networks
-    assert (first.conditions["run"], second.conditions["run"]) == ("run", "renamed")
+    shown = [{**own.conditions, "data": ""} for own in (first, second)]
+    assert shown[0] == shown[1], "but for the name of the images' folder"
 
 
 @pytest.mark.parametrize(
@@ -120,7 +125,7 @@ def test_a_renamed_run_and_a_moved_data_set_go_on_with_their_sweep(
 def test_another_sweep_leaves_a_finished_one_as_it_is(
     run: Run, tmp_path: Path, evaluated: list[str], change: str
 ) -> None:
-    first = sweep_run(run, OPTIONS)
+    first = swept(run, OPTIONS)
     other, options = run, OPTIONS
     if change == "data":
         other = with_data(run, [str(write_pictures(tmp_path / "other", seed=1))])
@@ -139,22 +144,29 @@ def test_another_sweep_leaves_a_finished_one_as_it_is(
         sizes = ["evaluation.resize_size=16", "evaluation.crop_size=16"]
         other = with_data(run, [str(tmp_path / "images"), *sizes])
     else:
-        changes = {"branch": "student", "temperature": 0.1, "ks": (1, 2), "width": [40]}
-        name = {"width": "widths"}.get(change, change)
-        options = replace(OPTIONS, **{name: changes[change]})
-    second = sweep_run(other, options)
+        changes = {
+            "branch": {"branch": "student"},
+            "temperature": {"settings": {"ks": (1, 3), "temperature": 0.1}},
+            "ks": {"settings": {"ks": (1, 2)}},
+            "width": {"widths": [40]},
+        }
+        options = replace(OPTIONS, **changes[change])
+    second = swept(other, options)
     assert len(evaluated) == 6, "evaluated anew"
-    assert second.conditions == read_sweep(run.folder / "eval").conditions, "the newest is shown"
-    third = sweep_run(run, OPTIONS)
+    shown = series_of(read_results(run.folder / "eval"))
+    assert second.conditions == shown.conditions, "the newest is shown"
+    third = swept(run, OPTIONS)
     assert len(evaluated) == 6, "the first one was still there"
     assert third.conditions == first.conditions
     assert top1(first).items() <= top1(third).items()
-    assert read_sweep(run.folder / "eval") == third
+    shown = series_of(read_results(run.folder / "eval"))
+    assert shown.conditions == third.conditions
+    assert set(top1(third)) == set(top1(shown))
 
 
 def test_fewer_ks_need_no_evaluation(run: Run, evaluated: list[str]) -> None:
-    every = sweep_run(run, replace(OPTIONS, ks=(1, 3, 5)))
-    one = sweep_run(run, replace(OPTIONS, ks=(3,)))
+    every = swept(run, replace(OPTIONS, settings={"ks": (1, 3, 5)}))
+    one = swept(run, replace(OPTIONS, settings={"ks": (3,)}))
     assert len(evaluated) == 3
     assert one.ks == [3]
     assert [own.top1[3] for own in one.networks] == [own.top1[3] for own in every.networks]
@@ -165,12 +177,12 @@ def test_a_machine_that_was_busy_is_measured_again(
 ) -> None:
     options = replace(OPTIONS, latency=True)
     timed(9.0)
-    assert {own.latency_spread_ms for own in sweep_run(run, options).networks} == {9.0}
+    assert {own.latency_spread_ms for own in swept(run, options).networks} == {9.0}
     measured = timed(1.0)
-    assert {own.latency_spread_ms for own in sweep_run(run, options).networks} == {1.0}
+    assert {own.latency_spread_ms for own in swept(run, options).networks} == {1.0}
     assert len(measured) == 3
     measured = timed(0.5)
-    sweep_run(run, options)
+    swept(run, options)
     assert measured == []
 
 
@@ -178,19 +190,21 @@ def test_what_a_former_version_left_stays(
     run: Run, capsys: pytest.CaptureFixture[str], evaluated: list[str]
 ) -> None:
     eval_ = run.folder / "eval"
-    (eval_ / "sweep").mkdir(parents=True)
-    text = json.dumps({"conditions": {"step": 1, "threads": 7}, "networks": []})
+    eval_.mkdir()
+    sizes = {"width": 24, "depth": 2, "params": 1, "flops": 1}
+    network = {"network": "w24_d2", "aliases": [], **sizes, "top1": {"3": 99.0}}
+    text = json.dumps({"conditions": {"step": 1, "branch": "teacher"}, "networks": [network]})
     (eval_ / "sweep.json").write_text(text)
-    (eval_ / "sweep.csv").write_text("name\n")
-    (eval_ / "sweep/train_w24_d2.float16").write_bytes(b"features")
-    sweep_run(run, OPTIONS)
+    found = swept(run, OPTIONS)
     assert "The sweep of a former version" in capsys.readouterr().out
     assert len(evaluated) == 3
-    assert (eval_ / "sweep/sweep.json").read_text() == text
-    assert (eval_ / "sweep/sweep.csv").read_text() == "name\n"
-    assert (eval_ / "sweep/train_w24_d2.float16").read_bytes() == b"features"
-    sweep_run(run, OPTIONS)
+    assert (eval_ / "sweep.json").read_text() == text
+    [former] = [row for row in read_results(eval_).rows if row.value == 99.0]
+    assert former.series == "former"
+    assert set(top1(found)["w24_d2"]) == {1, 3}
+    swept(run, OPTIONS)
     assert "former version" not in capsys.readouterr().out
+    assert len(evaluated) == 3
 
 
 def test_two_sweeps_at_once_do_not_share_files(run: Run, evaluated: list[str]) -> None:
@@ -201,32 +215,33 @@ def test_two_sweeps_at_once_do_not_share_files(run: Run, evaluated: list[str]) -
     def nested(self: FeatureStore, name: str, features: torch.Tensor) -> None:
         seen.append(self.folder)
         if len(seen) == 2:
-            results.append(sweep_run(run, OPTIONS))
+            results.append(swept(run, OPTIONS))
         append(self, name, features)
 
-    def on_disk(self: sweep._Sweeper, members: list, folder: Path) -> list[FeatureStore]:
-        widths = {subnet.name: self.backbone.feature_width(subnet) for subnet in members}
-        return [FeatureStore(widths, split, folder) for split in sweep.SPLITS]
+    @contextmanager
+    def on_disk(self: Evaluator, labels: Row, widths: dict) -> Iterator[list[FeatureStore]]:
+        with features_folder(self._features_folder(labels)) as folder:
+            yield [FeatureStore(widths, split, folder) for split in SPLITS]
 
-    results: list[Sweep] = []
+    results: list[Series] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sweep._Sweeper, "_stores", on_disk)
+        patch.setattr(Evaluator, "_stores", on_disk)
         patch.setattr(FeatureStore, "append", nested)
-        results.append(sweep_run(run, OPTIONS))
+        results.append(swept(run, OPTIONS))
     assert {folder.name for folder in seen} == {"0", "1"}
     assert results[0] == results[1]
     assert not list(run.folder.rglob("*.float16"))
 
 
-def _swept(folder: str, images: str, widths: list[int]) -> None:
+def _sweep(folder: str, images: str, widths: list[int]) -> None:
     torch.set_num_threads(1)
-    sweep_run(with_data(open_run(folder), [images]), replace(OPTIONS, widths=widths))
+    swept(with_data(open_run(folder), [images]), replace(OPTIONS, widths=widths))
 
 
 def test_two_processes_at_once(run: Run, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     processes = [
-        context.Process(target=_swept, args=(str(run.folder), str(tmp_path / "images"), widths))
+        context.Process(target=_sweep, args=(str(run.folder), str(tmp_path / "images"), widths))
         for widths in ([24, 32], [32, 24], [40])
     ]
     for process in processes:
@@ -234,20 +249,17 @@ def test_two_processes_at_once(run: Run, tmp_path: Path) -> None:
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0, 0, 0]
-    assert read_sweep(run.folder / "eval") is not None
-    found = sweep_run(run, replace(OPTIONS, widths=None))
+    assert read_results(run.folder / "eval").rows
+    found = swept(run, replace(OPTIONS, widths=None))
     assert len(found.networks) == 12
     assert not list(run.folder.rglob("*.partial"))
 
 
-def test_a_damaged_record_is_named(run: Run) -> None:
-    sweep_run(run, OPTIONS)
-    [record] = run.folder.glob("eval/sweep/*/networks/w24_d3.json")
-    record.write_text('{"top1": 3}')
-    with pytest.raises(UserError, match=r"w24_d3\.json' is damaged .* remove it"):
-        sweep_run(run, OPTIONS)
-    record.unlink()
-    assert len(sweep_run(run, OPTIONS).networks) == 3
+def test_damaged_results_are_named(run: Run) -> None:
+    swept(run, OPTIONS)
+    (run.folder / "eval/results.json").write_text('{"top1": 3}')
+    with pytest.raises(UserError, match=r"results\.json' cannot be read"):
+        swept(run, OPTIONS)
 
 
 def test_checksums_of_images(run: Run, tmp_path: Path) -> None:
