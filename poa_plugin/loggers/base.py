@@ -1,4 +1,4 @@
-"""What a logger is: it takes a run's metrics to where people look at them, beside `metrics.jsonl`."""
+"""The interface of loggers, which send a run's metrics elsewhere, in addition to `metrics.jsonl`."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from poa_plugin.errors import UserError
 from poa_plugin.files import read_json, write_whole
 
 FOLDER = "loggers"
-"""The folder of a run in which loggers keep what they have to find again, and what they write offline."""
+"""The folder of a run in which loggers store what they need to resume, and what they write offline."""
 
 
 class Logger:
     """Base of loggers, which are registered by name (`LOGGERS.register_as`) and listed in `train.loggers`.
 
-    `open` is called in the training's thread, and what it raises refuses the training before its first step.
-    `log` and `close` are called in a thread of the logger's own: whatever they raise, and however long they
-    take, the training goes on (`relay.Loggers`).
+    `open` is called in the training's thread; an exception there stops the training before its first step.
+    `log` and `close` are called in the logger's thread: whatever they raise, and however long they take, the
+    training continues (`relay.Loggers`).
 
     Attributes:
         Options: a dataclass, which becomes the section `train.logger_options.<name>`; None for no options.
@@ -38,31 +38,31 @@ class Logger:
         self.options = options
 
     def open(self, run: Path, config: dict[str, Any], step: int) -> None:
-        """Make ready to log, or to resume where an earlier attempt was stopped.
+        """Prepare to log, or to resume where an earlier attempt was stopped.
 
         Args:
             run: the run's folder, which exists.
             config: the resolved configuration as plain values, nested by section.
             step: the first step that is going to be logged; an earlier attempt may have logged steps from this
-                one on already, which come again.
+                one on already, which are then logged again.
         """
         raise NotImplementedError
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        """Log what came together since the last call.
+        """Log the metrics since the last call.
 
         Args:
-            step: the last step that is part of it; increases from call to call.
+            step: the last step that they include; increases from call to call.
             values: means and sums by name, such as `loss` or `terms/koleo_intact`.
         """
         raise NotImplementedError
 
     def close(self) -> None:
-        """Finish what is under way; nothing is logged after it. It is called after a `log` that failed, too."""
+        """Finish pending work; nothing is logged after it. It is also called after a `log` that failed."""
 
 
 def remembered(run: Path, name: str) -> dict[str, str]:
-    """Return what a logger of an earlier attempt has left with `remember`; nothing where none was there.
+    """Return what a logger of an earlier attempt stored with `remember`; nothing if there was none.
 
     Raises:
         UserError: its file is damaged or cannot be read.
@@ -73,14 +73,14 @@ def remembered(run: Path, name: str) -> dict[str, str]:
     facts = read_json(file)
     if not isinstance(facts, dict) or not all(isinstance(value, str) for value in facts.values()):
         raise UserError(
-            f"'{file}', by which the logger '{name}' finds its run again, is damaged. Remove it, and the "
-            f"logger starts a new one."
+            f"'{file}', from which the logger '{name}' resumes its run, is damaged. Remove it, and the logger "
+            f"starts a new run."
         )
     return facts
 
 
 def remember(run: Path, name: str, facts: dict[str, str]) -> None:
-    """Keep what a logger needs to resume the same run, such as its id there, in the run's folder."""
+    """Store what a logger needs to resume the same run, such as its id, in the run's folder."""
     file = _file(run, name)
     file.parent.mkdir(parents=True, exist_ok=True)
     write_whole(file, json.dumps(facts, indent=2) + "\n")

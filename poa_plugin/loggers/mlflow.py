@@ -1,4 +1,4 @@
-"""MLflow: one run there for a run here, on a tracking server or in files below the run's folder."""
+"""MLflow: one MLflow run for each run, on a tracking server or in files below the run's folder."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from poa_plugin.loggers.base import FOLDER, Logger, remember, remembered
 from poa_plugin.registry import LOGGERS
 
 PARAMETERS_AT_ONCE, LONGEST_PARAMETER = 100, 500
-"""What every MLflow server takes: parameters of a request, and characters of one."""
+"""What every MLflow server accepts: parameters in a request, and characters of a parameter."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class MLflow(Logger):
 
         chosen = self.options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or ""
         if not chosen:
-            # A store of one run, on whatever file system it lies, needs no data base, MLflow's default.
+            # A store of one run needs no database, which is MLflow's default, and works on any file system.
             os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")
         self.client = MlflowClient(chosen or (run / FOLDER / "mlflow").resolve().as_uri())
         facts = remembered(run, "mlflow")
@@ -59,8 +59,8 @@ class MLflow(Logger):
         """See `Logger.log`."""
         from mlflow.entities import Metric
 
-        now = int(1000 * time.time())
-        metrics = [Metric(name, value, now, step) for name, value in values.items()]
+        timestamp = int(1000 * time.time())
+        metrics = [Metric(name, value, timestamp, step) for name, value in values.items()]
         self.client.log_batch(self.id, metrics=metrics)
 
     def close(self) -> None:

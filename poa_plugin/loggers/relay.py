@@ -1,4 +1,4 @@
-"""Metrics on their way to loggers: a logger that fails or hangs never ends a training, nor delays it."""
+"""Passes metrics to loggers in threads: a logger that fails or hangs neither ends a training nor delays it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from poa_plugin.loggers.base import Logger
 from poa_plugin.registry import LOGGERS
 
 MOST_WAITING = 10_000
-"""Calls that may wait for a logger; one that is so far behind is left out."""
+"""Calls that may wait for a logger; one that is further behind is disabled."""
 FLUSH_SECONDS, CLOSE_SECONDS = 10.0, 90.0
-"""How long a training waits for its loggers, all together, before a checkpoint and at its end."""
+"""How long a training waits for all its loggers together, before a checkpoint and at its end."""
 
 
 def check_loggers(config: Config) -> None:
-    """Raise if a logger that a configuration names could not be opened for want of a package.
+    """Raise if the package of a logger that a configuration names is missing.
 
     Raises:
         UserError: a name is unknown, or the package that a logger needs is not installed.
@@ -37,13 +37,13 @@ def check_loggers(config: Config) -> None:
         package = getattr(kind, "package", "")
         if package and package not in sys.modules and find_spec(package) is None:
             raise UserError(
-                f"The logger '{name}' needs the package {package}: pip install '{kind.install}', or leave "
-                f"'{name}' out of train.loggers."
+                f"The logger '{name}' needs the package {package}: pip install '{kind.install}', or remove "
+                f"'{name}' from train.loggers."
             )
 
 
 class Loggers:
-    """The loggers of a run, each in a thread of its own.
+    """The loggers of a run, each in its thread.
 
     Args:
         run: the run's folder, which exists.
@@ -69,14 +69,14 @@ class Loggers:
             relay.log(step, dict(values))
 
     def flush(self) -> None:
-        """Wait until the loggers have taken what they were handed; for one that takes long, once."""
+        """Wait until the loggers have processed what they were handed; for a slow one, only once."""
         marks = [relay.mark() for relay in self._relays if relay.has_passed_mark]
         deadline = time.monotonic() + FLUSH_SECONDS
         for mark in marks:
             mark.wait(max(0.0, deadline - time.monotonic()))
 
     def close(self) -> None:
-        """Close all loggers; one that takes too long is left behind with a warning."""
+        """Close all loggers; one that takes too long is abandoned with a warning."""
         for relay in self._relays:
             relay.close()
         deadline = time.monotonic() + CLOSE_SECONDS
@@ -85,7 +85,7 @@ class Loggers:
 
 
 def plain_values(config: Config) -> dict[str, Any]:
-    """Return a configuration for people to look at: plain values, of backbones the chosen one's."""
+    """Return a configuration as plain values for display, of the backbones only the chosen one's."""
     values = cast(dict[str, Any], OmegaConf.to_container(cast(DictConfig, config)))
     student = values["student"]
     values["student"] = {key: student[key] for key in ("arch", student["arch"])}
@@ -104,8 +104,8 @@ def _open(name: str, run: Path, config: Config, values: dict[str, Any], step: in
         raise
     except (Exception, SystemExit) as error:
         raise UserError(
-            f"The logger '{name}' cannot be opened: {_reason(error)}. Mend that, or leave '{name}' out of "
-            f"train.loggers; a run may go on with other loggers."
+            f"The logger '{name}' cannot be opened: {_reason(error)}. Fix that, or remove '{name}' from "
+            f"train.loggers; a run may resume with other loggers."
         ) from error
     return logger
 
@@ -147,7 +147,7 @@ class _Relay:
         """Wait until the logger is closed."""
         self._thread.join(0.0 if self._dropped else seconds)
         if self._thread.is_alive():
-            self._drop("takes too long to finish, and is not waited for")
+            self._drop("takes too long to finish, and was abandoned")
 
     def _hand_over(self, call: Callable[[], None]) -> bool:
         """Have the logger's thread call something; return whether it will."""
@@ -156,7 +156,9 @@ class _Relay:
         try:
             self._calls.put_nowait(call)
         except Full:
-            self._drop(f"is {MOST_WAITING} lines behind, and is left out from here on")
+            self._drop(
+                f"is {MOST_WAITING} records behind, and is disabled until the run is resumed"
+            )
             return False
         return True
 
@@ -169,19 +171,23 @@ class _Relay:
             return
         try:
             call()
-        except BaseException as error:  # nothing may end a training from here, sys.exit neither
-            when = "at its end" if step is None else f"at step {step}, and is left out from here on"
+        except BaseException as error:  # nothing in a logger may end a training, not even sys.exit
+            when = (
+                "at its end"
+                if step is None
+                else f"at step {step}, and is disabled until the run is resumed"
+            )
             self._drop(f"failed {when}: {_reason(error)}")
             if step is not None:
-                with suppress(BaseException):  # it has been said that it fails
+                with suppress(BaseException):  # the failure has been reported
                     self.logger.close()
 
     def _drop(self, what: str) -> None:
-        """Leave the logger out from here on, with one warning."""
+        """Disable the logger, with one warning."""
         with self._lock:
             already, self._dropped = self._dropped, True
         if not already:
-            sentence = f"The logger '{self.name}' {what}. The training and metrics.jsonl go on."
+            sentence = f"The logger '{self.name}' {what}. Training and metrics.jsonl continue."
             print(f"\npoa: warning: {sentence}", file=sys.stderr, flush=True)
 
 

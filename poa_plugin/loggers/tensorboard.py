@@ -20,7 +20,7 @@ _numbers = itertools.count()
 
 @LOGGERS.register_as("tensorboard")
 class TensorBoard(Logger):
-    """One event file for each attempt, read as it grows; steps that come again replace the former ones.
+    """One event file for each attempt, read as it grows; steps that are run again replace the former ones.
 
     The files are those of `torch.utils.tensorboard.SummaryWriter`, whose own thread prints a traceback when
     the disk is full.

@@ -1,4 +1,4 @@
-"""Trackio: one run there for a run here, on this machine or in a Hugging Face Space."""
+"""Trackio: one Trackio run for each run, on this machine or in a Hugging Face Space."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Options:
 
 @LOGGERS.register_as("trackio")
 class Trackio(Logger):
-    """Trackio finds runs by their names, so a name has a few letters of its own behind the folder's."""
+    """Trackio identifies runs by name, so a few random letters are appended to the folder's name."""
 
     Options = Options
     package, install = "trackio", "poa-plugin[trackio]"

@@ -1,4 +1,4 @@
-"""Weights & Biases: one run there for a run here, however often it is stopped and resumed."""
+"""Weights & Biases: one W&B run for each run, however often it is stopped and resumed."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from poa_plugin.loggers.base import FOLDER, Logger, remember, remembered
 from poa_plugin.registry import LOGGERS
 
 FINISH_SECONDS = "60"
-"""So long W&B uploads at the end, unless the environment says otherwise; what is left `wandb sync` uploads."""
+"""How long W&B uploads at the end, unless the environment says otherwise; `wandb sync` uploads the rest."""
 
 
 @dataclass
 class Options:
-    """Weights & Biases. The key of one's account is W&B's affair: `wandb login`, or `WANDB_API_KEY`."""
+    """Weights & Biases. The account's key is set by `wandb login` or `WANDB_API_KEY`."""
 
     project: str = text("poa", "the project of the run", may_be_empty=False)
     entity: str | None = text(None, "user or team; null: the account's own", may_be_empty=False)
@@ -32,7 +32,7 @@ class Options:
 
 @LOGGERS.register_as("wandb")
 class WeightsAndBiases(Logger):
-    """W&B's step is the training's, also where parts of a run were logged offline; W&B takes each step once."""
+    """W&B's step is the training's, also where a run was partly logged offline; W&B accepts each step once."""
 
     Options = Options
     package, install = "wandb", "poa-plugin[wandb]"

@@ -15,15 +15,15 @@ from poa_plugin.ssl.prototypes import LOGITS_AT_ONCE, scaled_logits
 class TeacherOutputs:
     """One teacher head's outputs for the tokens of one kind, of all shards of a step.
 
-    Logits are computed when they are asked for: only features and prototypes are kept. A head that is done
-    whole, and whose logits are few, keeps these.
+    Only features and prototypes are stored; logits are computed when they are needed. A head that is computed
+    in one chunk, and whose logits are few, caches them.
 
     Args:
         features: (N_s, D) for each shard, in the type in which logits are computed.
         prototypes: (K, D), in the same type.
         temperature: of the teacher.
         chunks: of the K prototypes.
-        most_rows: N_s at the most, as configured.
+        most_rows: the largest N_s that the configuration allows.
     """
 
     features: Sequence[Tensor]
@@ -31,7 +31,7 @@ class TeacherOutputs:
     temperature: float
     chunks: Sequence[slice]
     most_rows: int
-    _kept: dict[int, Tensor] = field(default_factory=dict)
+    _cached: dict[int, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         """Return the tokens of all shards."""
@@ -39,15 +39,15 @@ class TeacherOutputs:
 
     def logits(self, shard: int, chunk: slice) -> Tensor:
         """Return a shard's logits over the temperature, (N_s, C) of a chunk of prototypes; read-only."""
-        if shard in self._kept:
-            return self._kept[shard]
+        if shard in self._cached:
+            return self._cached[shard]
         logits = scaled_logits(self.features[shard], self.prototypes[chunk], self.temperature)
-        if self._keeps_logits:
-            self._kept[shard] = logits
+        if self._caches_logits:
+            self._cached[shard] = logits
         return logits
 
     @property
-    def _keeps_logits(self) -> bool:
+    def _caches_logits(self) -> bool:
         logits = len(self.features) * self.most_rows * len(self.prototypes)
         return len(self.chunks) == 1 and logits <= LOGITS_AT_ONCE
 

@@ -25,7 +25,7 @@ def sinkhorn_knopp(outputs: Sequence[TeacherOutputs], iterations: int = 3) -> li
     further softmax of it.
 
     Args:
-        outputs: heads and kinds of tokens, each balanced by itself over the tokens of all shards.
+        outputs: heads and kinds of tokens, each balanced separately, over the tokens of all shards.
         iterations: normalizations of prototypes and then tokens.
     """
     present = [output for output in outputs if len(output)]
@@ -44,7 +44,7 @@ def sinkhorn_knopp(outputs: Sequence[TeacherOutputs], iterations: int = 3) -> li
 
 
 class SinkhornKnopp(nn.Module):
-    """Targets of every head by Sinkhorn-Knopp over all samples; keeps no state."""
+    """Targets of every head by Sinkhorn-Knopp over all samples; has no state."""
 
     def forward(self, outputs: Sequence[TeacherOutputs]) -> list[Assignments]:
         """See `sinkhorn_knopp`."""
@@ -54,7 +54,7 @@ class SinkhornKnopp(nn.Module):
 class Centering(nn.Module):
     """Targets softmax((logits - center) / T), the center a running mean (DINO).
 
-    The batch's own mean enters the center only after it has been used: an update is kept until the
+    A batch's mean enters the center only after the batch has been used: the update is pending until the
     next call, as in DINOv2 `loss/dino_clstoken_loss.py`. The mean of the logits is the mean feature times
     the prototypes.
 
@@ -73,7 +73,7 @@ class Centering(nn.Module):
 
     @torch.no_grad()
     def forward(self, outputs: Sequence[TeacherOutputs]) -> list[Assignments]:
-        """Return every head's targets, and note the means of this step's logits."""
+        """Return every head's targets, and store the means of this step's logits."""
         assignments = []
         for head, output in enumerate(outputs):
             self.apply_pending(head)
@@ -94,7 +94,7 @@ class Centering(nn.Module):
         pending.fill_(False)
 
     def forget_pending(self) -> None:
-        """Drop the means of the last batch, which was not fit for use."""
+        """Drop the means of the last batch, whose loss was not finite."""
         for name, buffer in self.named_buffers():
             if "pending" in name:
                 buffer.zero_()
@@ -114,12 +114,12 @@ def _normalizing(output: TeacherOutputs, u: Tensor) -> list[Tensor]:
     """Return the v for each shard that make every token's probabilities sum to one."""
     vs = []
     for shard in range(len(output.features)):
-        first, *rest = [
+        normalizer, *others = [
             (output.logits(shard, chunk) + u[chunk]).logsumexp(dim=1) for chunk in output.chunks
         ]
-        for part in rest:
-            first = torch.logaddexp(first, part)
-        vs.append(first.neg())
+        for of_chunk in others:
+            normalizer = torch.logaddexp(normalizer, of_chunk)
+        vs.append(normalizer.neg())
     return vs
 
 

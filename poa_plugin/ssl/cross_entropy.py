@@ -34,9 +34,9 @@ def soft_cross_entropies(
 ) -> tuple[list[Tensor], Tensor]:
     """Return -sum_k q_k log softmax_k(features @ prototypes.T / temperature), for each row of each target.
 
-    Equals the computation from whole logits, value and gradients, without a tensor of more than (N, C): logits
-    and targets are computed chunk by chunk, in the forward and again in the backward pass, at the precision of
-    the autocast state in which this is called.
+    Equals the computation from all logits at once, value and gradients, without a tensor of more than (N, C):
+    logits and targets are computed chunk by chunk, in the forward and again in the backward pass, at the
+    precision of the autocast state in which this is called.
 
     Args:
         features: (N, D).

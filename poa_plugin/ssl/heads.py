@@ -74,9 +74,9 @@ class ProjectionHead(nn.Module):
 
     def bottleneck(self, features: Sequence[Tensor]) -> Tensor:
         """Map (N, d) features of several widths to one batch of (sum of N, bottleneck_dim)."""
-        first, *rest = self.mlp
-        x = torch.cat([first(batch) for batch in features])
-        for layer in rest:
+        first_layer, *layers = self.mlp
+        x = torch.cat([first_layer(batch) for batch in features])
+        for layer in layers:
             x = layer(x)
         eps = 1e-6 if x.dtype == torch.float16 else 1e-12
         wide = torch.promote_types(x.dtype, torch.float32)  # a squared length overflows float16

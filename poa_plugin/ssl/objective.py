@@ -53,9 +53,9 @@ class Targets:
 
 @dataclass(frozen=True)
 class Student:
-    """What one student put out for one shard.
+    """The outputs of one student for one shard.
 
-    `cls` (2 B, d) are its class tokens of the global crops; `tokens` (N, d) what goes into the heads:
+    `cls` (2 B, d) are its class tokens of the global crops; `tokens` (N, d) the inputs of the heads:
     the global class tokens, the local class tokens and the masked patches, `sizes` of each.
     """
 
@@ -105,7 +105,7 @@ class HeadLoss:
             features: (N, D) of its tokens.
             prototypes: (K, D).
         """
-        compare = self._compare_whole if len(self.chunks) == 1 else self._compare_in_chunks
+        compare = self._compare_at_once if len(self.chunks) == 1 else self._compare_in_chunks
         rows = compare(role, student, features, prototypes)
         return self._weighted(role, rows, student)
 
@@ -116,7 +116,7 @@ class HeadLoss:
     def _is_on(self, term: str) -> bool:
         return cast(Mapping[str, bool], self.config.loss.terms)[term]
 
-    def _compare_whole(
+    def _compare_at_once(
         self, role: str, student: Student, features: Tensor, prototypes: Tensor
     ) -> dict[str, Tensor]:
         """Return the cross-entropies of rows by term, from logits of all prototypes."""
@@ -146,7 +146,7 @@ class HeadLoss:
     def _compare_in_chunks(
         self, role: str, student: Student, features: Tensor, prototypes: Tensor
     ) -> dict[str, Tensor]:
-        """Return the same, never from more than a chunk of prototypes."""
+        """Return the same, computed from one chunk of prototypes at a time."""
         of_global, of_local, of_patches = student.rows
         of_cls = slice(of_local.stop)
         soft_targets = {}
@@ -255,7 +255,7 @@ def trains_elastic_student(config: Config) -> bool:
 def _probabilities(
     features: Tensor, prototypes: Tensor, temperature: float, normalizers: Tensor
 ) -> Probabilities:
-    """Return the softmax of a student's logits over a temperature, of which only features are kept."""
+    """Return the softmax of a student's logits over a temperature, stored as features only."""
     dtype = compute_dtype(features)
     x, w = features.detach().to(dtype), prototypes.detach().to(dtype)
     return lambda chunk: scaled_logits(x, w[chunk], temperature).sub_(normalizers[:, None]).exp_()

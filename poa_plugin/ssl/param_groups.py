@@ -21,7 +21,7 @@ def params_groups(
     Learning rates fall by `layerwise_decay` for each block from the top, by a block's index in the
     intact network, and by a further factor in the patch embedding. Biases, normalization layers (but
     for those that the backbone names) and layer scale are not decayed; prototypes (`is_last_layer`)
-    can be held still in the first epoch.
+    can be frozen in the first epoch.
 
     Args:
         student: modules `backbone` and `dino_head`.
@@ -57,14 +57,14 @@ def parameter_settings(
         for name in module.decayed_norms()
     }
     for module_name, module in student.named_modules():
-        for own_name, parameter in module.named_parameters(recurse=False):
+        for parameter_name, parameter in module.named_parameters(recurse=False):
             if not parameter.requires_grad:
                 continue
-            name = f"{module_name}.{own_name}"
+            name = f"{module_name}.{parameter_name}"
             lr = _lr_multiplier(student, name, layerwise_decay)
             if "patch_embed" in name:
                 lr *= patch_embed_lr_mult
-            undecayed = own_name == "bias" or isinstance(module, UNDECAYED_MODULES)
+            undecayed = parameter_name == "bias" or isinstance(module, UNDECAYED_MODULES)
             undecayed = undecayed and name not in exceptions
             settings[name] = (lr, 0.0 if undecayed else 1.0, "last_layer" in name)
     return settings

@@ -37,7 +37,7 @@ from poa_plugin.ssl.targets import Teacher
 
 @META_ARCHS.register_as("poa")
 class POA(nn.Module):
-    """The whole method behind DINOv2's protocol for meta-architectures.
+    """The full method behind DINOv2's protocol for meta-architectures.
 
     Every random choice is a function of (seed, step, shard); the step is a buffer that
     `update_teacher` counts up, so that a loop which passes no step drives the model as well.
@@ -49,8 +49,8 @@ class POA(nn.Module):
     Attributes:
         step: how many steps were taken, a buffer for checkpoints; `steps_taken` is the same number without a
             wait for the device. `set_step` sets both.
-        terms_by_head: the last step's loss terms, (heads,) each and detached, but for KoLeo, which no head
-            has a part in.
+        terms_by_head: the last step's loss terms, (heads,) each and detached; without KoLeo, which is
+            not computed by heads.
     """
 
     step: Tensor
@@ -108,7 +108,9 @@ class POA(nn.Module):
             UserError: more than one process takes part, which this version cannot train.
         """
         if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            raise UserError("Training runs in one process; set train.shards for several streams.")
+            raise UserError(
+                "Training runs in one process: train.shards sets the batch of several GPUs."
+            )
         self.teacher.load_state_dict(self.student.state_dict())
 
     def forward_backward(
@@ -120,11 +122,11 @@ class POA(nn.Module):
         """Compute the loss of one step and its gradients, shard by shard.
 
         Args:
-            data: one shard's batch under DINOv2's names, or the batches of all shards, each taken when it is
-                due. `collated_global_crops` (2 B, 3, g, g) and `collated_local_crops` (V * B, 3, l, l) are
+            data: one shard's batch under DINOv2's names, or the batches of all shards, each read when it is
+                needed. `collated_global_crops` (2 B, 3, g, g) and `collated_local_crops` (V * B, 3, l, l) are
                 uint8, or normalized floating-point numbers; `collated_masks` (2 B, N) bool; where there are
-                `mask_indices_list` (M,) and `masks_weight` (M,), they are not computed here. Batches wait where
-                they are, and are brought to the device one at a time.
+                `mask_indices_list` (M,) and `masks_weight` (M,), they are not computed here. Batches stay where
+                they are, and are moved to the device one at a time.
             teacher_temp: the teacher's temperature.
             subnets: the elastic students, one for each shard; sampled if None.
 
@@ -185,7 +187,9 @@ class POA(nn.Module):
             for of_pass in passes:
                 with self._autocast():
                     terms = self._terms(shard, targets, of_pass, intact)
-                if terms:  # an intact student may have none of its own, and yet teach
+                if (
+                    terms
+                ):  # an intact student without loss terms still gives the elastic one its targets
                     yield {name: term / n_shards for name, term in terms.items()}
 
     def _teacher_targets(
@@ -194,7 +198,7 @@ class POA(nn.Module):
         batches: deque[Mapping[str, Any]],
         temperature: float,
     ) -> Targets:
-        """Return the teacher's targets of all shards, whose batches are put into `batches` as they come."""
+        """Return the teacher's targets of all shards, and append their batches to `batches` as they arrive."""
 
         def shards() -> Iterator[Shard]:
             for index, batch in enumerate([data] if isinstance(data, Mapping) else data):
@@ -222,7 +226,7 @@ class POA(nn.Module):
             shard: the batch.
             targets: the teacher's.
             roles: of the students.
-            intact: by head, what the intact student leaves for an elastic student that comes after it.
+            intact: by head, the probabilities that the intact student stores for the elastic student after it.
         """
         students = self._run_students(shard, roles)
 
@@ -262,7 +266,7 @@ class POA(nn.Module):
         self.set_step(self.steps_taken + 1)
 
     def skip_step(self) -> None:
-        """Count a step whose loss is not finite, and forget what it would have put into the centers."""
+        """Count a step whose loss is not finite, and discard its update of the centers."""
         for targets in (self.cls_targets, self.patch_targets):
             if isinstance(targets, Centering):
                 targets.forget_pending()

@@ -1,4 +1,4 @@
-"""The students' part of a step: what each sees, and its run through the backbone."""
+"""The students' part of a step: their inputs, and their pass through the backbone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The teacher's part of a step: what the students' predictions are compared with."""
+"""The teacher's part of a step: the targets of the students' predictions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from poa_plugin.ssl.prototypes import chunks, compute_dtype
 
 
 class Teacher:
-    """Runs the teacher shard by shard, and keeps bottleneck features of what students are compared with.
+    """Runs the teacher shard by shard, and stores the bottleneck features that targets are made of.
 
     Args:
         modules: `backbone` and `dino_head`.
@@ -24,7 +24,7 @@ class Teacher:
         cls_targets: balances class tokens.
         patch_targets: balances masked patches.
         chunk_width: prototypes at a time.
-        most_rows: tokens of a shard at the most, as configured.
+        most_rows: the largest number of tokens of a shard that the configuration allows.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Teacher:
         """Return each head's features of class tokens and masked patches, and its prototypes."""
         prototypes: list[Tensor] = []
 
-        def keep(head: int, rows: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
+        def bottleneck_features(head: int, rows: Sequence[Tensor], weight: Tensor) -> list[Tensor]:
             dtype = compute_dtype(weight)
             if with_prototypes:
                 prototypes.append(weight.to(dtype))
@@ -85,4 +85,4 @@ class Teacher:
             [CropBatch(shard.global_crops, self.intact, patch_ids=shard.patch_ids)]
         )
         tokens = [out["x_norm_clstoken"], out["x_norm_patchtokens"]]
-        return self.modules["dino_head"](tokens, keep), prototypes
+        return self.modules["dino_head"](tokens, bottleneck_features), prototypes

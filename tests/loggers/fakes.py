@@ -27,13 +27,13 @@ class FakeInit:
     """`init` of W&B or Trackio: the run of a key is resumed, as `resume="allow"` does."""
 
     def __init__(self, key: str) -> None:
-        self.key, self.given = key, list[dict[str, Any]]()
+        self.key, self.calls = key, list[dict[str, Any]]()
         self.runs: dict[str, FakeRun] = {}
 
-    def __call__(self, **given: Any) -> FakeRun:
-        self.given.append(given)
-        assert given["resume"] == "allow"
-        return self.runs.setdefault(given[self.key], FakeRun())
+    def __call__(self, **arguments: Any) -> FakeRun:
+        self.calls.append(arguments)
+        assert arguments["resume"] == "allow"
+        return self.runs.setdefault(arguments[self.key], FakeRun())
 
 
 class FakeMlflowClient:
@@ -45,8 +45,8 @@ class FakeMlflowClient:
         self.runs = self.stores.setdefault(tracking_uri, {})
 
     def get_experiment_by_name(self, name: str) -> SimpleNamespace | None:
-        known = {run.experiment for run in self.runs.values()}
-        return SimpleNamespace(experiment_id=name) if name in known else None
+        experiments = {run.experiment for run in self.runs.values()}
+        return SimpleNamespace(experiment_id=name) if name in experiments else None
 
     def create_experiment(self, name: str) -> str:
         return name

@@ -31,9 +31,9 @@ def train(tmp_path: Path, demo_words: list[str]) -> Train:
     home = tmp_path / "home"
     home.mkdir()
 
-    def run(*words: str, **variables: str) -> str:
+    def run(*overrides: str, **variables: str) -> str:
         command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, "optim.epochs=3"]
-        command += ["train.checkpoint_period=2", f"output_dir={tmp_path / 'run'}", *words]
+        command += ["train.checkpoint_period=2", f"output_dir={tmp_path / 'run'}", *overrides]
         without = ("WANDB_", "MLFLOW_", "TRACKIO_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(without)}
         env |= {"HOME": str(home), "TRACKIO_DIR": str(tmp_path / "trackio"), **variables}
@@ -114,13 +114,13 @@ print(json.dumps({
     store = (run / "loggers/mlflow").as_uri()
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     command = [sys.executable, "-c", script, store]
-    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = json.loads(said.splitlines()[-1])
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    actual = json.loads(output.splitlines()[-1])
     identity = json.loads((run / "loggers/mlflow.json").read_text())["id"]
-    assert (found["id"], found["name"], found["status"]) == (identity, "run", "FINISHED")
-    assert found["params"]["train.log_period"] == "1"
+    assert (actual["id"], actual["name"], actual["status"]) == (identity, "run", "FINISHED")
+    assert actual["params"]["train.log_period"] == "1"
     logged = {step: {} for step in STEPS}
-    for name, values in found["metrics"].items():
+    for name, values in actual["metrics"].items():
         steps = [step for step, _ in values]
         assert steps in (STEPS + AGAIN, AGAIN + AGAIN), "masked patches join at step 4"
         for step, value in values:
@@ -146,10 +146,10 @@ def test_trackio_on_this_machine(train: Train, tmp_path: Path) -> None:
 def test_a_server_that_is_not_there(demo_words: list[str], tmp_path: Path) -> None:
     """Nothing is trained for hours without being logged."""
     pytest.importorskip("mlflow")
-    words = ["train.loggers=[tensorboard,mlflow]", f"output_dir={tmp_path / 'run'}"]
-    words += ["train.logger_options.mlflow.tracking_uri=http://127.0.0.1:9"]
+    overrides = ["train.loggers=[tensorboard,mlflow]", f"output_dir={tmp_path / 'run'}"]
+    overrides += ["train.logger_options.mlflow.tracking_uri=http://127.0.0.1:9"]
     env = {**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, *words]
+    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, *overrides]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert ended.returncode == 2
     assert "poa: The logger 'mlflow' cannot be opened: " in ended.stderr
@@ -196,10 +196,10 @@ def test_a_server_that_goes_away(demo_words: list[str], tmp_path: Path) -> None:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     address = f"http://127.0.0.1:{server.server_port}"
-    words = ["train.loggers=[tensorboard,mlflow]", f"output_dir={tmp_path / 'run'}"]
-    words += [f"train.logger_options.mlflow.tracking_uri={address}", "optim.epochs=10"]
+    overrides = ["train.loggers=[tensorboard,mlflow]", f"output_dir={tmp_path / 'run'}"]
+    overrides += [f"train.logger_options.mlflow.tracking_uri={address}", "optim.epochs=10"]
     env = {**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, *words]
+    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, *overrides]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     server.shutdown()  # if it has not done so itself
     thread.join()

@@ -30,9 +30,9 @@ def test_loggers_get_the_lines(make: Make, tmp_path: Path, recorder: type[Record
     assert config["student"].keys() == {"arch", "vit"}
     assert config["train"]["log_period"] == 2
     assert "logger_options" not in config["train"]
-    found = lines(tmp_path / "run")
-    assert logged == [("log", line["step"], scalars(line)) for line in found]
-    for line, (_, _, values) in zip(found, logged, strict=True):
+    actual = lines(tmp_path / "run")
+    assert logged == [("log", line["step"], scalars(line)) for line in actual]
+    for line, (_, _, values) in zip(actual, logged, strict=True):
         assert all(type(value) in (int, float) for value in values.values())
         assert values["loss"] == line["loss"]
         assert values["terms/same_view_global"] == line["terms"]["same_view_global"]
@@ -54,29 +54,40 @@ def test_a_run_that_resumes_may_have_other_loggers(
 ) -> None:
     assert not train(make("train.max_minutes=1e-9")).finished
     train(make("train.loggers=[recorder]", "train.logger_options.mlflow.experiment=other"))
-    assert recorder.calls[0][2] == 1, "the step from which the run goes on"
+    assert recorder.calls[0][2] == 1, "the step from which the run resumes"
     assert [line["step"] for line in lines(tmp_path / "run")] == [1, 3, 5]
 
 
 def test_what_comes_by_head_is_resumed_exactly(make: Make, tmp_path: Path) -> None:
     """The line of steps 0 to 3 comes of three attempts."""
-    words = ["train.log_period=4", "train.loggers=[]"]
-    train(make(*words, f"output_dir={tmp_path / 'whole'}"))
+    overrides = ["train.log_period=4", "train.loggers=[]"]
+    train(make(*overrides, f"output_dir={tmp_path / 'whole'}"))
     for _ in range(3):
-        train(make(*words, "train.max_minutes=1e-9"))
-    train(make(*words))
-    whole, pieces = (timeless(lines(tmp_path / name)) for name in ("whole", "run"))
-    assert whole == pieces
-    assert whole[0]["terms_by_head"].keys() >= {"cross_view_intact_global", "same_view_local"}
+        train(make(*overrides, "train.max_minutes=1e-9"))
+    train(make(*overrides))
+    uninterrupted, pieces = (timeless(lines(tmp_path / name)) for name in ("whole", "run"))
+    assert uninterrupted == pieces
+    assert uninterrupted[0]["terms_by_head"].keys() >= {
+        "cross_view_intact_global",
+        "same_view_local",
+    }
 
 
 @pytest.mark.parametrize(
-    ("method", "error", "said"),
+    ("method", "error", "message"),
     [
         ("log", OSError(28, "No space left on device"), "at step 1, .*OSError: .*No space left"),
-        ("log", RuntimeError("the network\nis down."), "at step 1, .*: the network is down. The"),
-        ("log", SystemExit(1), "failed at step 1, and is left out from here on: SystemExit: 1. "),
-        ("close", ConnectionError(), "failed at its end: ConnectionError. The training"),
+        (
+            "log",
+            RuntimeError("the network\nis down."),
+            "at step 1, .*: the network is down. Training",
+        ),
+        (
+            "log",
+            SystemExit(1),
+            "failed at step 1, and is disabled until the run is resumed: SystemExit: 1. ",
+        ),
+        ("close", ConnectionError(), "failed at its end: ConnectionError. Training"),
     ],
 )
 def test_one_that_fails_is_left_out_with_one_warning(
@@ -87,7 +98,7 @@ def test_one_that_fails_is_left_out_with_one_warning(
     capsys: pytest.CaptureFixture[str],
     method: str,
     error: BaseException,
-    said: str,
+    message: str,
 ) -> None:
     train(make("train.loggers=[]", f"output_dir={tmp_path / 'without'}"))
     recorder.raises[method] = error
@@ -95,12 +106,12 @@ def test_one_that_fails_is_left_out_with_one_warning(
     warnings = capsys.readouterr().err
     assert warnings.count("poa: warning: The logger 'recorder'") == 1
     assert "Traceback" not in warnings
-    assert re.search(said, warnings)
+    assert re.search(message, warnings)
     n_logged = 3 if method == "close" else 1
     assert [name for name, *_ in recorder.calls] == ["open", *["log"] * n_logged, "close"]
     assert [name for name, *_ in second.calls] == ["open", "log", "log", "log", "close"]
-    found = [timeless(lines(tmp_path / name)) for name in ("without", "run")]
-    assert found[0] == found[1]
+    actual = [timeless(lines(tmp_path / name)) for name in ("without", "run")]
+    assert actual[0] == actual[1]
     ours, theirs = weights(tmp_path / "without"), weights(tmp_path / "run")
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
@@ -119,7 +130,7 @@ def test_one_that_hangs_is_not_waited_for(
     began = time.monotonic()
     assert train(make(BOTH)).finished
     assert time.monotonic() - began < 30
-    assert "'recorder' takes too long to finish, and is not" in capsys.readouterr().err
+    assert "'recorder' takes too long to finish, and was" in capsys.readouterr().err
     assert [name for name, *_ in second.calls] == ["open", "log", "log", "log", "close"]
     assert len(lines(tmp_path / "run")) == 3
 
@@ -136,7 +147,7 @@ def test_one_that_is_far_behind_is_left_out(
     loggers = Loggers(tmp_path, make("train.loggers=[recorder]"), 0)
     for step in range(10):
         loggers.log(step, {})
-    assert "'recorder' is 3 lines behind, and is left out" in capsys.readouterr().err
+    assert "'recorder' is 3 records behind, and is disabled" in capsys.readouterr().err
     recorder.goes_on.set()
     loggers.flush()
     loggers.close()
@@ -182,7 +193,7 @@ def test_one_that_cannot_be_opened_is_refused_before_training(
     before = (tmp_path / "run/metrics.jsonl").read_bytes()
     recorder.raises["open"] = ValueError("no key.")
     again = ("train.accept_changes=true", "train.loggers=[second,recorder]")
-    with pytest.raises(UserError, match=r"'recorder' cannot be opened: ValueError: no key\. Mend"):
+    with pytest.raises(UserError, match=r"'recorder' cannot be opened: ValueError: no key\. Fix"):
         train(make(*again))
     assert (tmp_path / "run/metrics.jsonl").read_bytes() == before
     assert second.calls[-1] == ("close",)
@@ -196,14 +207,14 @@ def test_a_missing_package_is_named_with_its_extra(
 ) -> None:
     monkeypatch.delitem(sys.modules, name, raising=False)
     monkeypatch.setattr(relay, "find_spec", lambda package: None)
-    said = rf"'{name}' needs the package {name}: pip install 'poa-plugin\[{name}\]', or leave"
-    with pytest.raises(UserError, match=said):
+    message = rf"'{name}' needs the package {name}: pip install 'poa-plugin\[{name}\]', or remove"
+    with pytest.raises(UserError, match=message):
         train(make(f"train.loggers=[{name}]"))
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(
-    ("word", "said"),
+    ("word", "message"),
     [
         ("train.loggers=[wanb]", "is [wanb], an unknown logger: did you mean 'wandb'?"),
         ("train.loggers=wandb", "it must be a list of mlflow, "),
@@ -216,13 +227,13 @@ def test_a_missing_package_is_named_with_its_extra(
         ("wandb.project=x", "Unknown configuration key 'wandb.project'"),
     ],
 )
-def test_mistakes_in_the_configuration(make: Make, word: str, said: str) -> None:
+def test_mistakes_in_the_configuration(make: Make, word: str, message: str) -> None:
     with pytest.raises(UserError) as error:
         make(word)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
-MINE = """
+USER_LOGGER = """
 import json
 from dataclasses import dataclass
 
@@ -262,26 +273,31 @@ def test_a_logger_of_ones_own(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "my_loggers.py").write_text(MINE)
+    (tmp_path / "my_loggers.py").write_text(USER_LOGGER)
     monkeypatch.syspath_prepend(tmp_path)
-    words = [
+    overrides = [
         "imports=[my_loggers]",
         "train.loggers=[my_table]",
         "train.logger_options.my_table={title: table, digits: 2}",
         "optim.epochs=1",
         f"output_dir={tmp_path / 'run'}",
     ]
-    assert main(["train", *demo_words, *words]) == 0
+    assert main(["train", *demo_words, *overrides]) == 0
     logged = [f"{line['step']} {line['loss']:.2f}" for line in lines(tmp_path / "run")]
     assert (tmp_path / "run/table.txt").read_text().split("\n")[:-1] == logged
     assert main(["config", "my_table.digits"]) == 0
     assert "a whole number from 1 to 9" in capsys.readouterr().out
-    assert main(["train", *demo_words, *words, "train.logger_options.my_table.digits=10"]) == 2
+    assert main(["train", *demo_words, *overrides, "train.logger_options.my_table.digits=10"]) == 2
     assert "from 1 to 9" in capsys.readouterr().err
-    own = words[:2]
-    assert main(["train", *demo_words, *own]) == 2
+    resume_overrides = overrides[:2]
+    assert main(["train", *demo_words, *resume_overrides]) == 2
     assert "'train.logger_options.my_table.title' is missing" in capsys.readouterr().err
-    unused = [own[0], "train.loggers=[]", "optim.epochs=1", f"output_dir={tmp_path / 'unused'}"]
+    unused = [
+        resume_overrides[0],
+        "train.loggers=[]",
+        "optim.epochs=1",
+        f"output_dir={tmp_path / 'unused'}",
+    ]
     assert main(["train", *demo_words, *unused]) == 0, "it is not missed where it is not used"
     assert main(["train", str(tmp_path / "unused")]) == 0
 
@@ -299,7 +315,7 @@ def test_other_lines_are_scalars_too() -> None:
     """A line in which every step was skipped has no loss."""
     line = dict.fromkeys(("epoch", "lr", "weight_decay", "momentum", "teacher_temp"), 1)
     line |= dict.fromkeys(("images_per_second", "data_seconds", "step_seconds"), 0.5)
-    whole = {**line, "skipped_steps": 2, "loss": None, "subnets": ["w"], "seconds": 3.0}
-    found = scalars({**whole, "terms": {}, "terms_by_head": {}, "grad_norm": {}})
-    assert found == {**line, "skipped_steps": 2}
-    assert json.dumps(found)
+    record = {**line, "skipped_steps": 2, "loss": None, "subnets": ["w"], "seconds": 3.0}
+    actual = scalars({**record, "terms": {}, "terms_by_head": {}, "grad_norm": {}})
+    assert actual == {**line, "skipped_steps": 2}
+    assert json.dumps(actual)

@@ -28,19 +28,19 @@ def read(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def test_what_tensorboard_shows_is_what_the_metrics_say(make: Make, tmp_path: Path) -> None:
     train(make())
-    shown, found = read(tmp_path / "run/events"), lines(tmp_path / "run")
-    assert shown.keys() == {tag for line in found for tag in scalars(line)}
+    shown, actual = read(tmp_path / "run/events"), lines(tmp_path / "run")
+    assert shown.keys() == {tag for line in actual for tag in scalars(line)}
     for tag, values in shown.items():
-        expected = [(line["step"], scalars(line)[tag]) for line in found]
+        expected = [(line["step"], scalars(line)[tag]) for line in actual]
         assert values == [(step, pytest.approx(value)) for step, value in expected]
 
 
 def test_steps_that_come_again_replace_the_former_ones(make: Make, tmp_path: Path) -> None:
-    words = ["train.checkpoint_period=2", "train.keep_checkpoints=0", "train.log_period=1"]
-    train(make(*words))
+    overrides = ["train.checkpoint_period=2", "train.keep_checkpoints=0", "train.log_period=1"]
+    train(make(*overrides))
     shutil.rmtree(tmp_path / "run/ckpt/6")
     shutil.rmtree(tmp_path / "run/ckpt/4")
-    train(make(*words))
+    train(make(*overrides))
     assert len(list((tmp_path / "run/events").iterdir())) == 2
     shown = read(tmp_path / "run/events")["images_per_second"]
     speeds = [line["images_per_second"] for line in lines(tmp_path / "run")]
@@ -57,12 +57,12 @@ def test_a_full_disk_under_the_events_alone(
     (tmp_path / "run").mkdir()
     (tmp_path / "run/events").symlink_to(folder)
     fill(folder, 4096)
-    words = ["train.log_period=1", "optim.epochs=10"]
-    assert train(make(*words)).finished
+    overrides = ["train.log_period=1", "optim.epochs=10"]
+    assert train(make(*overrides)).finished
     warnings = capfd.readouterr().err
     assert warnings.count("poa: warning: The logger 'tensorboard' failed") == 1
     assert "No space left on device" in warnings
     assert "Traceback" not in warnings
     assert [line["step"] for line in lines(tmp_path / "run")] == list(range(30))
     with pytest.raises(UserError, match="cannot be written: the disk is full"):
-        train(make(*words, "optim.epochs=11", "train.accept_changes=true"))
+        train(make(*overrides, "optim.epochs=11", "train.accept_changes=true"))

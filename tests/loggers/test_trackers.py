@@ -47,12 +47,12 @@ def mlflow(monkeypatch: pytest.MonkeyPatch) -> type[FakeMlflowClient]:
     return FakeMlflowClient
 
 
-def stop_and_go_on(make: Make, run: Path, *words: str) -> None:
+def stop_and_resume(make: Make, run: Path, *overrides: str) -> None:
     """Train to the end, lose the last checkpoint, and go on: steps 4 and 5 come twice."""
-    words = ("train.log_period=1", *words)
-    train(make(*words))
+    overrides = ("train.log_period=1", *overrides)
+    train(make(*overrides))
     shutil.rmtree(run / "ckpt/6")
-    train(make(*words))
+    train(make(*overrides))
     assert [line["step"] for line in lines(run)] == [*range(6)]
 
 
@@ -62,13 +62,13 @@ TWICE = [*range(6), 4, 5]
 def test_wandb(make: Make, tmp_path: Path, wandb: FakeInit) -> None:
     run = tmp_path / "run"
     options = ["train.logger_options.wandb.entity=us", "train.logger_options.wandb.mode=offline"]
-    stop_and_go_on(make, run, "train.loggers=[wandb]", *options)
+    stop_and_resume(make, run, "train.loggers=[wandb]", *options)
     identity = json.loads((run / "loggers/wandb.json").read_text())["id"]
     assert list(wandb.runs) == [identity]
     assert [step for step, _ in wandb.runs[identity].logged] == TWICE
     assert wandb.runs[identity].logged[0][1]["loss"] == lines(run)[0]["loss"]
     assert wandb.runs[identity].finished == 2
-    first, again = wandb.given
+    first, again = wandb.calls
     assert first | {"config": None} == again | {"config": None}
     assert (first["project"], first["entity"], first["mode"]) == ("poa", "us", "offline")
     assert (first["name"], first["dir"]) == ("run", str(run / "loggers"))
@@ -80,17 +80,17 @@ def test_wandb(make: Make, tmp_path: Path, wandb: FakeInit) -> None:
 
 def test_wandbs_own_mode(make: Make, tmp_path: Path, wandb: FakeInit) -> None:
     Loggers(tmp_path, make("train.loggers=[wandb]"), 0).close()
-    assert wandb.given[0]["mode"] is None
+    assert wandb.calls[0]["mode"] is None
 
 
 def test_trackio(make: Make, tmp_path: Path, trackio: FakeInit) -> None:
     run = tmp_path / "run"
-    stop_and_go_on(make, run, "train.loggers=[trackio]")
+    stop_and_resume(make, run, "train.loggers=[trackio]")
     [name] = trackio.runs
     assert name.startswith("run-")
     assert [step for step, _ in trackio.runs[name].logged] == TWICE
     assert trackio.runs[name].finished == 2
-    assert (trackio.given[0]["project"], trackio.given[0]["space_id"]) == ("poa", None)
+    assert (trackio.calls[0]["project"], trackio.calls[0]["space_id"]) == ("poa", None)
     Loggers(tmp_path, make("train.loggers=[trackio]"), 0).close()
     assert len(trackio.runs) == 2
 
@@ -102,7 +102,7 @@ def test_mlflow(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     run = tmp_path / "run"
-    stop_and_go_on(make, run, "train.loggers=[mlflow]")
+    stop_and_resume(make, run, "train.loggers=[mlflow]")
     store = (run / "loggers/mlflow").as_uri()
     [ours] = mlflow.stores[store].values()
     assert (ours.name, ours.experiment, ours.status) == ("run", "poa", "FINISHED")
@@ -126,4 +126,4 @@ def test_a_damaged_identity(make: Make, tmp_path: Path, wandb: FakeInit, content
     (tmp_path / "loggers/wandb.json").write_text(content)
     with pytest.raises(UserError, match=r"wandb.json'.* is damaged"):
         Loggers(tmp_path, make("train.loggers=[wandb]"), 0)
-    assert not wandb.given
+    assert not wandb.calls

@@ -19,7 +19,7 @@ from poa_plugin.ssl.cross_entropy import SoftTargets, soft_cross_entropies
 from poa_plugin.ssl.prototypes import chunk_width, chunks, student_rows
 from tests.conftest import FAMILIES, random_batch, randomize
 from tests.ssl import one_graph
-from tests.ssl.outputs import WHOLE
+from tests.ssl.outputs import ONE_CHUNK
 
 Make = Callable[..., Config]
 TEMP = 0.05
@@ -48,7 +48,7 @@ def whole_sinkhorn(output: TeacherOutputs) -> Tensor:
     return log_q.exp()
 
 
-@pytest.mark.parametrize("width", [WHOLE, 90, 32, 7])
+@pytest.mark.parametrize("width", [ONE_CHUNK, 90, 32, 7])
 @pytest.mark.parametrize("sizes", [[40], [20, 20], [13, 0, 27], [0, 40]])
 def test_sinkhorn_knopp_over_shards_and_chunks(sizes: list[int], width: int) -> None:
     """A shard without any token takes no part."""
@@ -74,7 +74,7 @@ def test_a_kind_without_tokens_is_skipped() -> None:
     torch.testing.assert_close(with_tokens.all_of(1), whole_sinkhorn(full)[4:])
 
 
-@pytest.mark.parametrize("width", [WHOLE, 32])
+@pytest.mark.parametrize("width", [ONE_CHUNK, 32])
 def test_the_mean_of_logits_is_the_mean_feature_times_the_prototypes(width: int) -> None:
     centering, output = Centering([90]).double(), outputs([13, 0, 27], width)
     centering([output])
@@ -94,7 +94,7 @@ def soft_targets(k: int, dtype: torch.dtype) -> tuple[list[SoftTargets], list[Te
     return targets, repeated
 
 
-@pytest.mark.parametrize("width", [WHOLE, 90, 32, 7])
+@pytest.mark.parametrize("width", [ONE_CHUNK, 90, 32, 7])
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-6)])
 def test_cross_entropies_in_chunks(dtype: torch.dtype, tolerance: float, width: int) -> None:
     """Values and gradients, relative to the largest of each."""
@@ -113,9 +113,9 @@ def test_cross_entropies_in_chunks(dtype: torch.dtype, tolerance: float, width: 
             ]
         loss = sum((v * weight).sum() for v, weight in zip(values, weights, strict=True))
         outcomes.append([*values, *torch.autograd.grad(loss, (x, w))])
-    for ours, wanted in zip(*outcomes, strict=True):
-        scale = float(wanted.detach().abs().max()) if wanted.numel() else 1.0
-        torch.testing.assert_close(ours, wanted, atol=tolerance * scale, rtol=0)
+    for ours, expected in zip(*outcomes, strict=True):
+        scale = float(expected.detach().abs().max()) if expected.numel() else 1.0
+        torch.testing.assert_close(ours, expected, atol=tolerance * scale, rtol=0)
 
 
 def test_cross_entropies_in_half_precision() -> None:
@@ -132,9 +132,9 @@ def test_cross_entropies_in_half_precision() -> None:
             values, _ = soft_cross_entropies(x, w, targets, 0.1, chunks(90, 32))
         assert all(value.dtype == torch.float32 for value in values)
         gradients.append(torch.autograd.grad(sum(v.sum() for v in values), (x, w)))
-    for ours, wanted in zip(*reversed(gradients), strict=True):
+    for ours, expected in zip(*reversed(gradients), strict=True):
         assert ours.dtype == torch.float32
-        assert float((ours - wanted).norm() / wanted.norm()) < 0.01
+        assert float((ours - expected).norm() / expected.norm()) < 0.01
 
 
 class LargestTensor(TorchDispatchMode):
@@ -204,9 +204,9 @@ def small(family: str, *overrides: str) -> Config:
     return default_config([*FAMILIES[family], *smaller, *overrides])
 
 
-def error(ours: Tensor, wanted: Tensor) -> float:
+def error(ours: Tensor, expected: Tensor) -> float:
     """Return the largest difference, relative to the largest entry."""
-    return float((ours - wanted).abs().max()) / max(float(wanted.abs().max()), 1e-30)
+    return float((ours - expected).abs().max()) / max(float(expected.abs().max()), 1e-30)
 
 
 WAYS = [
@@ -230,11 +230,11 @@ WAYS = [
 def test_shards_one_by_one_are_all_in_one_graph(family: str, masks: str, centering: str) -> None:
     """In float64, but for positions that are interpolated and patches that are weighted in float32."""
     centered = f"train.centering={centering}"
-    wanted = step(small(family, centered), masks, torch.float64, reference=True)
+    expected = step(small(family, centered), masks, torch.float64, reference=True)
     for way in WAYS:
         ours = step(small(family, centered, *way), masks, torch.float64)
-        assert ours.keys() == wanted.keys()
-        for name, value in wanted.items():
+        assert ours.keys() == expected.keys()
+        for name, value in expected.items():
             assert error(ours[name], value) <= 2e-8, (name, way)
 
 

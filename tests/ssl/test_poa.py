@@ -48,10 +48,10 @@ def test_targets_are_balanced_over_the_shards_together(small_config: Make) -> No
     config = small_config()
     model = trained(config)
     batches = [random_batch(config, seed) for seed in (1, 2)]
-    found = model._teacher_targets(batches, deque(), 0.05)
-    wanted = one_graph.targets(model, batches, 0.05)
-    for head, (cls, patches) in enumerate(wanted):
-        for assignments, of_kind in ((found.cls[head], cls), (found.patches[head], patches)):
+    actual = model._teacher_targets(batches, deque(), 0.05)
+    expected = one_graph.targets(model, batches, 0.05)
+    for head, (cls, patches) in enumerate(expected):
+        for assignments, of_kind in ((actual.cls[head], cls), (actual.patches[head], patches)):
             ours = torch.cat([assignments.all_of(shard) for shard in range(2)])
             torch.testing.assert_close(ours, of_kind, atol=1e-5, rtol=0)
 
@@ -79,14 +79,14 @@ def test_dinov2_is_a_configuration(small_config: Make) -> None:
     probabilities = sinkhorn_knopp(teacher_head(target["x_norm_clstoken"]), 0.05)
     local = student(batch["collated_local_crops"])["x_norm_clstoken"]
     logp = [torch.log_softmax(head(x) / 0.1, -1) for x in (out["x_norm_clstoken"], local)]
-    wanted = sum(losses.cross_view(probabilities, *logp))
+    expected = sum(losses.cross_view(probabilities, *logp))
     patches = sinkhorn_knopp(teacher_head(target["x_norm_patchtokens"][masks]), 0.05)
     patch_logp = torch.log_softmax(head(out["x_norm_patchtokens"][masks]) / 0.1, -1)
     counts = masks.sum(1, keepdim=True).expand_as(masks)[masks]
-    wanted = wanted - ((patches * patch_logp).sum(-1) / counts).sum() / len(masks)
+    expected = expected - ((patches * patch_logp).sum(-1) / counts).sum() / len(masks)
     views = out["x_norm_clstoken"].chunk(2)
-    wanted = wanted + 0.1 * sum(losses.koleo(view) for view in views)
-    torch.testing.assert_close(total, wanted.detach(), atol=1e-5, rtol=0)
+    expected = expected + 0.1 * sum(losses.koleo(view) for view in views)
+    torch.testing.assert_close(total, expected.detach(), atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -104,13 +104,13 @@ def test_dinov2_is_a_configuration(small_config: Make) -> None:
 def test_each_term_can_be_switched_off_alone(small_config: Make, term: str) -> None:
     config = small_config()
     batch, subnets = random_batch(config), [Subnet(24, 2)]
-    every = trained(config).forward_backward(batch, 0.05, subnets)
+    all_terms = trained(config).forward_backward(batch, 0.05, subnets)
     some = trained(small_config(f"loss.terms.{term}=false")).forward_backward(batch, 0.05, subnets)
-    gone = {name for name in every if name.startswith(term)}
-    assert gone
-    assert some.keys() == every.keys() - gone
+    dropped = {name for name in all_terms if name.startswith(term)}
+    assert dropped
+    assert some.keys() == all_terms.keys() - dropped
     for name, value in some.items():
-        torch.testing.assert_close(value, every[name], atol=1e-6, rtol=0)
+        torch.testing.assert_close(value, all_terms[name], atol=1e-6, rtol=0)
 
 
 def test_the_papers_normalization_changes_weights_only(small_config: Make) -> None:
@@ -193,10 +193,10 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_global_generator_alone(
     small_config: Make,
 ) -> None:
     torch.manual_seed(5)
-    wanted = torch.rand(3)
+    expected = torch.rand(3)
     torch.manual_seed(5)
     first = POA(small_config()).state_dict()
-    assert torch.equal(torch.rand(3), wanted)
+    assert torch.equal(torch.rand(3), expected)
     again, other = POA(small_config()).state_dict(), POA(small_config("train.seed=1")).state_dict()
     assert all(torch.equal(value, again[key]) for key, value in first.items())
     key = "student.backbone.blocks.0.attn.qkv.weight"
@@ -207,11 +207,11 @@ def test_a_seed_gives_the_same_weights_and_leaves_the_global_generator_alone(
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_lower_precision_is_close_to_fp32(small_config: Make, precision: str) -> None:
     batch, subnets = random_batch(small_config()), [Subnet(24, 2)]
-    wanted = trained(small_config()).forward_backward(batch, 0.05, subnets)
+    expected = trained(small_config()).forward_backward(batch, 0.05, subnets)
     model = trained(small_config(f"train.precision={precision}"))
-    found = model.forward_backward(batch, 0.05, subnets)
+    actual = model.forward_backward(batch, 0.05, subnets)
     assert (model.fp16_scaler is not None) == (precision == "fp16")
-    assert sum(found.values()).item() == pytest.approx(sum(wanted.values()).item(), rel=0.05)
+    assert sum(actual.values()).item() == pytest.approx(sum(expected.values()).item(), rel=0.05)
 
 
 @pytest.mark.parametrize("chunk", ["null", 7])
@@ -245,13 +245,13 @@ def test_students_one_after_the_other_are_students_together(
 
 def test_an_intact_student_without_terms_of_its_own_still_teaches(small_config: Make) -> None:
     off = [f"loss.terms.{term}_intact=false" for term in ("cross_view", "masked_patch", "koleo")]
-    batch, found = random_batch(small_config()), []
+    batch, actual = random_batch(small_config()), []
     for lockstep in (True, False):
         model = trained(small_config(*off, f"train.joint_students={lockstep}"))
         terms = model.forward_backward(batch, 0.05, [Subnet(24, 2)])
         assert "same_view_local" in terms
-        found.append(sum(terms.values()).item())
-    assert found[0] == pytest.approx(found[1], abs=1e-6)
+        actual.append(sum(terms.values()).item())
+    assert actual[0] == pytest.approx(actual[1], abs=1e-6)
 
 
 @pytest.mark.parametrize("joint", ["true", "false"])

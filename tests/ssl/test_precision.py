@@ -72,22 +72,22 @@ def test_a_step_mixes_no_types(family: str, precision: str, joint: str, policy: 
     assert watch.products[HALF[precision]] > 100
 
 
-def errors(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> dict[str, float]:
-    assert found.keys() == wanted.keys()
-    return {name: float((found[name] - x).norm() / x.norm()) for name, x in wanted.items()}
+def errors(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> dict[str, float]:
+    assert actual.keys() == expected.keys()
+    return {name: float((actual[name] - x).norm() / x.norm()) for name, x in expected.items()}
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_are_those_of_float32_but_for_noise(family: str) -> None:
     """The noise is that of float32 steps with weights rounded to half precision."""
-    wanted = step(model_of(family))
+    expected = step(model_of(family))
     for precision, kind in HALF.items():
         rounded = model_of(family)
         with torch.no_grad():
             for parameter in rounded.parameters():
                 parameter.copy_(parameter.to(kind))
-        noise = errors(step(rounded), wanted)
+        noise = errors(step(rounded), expected)
         for chunk in ("null", "16"):
             overrides = [f"train.precision={precision}", f"train.prototype_chunk={chunk}"]
-            halved = errors(step(model_of(family, *overrides)), wanted)
+            halved = errors(step(model_of(family, *overrides)), expected)
             assert max(halved[name] - 4 * noise[name] for name in halved) < 0.02

@@ -10,7 +10,7 @@ import torch
 from poa_plugin.ssl import losses
 from poa_plugin.ssl.centering import Centering
 from poa_plugin.ssl.heads import MultiHead
-from tests.ssl.outputs import WHOLE, balanced, with_logits
+from tests.ssl.outputs import ONE_CHUNK, balanced, with_logits
 
 
 def _published_sinkhorn(logits: torch.Tensor, temp: float, iterations: int) -> torch.Tensor:
@@ -23,19 +23,19 @@ def _published_sinkhorn(logits: torch.Tensor, temp: float, iterations: int) -> t
     return (q * q.shape[1]).T.float()
 
 
-@pytest.mark.parametrize("width", [5, WHOLE])
+@pytest.mark.parametrize("width", [5, ONE_CHUNK])
 @pytest.mark.parametrize("iterations", [1, 3, 10])
 def test_sinkhorn_is_the_exponential_form(iterations: int, width: int) -> None:
     logits = torch.randn(20, 12)
-    found = balanced(logits, 0.07, iterations, width)
-    wanted = _published_sinkhorn(logits, 0.07, iterations)
-    torch.testing.assert_close(found, wanted, atol=1e-6, rtol=1e-4)
+    actual = balanced(logits, 0.07, iterations, width)
+    expected = _published_sinkhorn(logits, 0.07, iterations)
+    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-4)
 
 
 def test_sinkhorn_balances_prototypes_and_samples() -> None:
-    found = balanced(torch.randn(60, 10), 0.5, 50)
-    torch.testing.assert_close(found.sum(1), torch.ones(60))
-    torch.testing.assert_close(found.sum(0), torch.full((10,), 6.0), atol=1e-3, rtol=0)
+    actual = balanced(torch.randn(60, 10), 0.5, 50)
+    torch.testing.assert_close(actual.sum(1), torch.ones(60))
+    torch.testing.assert_close(actual.sum(0), torch.full((10,), 6.0), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("size", [3.6, 100.0, 1e4])
@@ -43,19 +43,19 @@ def test_sinkhorn_survives_logits_that_overflow_an_exponential(size: float) -> N
     """exp(x / 0.04) is infinite in float32 from x = 3.55 on."""
     logits = torch.randn(16, 8)
     logits[0, 0] = size
-    found = balanced(logits, 0.04)
-    assert found.isfinite().all()
-    torch.testing.assert_close(found.sum(1), torch.ones(16))
+    actual = balanced(logits, 0.04)
+    assert actual.isfinite().all()
+    torch.testing.assert_close(actual.sum(1), torch.ones(16))
 
 
 def test_centering_uses_the_mean_of_earlier_batches_only() -> None:
     centering, temp = Centering([5], momentum=0.9), 0.1
     first, second = torch.randn(7, 5), torch.randn(7, 5)
-    [found] = centering([with_logits(first.split([3, 4]), temp, 2)])
-    torch.testing.assert_close(found.all_of(0), torch.softmax(first[:3] / temp, -1))
-    [found] = centering([with_logits([second], temp)])
+    [actual] = centering([with_logits(first.split([3, 4]), temp, 2)])
+    torch.testing.assert_close(actual.all_of(0), torch.softmax(first[:3] / temp, -1))
+    [actual] = centering([with_logits([second], temp)])
     center = 0.1 * first.mean(0)
-    torch.testing.assert_close(found.all_of(0), torch.softmax((second - center) / temp, -1))
+    torch.testing.assert_close(actual.all_of(0), torch.softmax((second - center) / temp, -1))
 
 
 def test_centering_ignores_an_empty_batch() -> None:
@@ -78,11 +78,11 @@ def test_cross_view_pairs(normalization: str) -> None:
     global_pairs = [pair(views[1], students[0]), pair(views[0], students[1])]
     local_pairs = [pair(view, crop) for crop in local_logp.chunk(n_local) for view in views]
     if normalization == "code":
-        wanted = (sum(global_pairs) / 10, sum(local_pairs) / 10)
+        expected = (sum(global_pairs) / 10, sum(local_pairs) / 10)
     else:
-        wanted = (sum(global_pairs) / 2, sum(local_pairs) / 8)
-    found = losses.cross_view(targets, global_logp, local_logp, normalization)
-    assert [x.item() for x in found] == pytest.approx(wanted, rel=1e-5)
+        expected = (sum(global_pairs) / 2, sum(local_pairs) / 8)
+    actual = losses.cross_view(targets, global_logp, local_logp, normalization)
+    assert [x.item() for x in actual] == pytest.approx(expected, rel=1e-5)
 
 
 def test_masked_patches_are_averaged_within_images_first() -> None:
@@ -90,8 +90,8 @@ def test_masked_patches_are_averaged_within_images_first() -> None:
     logp = torch.log_softmax(torch.randn(3, 4), -1)
     entropy = -(targets * logp).sum(-1)
     weights = torch.tensor([0.5, 0.5, 1.0])
-    wanted = ((entropy[0] + entropy[1]) / 2 + entropy[2]) / 4
-    torch.testing.assert_close(losses.masked_patch(targets, logp, weights, 4), wanted)
+    expected = ((entropy[0] + entropy[1]) / 2 + entropy[2]) / 4
+    torch.testing.assert_close(losses.masked_patch(targets, logp, weights, 4), expected)
 
 
 def test_koleo_of_points_on_a_circle() -> None:
