@@ -23,7 +23,7 @@ def run() -> int:
         _end()
     finally:
         if signal.getsignal(signal.SIGINT) is _interrupt:
-            signal.signal(signal.SIGINT, _end)  # what remains is Python's clearing up
+            signal.signal(signal.SIGINT, _end)  # what remains is Python's cleanup
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from poa_plugin.arguments import KEY_VALUE, Parser, Real, Whole, path, path_text
+from poa_plugin.arguments import KEY_VALUE, IntegerRange, Parser, RealRange, path, path_text
 from poa_plugin.examples import epilog
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[Parser]
     """Where commands are added."""
 
-SIDE, WIDTH, NEIGHBORS = Whole(1, 8192), Whole(1, 65536), Whole(1, 1_000_000)
-THREADS, WORKERS = Whole(1, 1024), Whole(0, 256)
-TEMPERATURE, MINUTES = Real(1e-4, 1e4), Real(0.01, 1e5)
+SIDE, WIDTH, NEIGHBORS = IntegerRange(1, 8192), IntegerRange(1, 65536), IntegerRange(1, 1_000_000)
+THREADS, WORKERS = IntegerRange(1, 1024), IntegerRange(0, 256)
+TEMPERATURE, MINUTES = RealRange(1e-4, 1e4), RealRange(0.01, 1e5)
 
 
 def add_command(

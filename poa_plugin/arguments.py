@@ -15,10 +15,10 @@ from typing import Any, NoReturn
 from poa_plugin.errors import UserError, did_you_mean
 
 KEY_VALUE = "key=value"
-"""The metavar of words that are laid over a configuration."""
+"""The metavar of overrides of a configuration."""
 
 
-class Whole:
+class IntegerRange:
     """The type of a whole number from `low` to `high`."""
 
     def __init__(self, low: int, high: int) -> None:
@@ -40,7 +40,7 @@ class Whole:
         return number
 
 
-class Real:
+class RealRange:
     """The type of a finite number from `low` to `high`."""
 
     def __init__(self, low: float, high: float) -> None:
@@ -62,8 +62,8 @@ class Real:
 
 
 def _out_of_range(what: str, numbers: str, text: str) -> argparse.ArgumentTypeError:
-    given = text if len(text) <= 40 else f"{text[:37]}..."
-    return argparse.ArgumentTypeError(f"must be {what} from {numbers}, not '{given}'")
+    shown = text if len(text) <= 40 else f"{text[:37]}..."
+    return argparse.ArgumentTypeError(f"must be {what} from {numbers}, not '{shown}'")
 
 
 def path_text(text: str) -> str:
@@ -73,7 +73,7 @@ def path_text(text: str) -> str:
         argparse.ArgumentTypeError: the text is empty, or no file can have the name.
     """
     if not text:
-        raise argparse.ArgumentTypeError("takes a path, and was given an empty text")
+        raise argparse.ArgumentTypeError("takes a path, and got an empty one")
     try:
         illegal = b"\0" in os.fsencode(text)
     except UnicodeEncodeError:
@@ -99,7 +99,7 @@ class Parser(argparse.ArgumentParser):
         self.set_defaults(parser=self)  # the parser of the last sub-command stays
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse found as a sentence."""
+        """Raise the error of argparse as a sentence."""
         takes = re.fullmatch(r"argument (.*?): ((?:takes|must) .*)", message, re.DOTALL)
         needs = re.fullmatch(r"the following arguments are required: (.*)", message, re.DOTALL)
         if takes:
@@ -115,60 +115,60 @@ class Parser(argparse.ArgumentParser):
         """Return the arguments.
 
         Raises:
-            UserError: they are wrong.
+            UserError: one is invalid.
         """
         arguments, unknown = self.parse_known_args(args, namespace)
         if unknown:
-            raise UserError(arguments.parser.unknown_words(unknown))
+            raise UserError(arguments.parser.unknown_arguments(unknown))
         return arguments
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Return the arguments and the words that have no place; a mistyped option is the first mistake."""
-        words = list(sys.argv[1:] if args is None else args)
+        """Return the known arguments and the rest; a mistyped option is reported first."""
+        argv = list(sys.argv[1:] if args is None else args)
         if self._subparsers is None:
-            for word in words[: words.index("--") if "--" in words else None]:
-                name = word.split("=")[0]
-                known = any(own.startswith(name) for own in self._option_string_actions)
-                if name.startswith("--") and " " not in name and not known:
-                    raise UserError(self.unknown_words([word]))
-        return super().parse_known_args(words, namespace)
+            for argument in argv[: argv.index("--") if "--" in argv else None]:
+                name = argument.split("=")[0]
+                is_option = any(option.startswith(name) for option in self._option_string_actions)
+                if name.startswith("--") and " " not in name and not is_option:
+                    raise UserError(self.unknown_arguments([argument]))
+        return super().parse_known_args(argv, namespace)
 
-    def unknown_words(self, words: Sequence[str]) -> str:
-        """Return the sentence about words that the parser has no place for."""
-        options = [word for word in words if word.startswith("-")]
+    def unknown_arguments(self, unknown: Sequence[str]) -> str:
+        """Return the sentence about arguments that the parser does not take."""
+        options = [argument for argument in unknown if argument.startswith("-")]
         if not options:
-            return f"'{words[0]}' is one argument too many: see '{self.prog} --help'."
+            return f"'{unknown[0]}' is one argument too many: see '{self.prog} --help'."
         name = options[0].split("=")[0]
         for action in self._get_positional_actions():
             shown = action.metavar or action.dest
             if name.lstrip("-") in (action.dest, str(shown).lower()):
                 return f"'{name}' is no option of '{self.prog}': give the {shown} without it."
-        takes_words = any(action.metavar == KEY_VALUE for action in self._actions)
-        known = [option for option in self._option_string_actions if option not in ("-h", "--help")]
-        if takes_words and not difflib.get_close_matches(name, known):
+        takes_overrides = any(action.metavar == KEY_VALUE for action in self._actions)
+        names = [option for option in self._option_string_actions if option not in ("-h", "--help")]
+        if takes_overrides and not difflib.get_close_matches(name, names):
             return (
-                f"'{self.prog}' has no option '{name}': keys of the configuration are given without "
+                f"'{self.prog}' has no option '{name}': keys of the configuration have no "
                 f"dashes, such as train.seed=1."
             )
-        return f"Unknown option '{name}' of '{self.prog}': {did_you_mean(name, known)}."
+        return f"Unknown option '{name}' of '{self.prog}': {did_you_mean(name, names)}."
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             kind = action.metavar or action.dest if not action.option_strings else "value"
             name = "/".join(action.option_strings)
             where = f"of {name}" if name else f"of '{self.prog}'"
-            known = list(action.choices)
+            choices = list(action.choices)
             raise UserError(
-                f"Unknown {str(kind).lower()} '{value}' {where}: {did_you_mean(str(value), known)}."
+                f"Unknown {str(kind).lower()} '{value}' {where}: {did_you_mean(str(value), choices)}."
             )
 
     def _what_is_needed(self, names: Sequence[str]) -> str:
         """Return the sentence about arguments that are missing; a missing command lists all of them."""
         for action in self._get_positional_actions():
             if isinstance(action, argparse._SubParsersAction) and action.metavar in names:
-                known = ", ".join(action.choices)
+                commands = ", ".join(action.choices)
                 kind = str(action.metavar).lower()
-                return f"'{self.prog}' needs a {kind}: {known}; '{self.prog} --help' says more."
+                return f"'{self.prog}' needs a {kind}: {commands}; '{self.prog} --help' says more."
         return f"'{self.prog}' needs {' and '.join(names)}: see '{self.prog} --help'."
 
 
@@ -177,7 +177,9 @@ class _HelpFormatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefa
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         text = action.help
-        notes = [f"({action.type.range})"] if isinstance(action.type, Whole | Real) else []
+        notes = (
+            [f"({action.type.range})"] if isinstance(action.type, IntegerRange | RealRange) else []
+        )
         hidden = action.default is False or action.default in (None, [], argparse.SUPPRESS)
         if text is not None and not hidden and "%(default)" not in text:
             default = action.default

@@ -17,10 +17,10 @@ from typing import NoReturn
 from poa_plugin.errors import UserError
 
 PERIOD = 0.1
-"""Seconds between looks at the children."""
+"""Seconds between checks of the children."""
 
 PATIENCE = 60.0
-"""Seconds that a child has to save what it has, before it is killed."""
+"""Seconds that a child has to save its state, before it is killed."""
 
 PR_SET_PDEATHSIG = 1
 PRCTL = ctypes.CDLL(None).prctl if sys.platform == "linux" else None
@@ -84,7 +84,7 @@ class Child:
 
 
 def run_side_by_side(commands: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
-    """Run commands at the same time; when one fails or this process is told to end, all end.
+    """Run commands at the same time; when one fails or this process is asked to end, all end.
 
     Args:
         commands: by name.
@@ -121,8 +121,8 @@ def _raise_failure(children: Sequence[Child]) -> None:
 
 
 def _signal(number: int) -> str:
-    names = {own.value: own.name for own in signal.Signals}
-    hint = ", which is often for want of memory" if number == signal.SIGKILL else ""
+    names = {member.value: member.name for member in signal.Signals}
+    hint = ", which is often due to a lack of memory" if number == signal.SIGKILL else ""
     return f"signal {names.get(number, number)}{hint}"
 
 
@@ -148,6 +148,6 @@ def _leave(number: int, frame: FrameType | None) -> NoReturn:
 
 
 def _end_with_parent() -> None:
-    """In a child on Linux: be sent SIGTERM when the parent has gone, however it went."""
+    """In a child on Linux: be sent SIGTERM when the parent has ended, for any reason."""
     assert PRCTL is not None
     PRCTL(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -21,11 +21,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     An output that cannot be written ends no work. `POA_DEBUG=1` or `--debug` shows tracebacks, too.
     """
-    words = sys.argv[1:] if argv is None else list(argv)
+    argument_list = sys.argv[1:] if argv is None else list(argv)
     with guarded_console() as console:
         is_result = True
         try:
-            arguments = build_parser().parse_args(words)
+            arguments = build_parser().parse_args(argument_list)
             _check_current_folder()
             is_result = not (arguments.writes or getattr(arguments, "to", None))
             status = int(arguments.run(arguments) or 0)
@@ -33,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             code = end.code if isinstance(end.code, int) else 0
             raise SystemExit(console.exit_status(code, is_result)) from None
         except BaseException as error:
-            status = say(error, words)
+            status = say(error, argument_list)
         return console.exit_status(status, is_result)
 
 
@@ -59,7 +59,7 @@ def _check_current_folder() -> None:
         os.getcwd()  # noqa: PTH109
     except FileNotFoundError as error:
         raise UserError(
-            "The current folder is not there any more: go to another one with 'cd', and run the command again."
+            "The current folder no longer exists: go to another one with 'cd', and run the command again."
         ) from error
 
 

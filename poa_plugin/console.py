@@ -1,4 +1,4 @@
-"""Standard output and error that may fail: what is lost is remembered, and no work ends by it."""
+"""Standard output and error that may fail: failures are recorded, and end no work."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any, TextIO, cast
 
 from poa_plugin.files import write_reason
 
-REASONS = {errno.EBADF: "it is closed", errno.ENOSPC: "where it goes there is no space left"}
-"""Why standard output cannot be written, where the words for files would mislead."""
+REASONS = {errno.EBADF: "it is closed", errno.ENOSPC: "there is no space left where it goes"}
+"""Why standard output cannot be written, where the reasons for files would mislead."""
 
 
 class GuardedText:
-    """A text file that takes everything: after a write that failed, what follows is dropped.
+    """A text file to which writing never fails: after the first failed write, the rest is dropped.
 
     A reader that has gone (`| head`), a full disk behind `> file` and a closed descriptor end no
     training. Characters that the encoding does not have are written as escapes.
@@ -28,7 +28,7 @@ class GuardedText:
 
     def __init__(self, file: TextIO | None) -> None:
         self.failure: OSError | None = None
-        self._given = file
+        self._original = file
         if file is None:  # Python's sign that the descriptor was closed when it started
             self.failure = OSError(errno.EBADF, os.strerror(errno.EBADF))
         self._file = io.TextIOWrapper(io.BytesIO()) if file is None else file
@@ -51,7 +51,7 @@ class GuardedText:
             self.write(line)
 
     def flush(self) -> None:
-        """Flush; a failure is remembered."""
+        """Flush; a failure is recorded."""
         if self.failure is None:
             try:
                 self._file.flush()
@@ -59,10 +59,10 @@ class GuardedText:
                 self._fail(error)
 
     def restored(self) -> TextIO | None:
-        """Return what was guarded, flushed and as it was."""
+        """Return the original file, flushed and restored."""
         self.flush()
         self._set_errors(self._errors)
-        return self._given
+        return self._original
 
     def __getattr__(self, name: str) -> Any:
         """Everything else is the file's."""
@@ -73,7 +73,7 @@ class GuardedText:
             self._file.reconfigure(errors=errors)
 
     def _fail(self, error: OSError | ValueError) -> None:
-        """Remember a failure; what is still in the file's buffer goes nowhere, so that it can be closed."""
+        """Record a failure; what is still in the file's buffer goes nowhere, so that it can be closed."""
         if isinstance(error, ValueError) and not isinstance(error, OSError):
             if not self._file.closed:
                 raise error
@@ -111,8 +111,8 @@ class Console:
         if failure is None or failure.errno == errno.EPIPE:
             return status
         reason = REASONS.get(failure.errno or 0) or write_reason(failure)
-        rest = "" if is_result else "; the command itself went on"
-        self.err.write(f"poa: Standard output could not be written: {reason}{rest}.\n")
+        suffix = "" if is_result else "; the command itself continued"
+        self.err.write(f"poa: Standard output could not be written: {reason}{suffix}.\n")
         self.err.flush()
         return (status or 2) if is_result else status
 

@@ -1,4 +1,4 @@
-"""Where to run, and on how much."""
+"""The device and the CPU threads to run on."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def use_threads(threads: int | None) -> None:
         return
     if not 1 <= threads <= MAX_THREADS:
         raise UserError(
-            f"--threads is {threads}: give a number from 1 to {MAX_THREADS}, at best one for each of the "
+            f"--threads is {threads}: use a number from 1 to {MAX_THREADS}, at best one for each of the "
             f"{available_cores()} cores."
         )
     torch.set_num_threads(threads)

@@ -10,11 +10,11 @@ class UserError(ValueError):
     """A mistake in a configuration, a command or a file; the message says what to do about it."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, names: Iterable[str]) -> str:
     """Return the end of a sentence that names what is possible, the nearest name first."""
-    known = [str(candidate) for candidate in known]
-    if not known:
-        return "nothing is known here"
-    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    shown = ", ".join(known[:12]) + (", ..." if len(known) > 12 else "")
+    names = [str(candidate) for candidate in names]
+    if not names:
+        return "there is nothing to choose from"
+    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
+    shown = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     return f"did you mean '{nearest[0]}'? Known: {shown}" if nearest else f"known: {shown}"

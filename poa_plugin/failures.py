@@ -26,7 +26,7 @@ SHARED_MEMORY = re.compile(
 REASONS = {
     errno.EACCES: "permission is denied",
     errno.EPERM: "permission is denied",
-    errno.ENOENT: "it is not there",
+    errno.ENOENT: "it does not exist",
 }
 """Why the system refused, where it is not known whether the file was read or written."""
 
@@ -42,13 +42,13 @@ def explain(error: BaseException) -> tuple[str, int] | None:
         return "interrupted", INTERRUPTED
     if _is_out_of_memory(error):
         return (
-            "The memory does not suffice: use smaller images, batches or a smaller --memory, or a "
+            "There is not enough memory: use smaller images, batches or a smaller --memory, or a "
             f"machine with more{_detail(error)}."
         ), USER_ERROR
     if isinstance(error, RuntimeError) and SHARED_MEMORY.search(str(error)):
         return (
-            "The shared memory (/dev/shm), through which worker processes hand over images, does not "
-            "suffice: allow the job or container more, or set data.num_workers=0."
+            "The shared memory (/dev/shm), through which worker processes hand over images, is too "
+            "small: allow the job or container more, or set data.num_workers=0."
         ), USER_ERROR
     if isinstance(error, RecursionError):
         return "Something that was read is nested too deeply.", USER_ERROR
@@ -59,19 +59,19 @@ def explain(error: BaseException) -> tuple[str, int] | None:
     return None
 
 
-def say(error: BaseException, words: Sequence[str]) -> int:
+def say(error: BaseException, argument_list: Sequence[str]) -> int:
     """Print an exception's sentence on stderr; return the exit status.
 
     `POA_DEBUG=1`, or `--debug` among the command's words, shows its traceback, too.
     """
-    if "--debug" in words or os.environ.get("POA_DEBUG", "0") not in ("", "0"):
+    if "--debug" in argument_list or os.environ.get("POA_DEBUG", "0") not in ("", "0"):
         traceback.print_exception(error)
-    sentence, status = explain(error) or (report_bug(error, words), BUG)
+    sentence, status = explain(error) or (report_bug(error, argument_list), BUG)
     print(f"poa: {sentence}", file=sys.stderr)
     return status
 
 
-def report_bug(error: BaseException, words: Sequence[str]) -> str:
+def report_bug(error: BaseException, argument_list: Sequence[str]) -> str:
     """Write an exception's traceback into a file; return a sentence that says where.
 
     Args:
@@ -80,7 +80,7 @@ def report_bug(error: BaseException, words: Sequence[str]) -> str:
     """
     trace = "".join(traceback.format_exception(error))
     name = type(error).__name__
-    about = f"poa {' '.join(words)}\nPython {sys.version}\n{platform.platform()}\n\n"
+    about = f"poa {' '.join(argument_list)}\nPython {sys.version}\n{platform.platform()}\n\n"
     try:
         with tempfile.NamedTemporaryFile(
             "w",
@@ -108,11 +108,11 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _detail(error: BaseException) -> str:
-    """Return what was asked for, where torch says so."""
-    found = re.search(
+    """Return the requested size, where torch names it."""
+    match = re.search(
         r"(?:tried to allocate|allocate) ([\d.]+ (?:bytes|[KMGT]iB))", str(error), re.IGNORECASE
     )
-    return f" ({found[1]} were asked for)" if found else ""
+    return f" ({match[1]} were requested)" if match else ""
 
 
 def _system_refusal(error: OSError) -> str:

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and disks that refuse."""
+"""Files that are written completely or not at all, and errors of disks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REASONS = {
     errno.EEXIST: "there is a file of this name",
     errno.EISDIR: "there is a folder of this name",
     errno.ENOTEMPTY: "there is a folder of this name, and it is not empty",
-    errno.ENOENT: "a folder of its path is not there",
+    errno.ENOENT: "a folder of its path does not exist",
     errno.ENAMETOOLONG: "its name is too long",
     errno.ELOOP: "the links in its path lead in a circle",
     errno.EFBIG: "the file would be larger than the file system, or a limit (ulimit -f), allows",
@@ -31,7 +31,7 @@ REASONS = {
     errno.ENFILE: "too many files are open on this machine",
     errno.EIO: "the disk reports an error",
     errno.ESTALE: "the network file system has lost it",
-    errno.ENOMEM: "the memory does not suffice",
+    errno.ENOMEM: "there is not enough memory",
 }
 """Why a file cannot be written, by the system's error number."""
 
@@ -39,27 +39,27 @@ READ_REASONS = {
     **REASONS,
     errno.EACCES: "you may not read it",
     errno.EPERM: "you may not read it",
-    errno.ENOENT: "it is not there",
+    errno.ENOENT: "it does not exist",
     errno.EISDIR: "it is a folder",
 }
 """Why a file cannot be read, by the system's error number."""
 
 ONLY_WHEN_WRITING = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG}
-"""Errors that no reading ends in, so that they need no file's name to be told from its errors."""
+"""Errors that reading never causes: they concern writing even where they name no file."""
 
 
 def write_reason(error: OSError) -> str:
-    """Return in words why a file cannot be written."""
-    return REASONS.get(error.errno or 0, _in_words(error))
+    """Return why a file cannot be written, as a phrase."""
+    return REASONS.get(error.errno or 0, _system_message(error))
 
 
 def read_reason(error: OSError) -> str:
-    """Return in words why a file cannot be read."""
-    return READ_REASONS.get(error.errno or 0, _in_words(error))
+    """Return why a file cannot be read, as a phrase."""
+    return READ_REASONS.get(error.errno or 0, _system_message(error))
 
 
 @contextmanager
-def writing(path: Path, then: str = "") -> Iterator[None]:
+def writing(path: Path, advice: str = "") -> Iterator[None]:
     """Turn any refusal of the system into a sentence that `path` cannot be written.
 
     For code that only writes; `disk_errors` is for code that reads other files, too.
@@ -72,7 +72,7 @@ def writing(path: Path, then: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         where = error.filename2 or error.filename or path
-        sentence = f"'{shown(where)}' cannot be written: {write_reason(error)}. {then}"
+        sentence = f"'{shown(where)}' cannot be written: {write_reason(error)}. {advice}"
         raise UserError(sentence.rstrip()) from error
 
 
@@ -111,7 +111,7 @@ def read_json(path: Path) -> Any:
     """Return what a JSON file holds.
 
     Raises:
-        UserError: it cannot be read, or is no JSON.
+        UserError: it cannot be read, or is not JSON.
     """
     try:
         with reading(path):
@@ -120,16 +120,16 @@ def read_json(path: Path) -> Any:
         reason = (
             "it is nested too deeply"
             if isinstance(error, RecursionError)
-            else f"it is no JSON ({error})"
+            else f"it is not JSON ({error})"
         )
         raise UserError(f"'{path}' is damaged: {reason}.") from error
 
 
-def read_lines(path: Path, key: str, kind: type) -> list[dict[str, Any]]:
+def read_records(path: Path, key: str, kind: type) -> list[dict[str, Any]]:
     """Return the records of a JSON Lines file; none if there is no file.
 
-    A last line that a kill cut off is left out. So is any other damaged line, with a warning on stderr: what
-    was only noted ends no training.
+    A last line that a kill cut off is left out. So is any other damaged line, with a warning on stderr: a
+    damaged record ends no training.
 
     Args:
         path: of the file.
@@ -151,33 +151,33 @@ def read_lines(path: Path, key: str, kind: type) -> list[dict[str, Any]]:
     return records
 
 
-def keep_lines_before(path: Path, step: int) -> None:
-    """Drop the records of a JSON Lines file whose `step` is going to be run again."""
+def drop_records_from(path: Path, step: int) -> None:
+    """Drop the records of a JSON Lines file from `step` on, which is going to be run again."""
     if path.is_file():
-        records = read_lines(path, "step", int)
-        write_lines(path, [record for record in records if record["step"] < step])
+        records = read_records(path, "step", int)
+        write_records(path, [record for record in records if record["step"] < step])
 
 
-def write_lines(path: Path, records: Iterable[dict[str, Any]]) -> None:
-    """Write a JSON Lines file anew, whole."""
+def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
+    """Replace a JSON Lines file."""
     write_whole(path, "".join(f"{json.dumps(record)}\n" for record in records))
 
 
-def append_line(path: Path, record: dict[str, Any]) -> None:
+def append_record(path: Path, record: dict[str, Any]) -> None:
     """Append a record to a JSON Lines file."""
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(record) + "\n")
 
 
-GOES_ON = "Checkpoints that were written before are whole; mend that, and the same command goes on."
+RESUMES = "Earlier checkpoints are intact; fix that, and the same command resumes."
 
 
 @contextmanager
-def disk_errors(folder: Path, then: str = GOES_ON) -> Iterator[None]:
-    """Turn a disk's refusal of something under `folder` into sentences, the last of which is `then`.
+def disk_errors(folder: Path, advice: str = RESUMES) -> Iterator[None]:
+    """Turn a disk's refusal of something under `folder` into sentences, the last of which is `advice`.
 
     A refusal counts if it names a file under the folder, or names none and is of a kind that only
-    writing ends in, such as a full disk. Others pass: what was read elsewhere is not "written".
+    writing ends in, such as a full disk. Others pass: an error of reading elsewhere is not one of writing.
     """
     try:
         yield
@@ -186,7 +186,7 @@ def disk_errors(folder: Path, then: str = GOES_ON) -> Iterator[None]:
             raise
         where = error.filename or folder
         raise UserError(
-            f"'{shown(where)}' cannot be written: {write_reason(error)}. {then}"
+            f"'{shown(where)}' cannot be written: {write_reason(error)}. {advice}"
         ) from error
 
 
@@ -205,6 +205,6 @@ def _is_about(error: OSError, folder: Path) -> bool:
     return os.path.commonpath([base, named]) == base or base.startswith(named.rstrip("/") + "/")
 
 
-def _in_words(error: OSError) -> str:
+def _system_message(error: OSError) -> str:
     text = error.strerror or str(error) or type(error).__name__
     return text[:1].lower() + text[1:] if text[1:2].islower() else text

@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all."""
+"""Folders that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Refusal = Callable[[Path], str | None]
 def write_folder(
     target: str | Path,
     refusal: Refusal | None = None,
-    advice: str = "choose a folder that is not there, or is empty",
+    advice: str = "choose a new or empty folder",
 ) -> Iterator[Path]:
     """Give an empty hidden folder, which gets the target's name when the block ends without an error.
 
@@ -34,12 +34,12 @@ def write_folder(
     it back. What else a kill left is removed by the next call.
 
     Args:
-        target: a folder that is not there yet, or is empty.
+        target: a folder that does not exist, or is empty.
         refusal: if given, a folder that is not empty is replaced whole, unless this refuses.
-        advice: what to do where the target is there already, for the error.
+        advice: what to do if the target exists already, for the error.
 
     Raises:
-        UserError: the target is there already or is not replaced, another process is writing it, or the
+        UserError: the target exists already or is not replaced, another process is writing it, or the
             disk refuses.
     """
     place = _Place(Path(target), refusal, advice)
@@ -53,7 +53,7 @@ def write_folder(
 
 
 class _Place:
-    """Where a folder is going to be, and the hidden names beside it."""
+    """The place of a folder to be written, and the hidden names beside it."""
 
     def __init__(self, target: Path, refusal: Refusal | None, advice: str) -> None:
         self.target, self.refusal, self.advice = target, refusal, advice
@@ -70,7 +70,7 @@ class _Place:
         self._is_made = self._is_set_aside = False
 
     def open(self) -> None:
-        """Clear what a kill left, check the target, and make the hidden folder."""
+        """Clear what a kill left, check the target, and create the hidden folder."""
         self._recover()
         self._check()
         self._make_parents()
@@ -131,13 +131,13 @@ class _Place:
         if not os.path.lexists(self.folder) or (is_folder and not _is_filled(self.folder)):
             return
         if not is_folder or self.refusal is None:
-            raise UserError(f"'{self.target}' is there already: {self.advice}.")
+            raise UserError(f"'{self.target}' already exists: {self.advice}.")
         reason = self.refusal(self.folder)
         if reason is not None:
             raise UserError(f"'{self.target}' is not replaced: {reason}.")
 
     def _make_parents(self) -> None:
-        """Make the folders above the target that are not there."""
+        """Create the missing folders above the target."""
         missing, parent = [], self.folder.parent
         while not parent.exists():
             missing.append(parent)
@@ -162,7 +162,7 @@ def _lock(folder: Path) -> int | None:
 
 
 def _is_filled(folder: Path) -> bool:
-    """Return whether a folder is there and not empty."""
+    """Return whether a folder exists and is not empty."""
     return folder.is_dir() and any(folder.iterdir())
 
 
@@ -185,5 +185,5 @@ def _disk_refusals(place: _Place) -> Iterator[None]:
         what = f"'{place.target}' cannot be written" if is_target else f"'{name}' cannot be used"
         reason = REASONS.get(error.errno or 0, f"the system says '{error.strerror}'")
         if name == place.partial and os.path.isdir(place.folder):  # noqa: PTH112 (raises nothing)
-            reason += f" (a new folder is made beside it first, in '{place.folder.parent}')"
+            reason += f" (a new folder is first created beside it, in '{place.folder.parent}')"
         raise UserError(f"{what}: {reason}. Nothing was written.") from error

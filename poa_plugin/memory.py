@@ -11,9 +11,9 @@ import torch
 from poa_plugin.errors import UserError
 
 GROUPS = Path("/proc/self/cgroup")
-"""Where Linux says to which control groups this process belongs; a container or a job is one."""
+"""The file with the control groups of this process; a container or a job is one."""
 LIMITS = {"": "/sys/fs/cgroup/memory.max", "memory": "/sys/fs/cgroup/memory/memory.limit_in_bytes"}
-"""Where it says how much memory the topmost group may use, by controller: version 2's has no name."""
+"""The files with the memory that the topmost group may use, by controller: version 2's has no name."""
 
 
 def total_memory(device: torch.device | str = "cpu") -> int:
@@ -46,7 +46,7 @@ def _text(file: Path) -> str:
         return ""
 
 
-def check_memory(needed: int, what: str, then: str, device: torch.device | str = "cpu") -> None:
+def check_memory(needed: int, what: str, advice: str, device: torch.device | str = "cpu") -> None:
     """Raise a `UserError` if a device has less memory than is needed.
 
     Args:
@@ -55,11 +55,11 @@ def check_memory(needed: int, what: str, then: str, device: torch.device | str =
         then: what can be done, to end it with.
         device: where.
     """
-    there = total_memory(device)
-    if needed > there:
+    available = total_memory(device)
+    if needed > available:
         where = "the GPU" if torch.device(device).type == "cuda" else "this machine"
         raise UserError(
-            f"{what} {_gigabytes(needed)} of memory, and {where} has {_gigabytes(there)}: {then}."
+            f"{what} {_gigabytes(needed)} of memory, and {where} has {_gigabytes(available)}: {advice}."
         )
 
 

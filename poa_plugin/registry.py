@@ -54,7 +54,7 @@ PROTOCOLS = Registry("evaluation protocol")
 
 
 def import_packages(names: Iterable[str], where: str) -> None:
-    """Import packages that register things of their own.
+    """Import packages that register backbones, data sets and the like.
 
     Args:
         names: importable modules.

@@ -26,7 +26,7 @@ def parse_size(text: str, what: str) -> int:
         what: the option it was given to, for the message.
 
     Raises:
-        UserError: it is no such text, or no number from 1 to LARGEST.
+        UserError: it is not such a text, or not a number from 1 to LARGEST.
     """
     return _parse(
         text,
@@ -57,7 +57,7 @@ def parse_milliseconds(text: str, what: str) -> float:
     """Return the number that a text such as `12` or `0.5` stands for.
 
     Raises:
-        UserError: it is no positive number.
+        UserError: it is not a positive number.
     """
     try:
         number = float(text)
@@ -77,12 +77,12 @@ def short(number: int) -> str:
 
 
 def _parse(text: str, units: str, message: str) -> int:
-    found = re.fullmatch(NUMBER + units + r"\s*", text, re.IGNORECASE)
-    if found is None or (found[2] and found[3]):
+    match = re.fullmatch(NUMBER + units + r"\s*", text, re.IGNORECASE)
+    if match is None or (match[2] and match[3]):
         raise UserError(message)
-    if len(found[2] or "") > 5:
+    if len(match[2] or "") > 5:
         raise UserError(message)
-    number = Decimal(found[1] + (found[2] or "")) * (UNITS | BINARY)[found[3].lower()]
+    number = Decimal(match[1] + (match[2] or "")) * (UNITS | BINARY)[match[3].lower()]
     if not 1 <= number <= LARGEST:
         raise UserError(f"{message[:-1]}, at most 1e18." if number > LARGEST else message)
     return int(number.to_integral_value())

@@ -1,4 +1,4 @@
-"""What a command is given to read: what it is, and a sentence where something else is wanted."""
+"""The inputs of a command: what they are, and a sentence where something else is needed."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from poa_plugin.files import reading
 
 RESULTS = ("results.json", "knn.json", "sweep.json")
 RUN_FILES = ("config.yaml", "metrics.jsonl", *(f"eval/{name}" for name in RESULTS))
-"""Files by which a folder is known as a run's; the last two are of earlier versions."""
+"""Files that identify a folder as a run's; the last two are of earlier versions."""
 
 
 def recipe_file(text: str, command: str) -> Path:
-    """Return the YAML file that `poa train` and others are given: a recipe's name, a file, or a run's folder.
+    """Return the YAML file that `poa train` and others take: a recipe's name, a file, or a run's folder.
 
     A bare name is a recipe that comes with the package; what has a separator or ends in .yaml is a path.
 
     Raises:
-        UserError: it is not there (the nearest name is given), cannot be read, is another folder, or is the
-            name of a recipe and of a run.
+        UserError: it does not exist (the nearest name is suggested), cannot be read, is another folder, or is
+            the name of a recipe and of a run.
     """
     path = Path(text)
     if is_bare(text):
@@ -40,7 +40,7 @@ def recipe_file(text: str, command: str) -> Path:
         return path / "config.yaml"
     if "=" in text and not _exists(path):
         raise UserError(
-            f"The configuration file is missing: '{text}' is a key=value word, and '{command}' takes "
+            f"The configuration file is missing: '{text}' is an override (key=value), and '{command}' takes "
             f"a recipe, a YAML file or a run's folder before them."
         )
     if not _exists(path):
@@ -64,17 +64,17 @@ def check_run(folder: Path, with_any_of: Iterable[str] = ("config.yaml",)) -> No
     """Raise if a folder is not the output folder of a run.
 
     Args:
-        folder: to look into.
-        with_any_of: files, of which one has to be there.
+        folder: to check.
+        with_any_of: files, one of which has to exist.
 
     Raises:
         UserError: it says what the folder is, or that it cannot be read.
     """
     files = [folder / name for name in with_any_of]
-    there = [file for file in files if _is_file(file)]
-    if not there:
+    present = [file for file in files if _is_file(file)]
+    if not present:
         raise _is_not(folder, "is not the output folder of a run:")
-    for file in there:
+    for file in present:
         _check_readable(file)
 
 
@@ -90,7 +90,7 @@ def check_extracted(folder: Path) -> None:
 
 
 def describe(path: Path) -> str:
-    """Return in words what a file or folder is, as far as its entries' names tell, with a hint."""
+    """Return what a file or folder is, judging by the names of its entries, with a hint."""
     if not _is_dir(path):
         return _describe_file(path)
     names = {entry.name for entry in _entries(path)}
@@ -117,7 +117,7 @@ def describe(path: Path) -> str:
 
 
 def nearest_path(path: Path) -> str:
-    """Return the end of a sentence about a path that is not there: ` (did you mean '...'?)` or nothing."""
+    """Return the end of a sentence about a path that does not exist: ` (did you mean '...'?)` or nothing."""
     missing = path
     while not _exists(missing.parent) and missing.parent != missing:
         missing = missing.parent
@@ -128,8 +128,8 @@ def nearest_path(path: Path) -> str:
     nearest = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.6)
     if not nearest:
         return ""
-    found = missing.parent / nearest[0] / path.relative_to(missing)
-    return f" (did you mean '{found if _exists(found) else missing.parent / nearest[0]}'?)"
+    corrected = missing.parent / nearest[0] / path.relative_to(missing)
+    return f" (did you mean '{corrected if _exists(corrected) else missing.parent / nearest[0]}'?)"
 
 
 def _is_not(folder: Path, phrase: str) -> UserError:
@@ -138,11 +138,11 @@ def _is_not(folder: Path, phrase: str) -> UserError:
 
 
 def _absence(path: Path) -> str:
-    """Return what there is to say about a path that is not there, to be put behind it, or nothing."""
+    """Return a remark about a path that does not exist, to be appended to it, or nothing."""
     if _is_circle(path):
         return " (the links in its path lead in a circle)"
     if path.is_symlink():
-        return f" (it is a link to '{path.readlink()}', which is not there)"
+        return f" (it is a link to '{path.readlink()}', which does not exist)"
     return nearest_path(path)
 
 

@@ -19,23 +19,23 @@ from poa_plugin.train.schedules import Schedules
 PREFIX = "seconds per step: "
 
 
-def command(config: str, seconds: float, words: Sequence[str]) -> list[str]:
-    """Return the command line that measures in a process by itself."""
-    return [sys.executable, "-m", "poa_plugin.step_time", config, str(seconds), *words]
+def command(config: str, seconds: float, overrides: Sequence[str]) -> list[str]:
+    """Return the command line that measures in a separate process."""
+    return [sys.executable, "-m", "poa_plugin.step_time", config, str(seconds), *overrides]
 
 
-def parse(lines: Sequence[str]) -> float:
-    """Return the seconds that the command's output names."""
-    [line] = [line for line in lines if line.startswith(PREFIX)]
-    return float(line.removeprefix(PREFIX))
+def parse(output: Sequence[str]) -> float:
+    """Return the seconds in the command's output."""
+    [result] = [line for line in output if line.startswith(PREFIX)]
+    return float(result.removeprefix(PREFIX))
 
 
-def seconds_per_step(config: str, words: Sequence[str], seconds: float) -> float:
+def seconds_per_step(config: str, overrides: Sequence[str], seconds: float) -> float:
     """Train from scratch for some seconds, without writing anything; return the time of a step.
 
     The first step, which warms up, counts only if it is the only one.
     """
-    resolved = load_config(config, words)
+    resolved = load_config(config, overrides)
     torch.set_num_threads(resolved.train.threads or 1)
     model, schedules = build_model(resolved), Schedules(resolved)
     optimizer = build_optimizer(model.get_params_groups(), resolved)
@@ -55,9 +55,9 @@ def seconds_per_step(config: str, words: Sequence[str], seconds: float) -> float
 
 def main() -> int:
     """Measure, and print the result; an error is a sentence and exit status 2."""
-    config, seconds, *words = sys.argv[1:]
+    config, seconds, *overrides = sys.argv[1:]
     try:
-        print(f"{PREFIX}{seconds_per_step(config, words, float(seconds)):.4f}", flush=True)
+        print(f"{PREFIX}{seconds_per_step(config, overrides, float(seconds)):.4f}", flush=True)
     except KeyboardInterrupt:  # the demo says so
         return INTERRUPTED
     except Exception as error:

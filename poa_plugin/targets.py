@@ -1,7 +1,7 @@
-"""What a command is going to write, checked before it works for hours.
+"""The outputs of a command, checked before it works for hours.
 
 The checks write a few bytes beside the target and remove them: permissions, quotas and full or read-only
-disks answer differently for each user and file system, and only an attempt asks them all.
+disks answer differently for each user and file system, and only an attempt tests them all.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def check_folder_target(folder: Path, what: str) -> None:
     """Raise if a folder could not be written to.
 
     Args:
-        folder: the target, which need not be there.
+        folder: the target, which need not exist.
         what: it is, to begin the sentence, such as `--to` or `output_dir`.
 
     Raises:
@@ -49,7 +49,7 @@ def check_folder_target(folder: Path, what: str) -> None:
     """
     _check_name(folder, what)
     with writing(folder):
-        if _is_there(folder, what) and not folder.is_dir():
+        if _exists(folder, what) and not folder.is_dir():
             raise _in_the_way(folder, what, "folder")
         _check_writable(folder if folder.is_dir() else _nearest_folder(folder, what), folder, what)
 
@@ -58,7 +58,7 @@ def check_file_target(file: Path, what: str) -> None:
     """Raise if a file could not be written; see `check_folder_target`."""
     _check_name(file, what)
     with writing(file):
-        if _is_there(file, what) and not file.is_file():
+        if _exists(file, what) and not file.is_file():
             raise _in_the_way(file, what, "file")
         _check_writable(_nearest_folder(file, what), file, what)
 
@@ -75,7 +75,7 @@ def check_entries(folder: Path, what: str, names: Sequence[str]) -> None:
     for name in names:
         entry, is_folder = folder / name, name.endswith("/")
         with writing(entry):
-            if _is_there(entry, what) and not (entry.is_dir() if is_folder else entry.is_file()):
+            if _exists(entry, what) and not (entry.is_dir() if is_folder else entry.is_file()):
                 raise _in_the_way(entry, what, "folder" if is_folder else "file")
 
 
@@ -83,7 +83,7 @@ def check_entries(folder: Path, what: str, names: Sequence[str]) -> None:
 def removed_on_failure(target: Path) -> Iterator[None]:
     """Remove a new target, and the folders made for it, where an exception ends its writing half-way.
 
-    A target that was there before is left alone: others may have written into it meanwhile.
+    A target that existed before is left alone: others may have written into it meanwhile.
     """
     made = [path for path in (target, *target.parents) if not path.exists()]
     try:
@@ -113,8 +113,8 @@ def _check_name(path: Path, what: str) -> None:
         raise _refusal(path, what, "the path is longer than 4096 bytes")
 
 
-def _is_there(path: Path, what: str) -> bool:
-    """Tell whether there is anything of this name, a link that leads nowhere included."""
+def _exists(path: Path, what: str) -> bool:
+    """Return whether anything has this name, including a link that leads nowhere."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -125,9 +125,9 @@ def _is_there(path: Path, what: str) -> bool:
 
 
 def _nearest_folder(path: Path, what: str) -> Path:
-    """Return the folder that is there and in which the rest of the path would be made."""
+    """Return the existing folder in which the rest of the path would be created."""
     for parent in path.parents:
-        if _is_there(parent, what):
+        if _exists(parent, what):
             if not parent.is_dir():
                 raise _refusal(path, what, f"it lies under '{parent}', which is {_kind(parent)}")
             return parent
@@ -151,9 +151,9 @@ def _kind(path: Path) -> str:
     return "a file" if path.is_file() else "neither a file nor a folder"
 
 
-def _in_the_way(path: Path, what: str, wanted: str) -> UserError:
+def _in_the_way(path: Path, what: str, needed: str) -> UserError:
     return UserError(
-        f"{what} '{path}' is there already: it is {_kind(path)}, and a {wanted} is needed."
+        f"{what} '{path}' already exists: it is {_kind(path)}, and a {needed} is needed."
     )
 
 

@@ -26,16 +26,16 @@ def check_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) ->
     Raises:
         UserError: a key is missing, too many or of another shape; the first of each is named.
     """
-    own = model.state_dict()
+    expected = model.state_dict()
     problems = []
-    if missing := sorted(own.keys() - tensors.keys()):
+    if missing := sorted(expected.keys() - tensors.keys()):
         problems.append(f"{len(missing)} keys are missing, such as '{missing[0]}'")
-    if extra := sorted(tensors.keys() - own.keys()):
-        problems.append(f"{len(extra)} keys are unknown here, such as '{extra[0]}'")
+    if extra := sorted(tensors.keys() - expected.keys()):
+        problems.append(f"{len(extra)} keys are unexpected, such as '{extra[0]}'")
     shapes = [
-        f"'{key}' has shape {tuple(tensors[key].shape)}, not {tuple(own[key].shape)}"
-        for key in own.keys() & tensors.keys()
-        if own[key].shape != tensors[key].shape
+        f"'{key}' has shape {tuple(tensors[key].shape)}, not {tuple(expected[key].shape)}"
+        for key in expected.keys() & tensors.keys()
+        if expected[key].shape != tensors[key].shape
     ]
     if problems or shapes:
         reason = "; ".join(problems + sorted(shapes)[:1])
@@ -43,12 +43,12 @@ def check_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) ->
 
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a safetensors file into memory of its own.
+    """Read a safetensors file into newly allocated memory.
 
     safetensors maps files: a tensor of a mapped file that is later written anew ends the process.
 
     Raises:
-        UserError: it is not there, or damaged.
+        UserError: it does not exist, or is damaged.
     """
     try:
         return {key: tensor.clone() for key, tensor in load_file(file).items()}
@@ -72,7 +72,7 @@ def save_tensors(
     permissions = file.stat().st_mode
     try:
         save_file(dict(tensors), file, metadata=metadata)
-    except SafetensorError as error:  # gives the system's error number in words only
+    except SafetensorError as error:  # the system's error number is only in its text
         number = re.search(r"os error (\d+)", str(error))
         if number is None:
             raise

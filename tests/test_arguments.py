@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from poa_plugin.arguments import Parser, Real, Whole, path, path_text
+from poa_plugin.arguments import IntegerRange, Parser, RealRange, path, path_text
 from poa_plugin.cli import build_parser, main
 from poa_plugin.completion import SHELLS, completion_script
 from poa_plugin.errors import UserError
@@ -49,11 +49,9 @@ def test_help_shows_defaults_and_examples(command: str) -> None:
 @pytest.mark.parametrize("command", [name for name in EXAMPLES if name in PARSERS])
 def test_examples_are_commands(command: str) -> None:
     for line in EXAMPLES[command]:
-        words = shlex.split(line, comments=True)
-        if words[0] == "poa":
-            build_parser().parse_args(
-                words[1:] if ">" not in words else words[1 : words.index(">")]
-            )
+        argv = shlex.split(line, comments=True)
+        if argv[0] == "poa":
+            build_parser().parse_args(argv[1:] if ">" not in argv else argv[1 : argv.index(">")])
 
 
 def test_help_imports_no_torch() -> None:
@@ -97,27 +95,32 @@ NUMBERS = {
 def test_numbers_out_of_range(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     for text in ("nan", "inf", "-inf", "1e30", "-1", "", "x", "9" * 5000, "1_000_000_000", " "):
         name = NUMBERS[option][-1]
-        said = fails(capsys, *NUMBERS[option][:-1], f"{name}={text}")
-        assert said.startswith(f"poa: {name} must be ")
-        assert len(said) < 200
+        message = fails(capsys, *NUMBERS[option][:-1], f"{name}={text}")
+        assert message.startswith(f"poa: {name} must be ")
+        assert len(message) < 200
 
 
 def test_ranges_include_their_ends() -> None:
-    assert (Whole(0, 3)("0"), Whole(0, 3)("3"), Real(0.5, 2)("0.5"), Real(0.5, 2)("2")) == (
+    assert (
+        IntegerRange(0, 3)("0"),
+        IntegerRange(0, 3)("3"),
+        RealRange(0.5, 2)("0.5"),
+        RealRange(0.5, 2)("2"),
+    ) == (
         0,
         3,
         0.5,
         2,
     )
     for wrong in (
-        lambda: Whole(0, 3)("4"),
-        lambda: Real(0.5, 2)("2.1"),
-        lambda: Real(0.5, 2)("0.4"),
+        lambda: IntegerRange(0, 3)("4"),
+        lambda: RealRange(0.5, 2)("2.1"),
+        lambda: RealRange(0.5, 2)("0.4"),
     ):
         with pytest.raises(argparse.ArgumentTypeError, match="must be a"):
             wrong()
     with pytest.raises(argparse.ArgumentTypeError, match="must be positive"):
-        Whole(1, 3)("0")
+        IntegerRange(1, 3)("0")
 
 
 def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +133,7 @@ def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("argv", "message"),
     [
         ("", "'poa' needs a command: train, networks,"),
         ("trian", "Unknown command 'trian' of 'poa': did you mean 'train'?"),
@@ -142,25 +145,25 @@ def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
             "train --config x.yaml",
             "'--config' is no option of 'poa train': give the CONFIG without it",
         ),
-        (f"train {DEMO} --seed 3", "keys of the configuration are given without dashes"),
+        (f"train {DEMO} --seed 3", "keys of the configuration have no dashes"),
         ("extract runs/x", "'poa extract' needs --network and --to"),
         ("extract --run runs/x --network a --to b", "give the RUN without it"),
         ("extract runs/x --netwrk a --to b", "did you mean '--network'?"),
         ("extract runs/x --network a --to b c", "'c' is one argument too many"),
         ("extract runs/x --network a --to", "--to: expected one argument"),
-        ("extract runs/x --network a --to=", "--to takes a path, and was given an empty text"),
+        ("extract runs/x --network a --to=", "--to takes a path, and got an empty one"),
         ("extract runs/x --network a --to b --branch teach", "did you mean 'teacher'?"),
         ("completion fish", "bash, zsh, tcsh"),
     ],
 )
-def test_wrong_words(words: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    refusal = fails(capsys, *shlex.split(words))
-    assert said in refusal
+def test_wrong_words(argv: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    refusal = fails(capsys, *shlex.split(argv))
+    assert message in refusal
 
 
 def test_a_parser_of_its_own() -> None:
     parser = Parser(prog="tool")
-    parser.add_argument("--size", type=Whole(1, 5), default=3, help="of it")
+    parser.add_argument("--size", type=IntegerRange(1, 5), default=3, help="of it")
     assert "--size SIZE  of it (1 to 5) (default: 3)" in parser.format_help()
     with pytest.raises(UserError, match="Unknown option '--sise' of 'tool': did you mean '--size'"):
         parser.parse_args(["--sise", "3"])
@@ -187,7 +190,7 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 
 @pytest.mark.parametrize(
-    ("words", "found"),
+    ("argv", "expected"),
     [
         (["poa", "ex"], ["extract", "export"]),
         (["poa", "eval", "k"], ["knn"]),
@@ -198,10 +201,10 @@ printf '%s\\n' "${COMPREPLY[@]}"
         (["poa", "report", "my_runs", "--to", "my_ru"], ["my_runs"]),
     ],
 )
-def test_the_script_completes(words: list[str], found: list[str], tmp_path: Path) -> None:
+def test_the_script_completes(argv: list[str], expected: list[str], tmp_path: Path) -> None:
     (tmp_path / "script").write_text(completion_script(build_parser(), "bash"))
     (tmp_path / "my_recipe.yaml").touch()
     (tmp_path / "my_runs").mkdir()
-    command = ["bash", "-c", COMPLETE, "bash", str(tmp_path / "script"), *words]
+    command = ["bash", "-c", COMPLETE, "bash", str(tmp_path / "script"), *argv]
     ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
-    assert sorted(ended.stdout.split()) == sorted(found), ended.stderr
+    assert sorted(ended.stdout.split()) == sorted(expected), ended.stderr

@@ -41,7 +41,7 @@ def test_when_one_fails_all_end() -> None:
 
 def test_one_that_is_killed_is_said_to_be() -> None:
     kill = python("import os; os.kill(os.getpid(), 9)")
-    with pytest.raises(UserError, match="signal SIGKILL, which is often for want of memory"):
+    with pytest.raises(UserError, match="signal SIGKILL, which is often due to a lack of memory"):
         run_side_by_side({"one": kill})
 
 

@@ -73,14 +73,14 @@ def test_extract_all_with_heads(run: Path, tmp_path: Path) -> None:
     assert len(list(tmp_path.glob("w*_d*/model.safetensors"))) == 20
     images = torch.randn(2, 3, 32, 32)
     opened = open_run(run)
-    backbone, whole = opened.backbone(), opened.heads()
+    backbone, elastic_heads = opened.backbone(), opened.heads()
     subnet = opened.space["w48_d3"]
     heads, mask_token = load_heads(tmp_path / "w48_d3")
     assert mask_token.shape == (1, 48)
     cls = poa.load(tmp_path / "w48_d3")(images)["x_norm_clstoken"]
-    [found] = heads([cls])
-    [wanted] = whole([backbone(images, subnet)["x_norm_clstoken"]])
-    for a, b in zip(found, wanted, strict=True):
+    [actual] = heads([cls])
+    [expected] = elastic_heads([backbone(images, subnet)["x_norm_clstoken"]])
+    for a, b in zip(actual, expected, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=0)
 
 
@@ -112,17 +112,17 @@ def test_knn_and_report(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 
 
 def test_unknown_configuration_key(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    said = fails(capsys, "train", DEMO, "optim.base_rl=1")
-    assert "Unknown configuration key 'optim.base_rl': did you mean 'optim.base_lr'?" in said
-    said = fails(capsys, "train", DEMO, "student.vit.max_widht=96")
-    assert "did you mean 'student.vit.max_width'?" in said
+    message = fails(capsys, "train", DEMO, "optim.base_rl=1")
+    assert "Unknown configuration key 'optim.base_rl': did you mean 'optim.base_lr'?" in message
+    message = fails(capsys, "train", DEMO, "student.vit.max_widht=96")
+    assert "did you mean 'student.vit.max_width'?" in message
     (tmp_path / "c.yaml").write_text("student: {arch: vit}\nteacherr: {}\n")
     assert "did you mean 'teacher'?" in fails(capsys, "networks", str(tmp_path / "c.yaml"))
 
 
 def test_unknown_names(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: Path) -> None:
-    said = fails(capsys, "extract", str(run), "--network", "w48_d9", "--to", str(tmp_path / "x"))
-    assert "Unknown network 'w48_d9': did you mean 'w48_d" in said
+    message = fails(capsys, "extract", str(run), "--network", "w48_d9", "--to", str(tmp_path / "x"))
+    assert "Unknown network 'w48_d9': did you mean 'w48_d" in message
     assert not (tmp_path / "x").exists()
     assert "Unknown network 'tiny'" in fails(capsys, "eval", "knn", str(run), "--network", "tiny")
     assert "did you mean 'vit'?" in fails(capsys, "train", DEMO, "student.arch=vitt")
@@ -132,10 +132,12 @@ def test_unknown_names(capsys: pytest.CaptureFixture[str], run: Path, tmp_path: 
 
 
 def test_a_folder_without_images(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    words = [f"data.path={tmp_path}", f"output_dir={tmp_path / 'run'}"]
-    said = fails(capsys, "train", VIT, "train.precision=fp32", *words)
-    assert f"There are no images in the folder '{tmp_path}'" in said
-    assert "There is no folder" in fails(capsys, "train", VIT, "data.path=/no/where", *words[1:])
+    overrides = [f"data.path={tmp_path}", f"output_dir={tmp_path / 'run'}"]
+    message = fails(capsys, "train", VIT, "train.precision=fp32", *overrides)
+    assert f"There are no images in the folder '{tmp_path}'" in message
+    assert "There is no folder" in fails(
+        capsys, "train", VIT, "data.path=/no/where", *overrides[1:]
+    )
     assert "Say where the images are" in fails(capsys, "train", VIT)
     assert not (tmp_path / "run").exists()
 
@@ -143,8 +145,10 @@ def test_a_folder_without_images(capsys: pytest.CaptureFixture[str], tmp_path: P
 def test_widths_that_the_head_dimension_does_not_divide(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    said = fails(capsys, "networks", DEMO, "student.vit.min_width=40", "student.vit.width_step=8")
-    assert "The head dimension 16 does not divide the width 40: the nearest widths are" in said
+    message = fails(
+        capsys, "networks", DEMO, "student.vit.min_width=40", "student.vit.width_step=8"
+    )
+    assert "The head dimension 16 does not divide the width 40: the nearest widths are" in message
 
 
 def test_a_checkpoint_of_another_architecture(
@@ -152,22 +156,22 @@ def test_a_checkpoint_of_another_architecture(
 ) -> None:
     config = poa.load_config(run / "config.yaml", ["student.vit.max_depth=5", "optim.epochs=3"])
     saved = (run / "config.yaml").read_text()
-    said = fails(capsys, "train", str(run / "config.yaml"), "student.vit.max_depth=5")
-    assert "student.vit.max_depth is 4 there and 5 here" in said
-    words = ("student.vit.max_depth=5", "train.accept_changes=true")
-    said = fails(capsys, "train", str(run / "config.yaml"), *words)
-    assert "are of another architecture" in said
+    message = fails(capsys, "train", str(run / "config.yaml"), "student.vit.max_depth=5")
+    assert "student.vit.max_depth is 4 there and 5 here" in message
+    overrides = ("student.vit.max_depth=5", "train.accept_changes=true")
+    message = fails(capsys, "train", str(run / "config.yaml"), *overrides)
+    assert "are of another architecture" in message
     save_config(config, run / "config.yaml")
     try:
-        said = fails(capsys, "eval", "knn", str(run), "--k", "3")
-        assert "are of another architecture" in said
-        assert "keys are missing, such as 'blocks.4." in said
+        message = fails(capsys, "eval", "knn", str(run), "--k", "3")
+        assert "are of another architecture" in message
+        assert "keys are missing, such as 'blocks.4." in message
     finally:
         (run / "config.yaml").write_text(saved)
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("overrides", "message"),
     [
         (["train.seed=one"], "train.seed"),
         (["train.seed=-1"], "must be a whole number from 0 to"),
@@ -183,8 +187,10 @@ def test_a_checkpoint_of_another_architecture(
         (["train.device=cuda", "student.vit.patch_size=5"], "do not divide into patches of 5"),
     ],
 )
-def test_wrong_values(capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
-    assert said in fails(capsys, "train", DEMO, *words)
+def test_wrong_values(
+    capsys: pytest.CaptureFixture[str], overrides: list[str], message: str
+) -> None:
+    assert message in fails(capsys, "train", DEMO, *overrides)
 
 
 def test_wrong_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -203,8 +209,8 @@ def test_wrong_files(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None
 
 
 def test_k_that_is_too_large(capsys: pytest.CaptureFixture[str], run: Path) -> None:
-    said = fails(capsys, "eval", "knn", str(run), "--network", "smallest", "--k", "500")
-    assert "k must be between 1 and the 16 training samples" in said
+    message = fails(capsys, "eval", "knn", str(run), "--network", "smallest", "--k", "500")
+    assert "k must be between 1 and the 16 training samples" in message
 
 
 def test_a_users_package_registers_a_data_set(
@@ -222,9 +228,9 @@ def test_a_users_package_registers_a_data_set(
         "    def name(self, index): return str(index)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
-    words = ("imports=[my_images]", "data.dataset=my_images", f"output_dir={tmp_path / 'run'}")
+    overrides = ("imports=[my_images]", "data.dataset=my_images", f"output_dir={tmp_path / 'run'}")
     short = ("optim.epochs=1", "train.OFFICIAL_EPOCH_LENGTH=1", "optim.warmup_epochs=0")
-    assert train(small_config(*words, *short)).finished
+    assert train(small_config(*overrides, *short)).finished
 
 
 def test_a_run_by_its_folder_goes_on_there(
@@ -296,7 +302,7 @@ def test_a_current_folder_that_was_removed(
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     for argv in (["train", DEMO], ["networks", DEMO], ["import", "x.pth", "--to", "run"]):
-        assert "The current folder is not there any more" in fails(capsys, *argv)
+        assert "The current folder no longer exists" in fails(capsys, *argv)
 
 
 def test_the_output_folder_of_a_run_is_checked_before_anything_else(
@@ -304,6 +310,8 @@ def test_the_output_folder_of_a_run_is_checked_before_anything_else(
 ) -> None:
     """Before the images are looked for: nothing of them is there."""
     (tmp_path / "file").touch()
-    said = fails(capsys, "train", DEMO, "data.path=/nowhere", f"output_dir={tmp_path / 'file/run'}")
-    assert "lies under" in said
-    assert "which is a file" in said
+    message = fails(
+        capsys, "train", DEMO, "data.path=/nowhere", f"output_dir={tmp_path / 'file/run'}"
+    )
+    assert "lies under" in message
+    assert "which is a file" in message

@@ -42,8 +42,8 @@ def run(command: str, redirect: str, lines: int = 4000, **environment: str) -> t
         env={**os.environ, **environment},
         cwd=ROOT,
     )
-    said, _, status = ended.stderr.rpartition("status ")
-    return status.strip(), said
+    message, _, status = ended.stderr.rpartition("status ")
+    return status.strip(), message
 
 
 @pytest.mark.parametrize("command", ["train", "networks"])
@@ -54,13 +54,13 @@ def test_a_reader_that_has_gone(command: str) -> None:
 
 @pytest.mark.parametrize(
     ("redirect", "reason"),
-    [("> /dev/full", "where it goes there is no space left"), (">&-", "it is closed")],
+    [("> /dev/full", "there is no space left where it goes"), (">&-", "it is closed")],
 )
 def test_an_output_that_fails(redirect: str, reason: str) -> None:
     """A command whose result is what it prints has failed; another one has not."""
-    said = f"poa: Standard output could not be written: {reason}"
-    assert run("networks", redirect) == ("2", f"{said}.\n")
-    assert run("train", redirect) == ("0", f"{said}; the command itself went on.\n")
+    message = f"poa: Standard output could not be written: {reason}"
+    assert run("networks", redirect) == ("2", f"{message}.\n")
+    assert run("train", redirect) == ("0", f"{message}; the command itself continued.\n")
 
 
 def test_an_error_output_that_fails() -> None:
@@ -72,17 +72,17 @@ def test_an_error_output_that_fails() -> None:
 
 def test_characters_that_the_terminal_does_not_have() -> None:
     assert run("networks", ">/dev/null", PYTHONIOENCODING="ascii") == ("0", "")
-    status, said = run("train", ">/dev/null", lines=0, PYTHONIOENCODING="ascii")
+    status, message = run("train", ">/dev/null", lines=0, PYTHONIOENCODING="ascii")
     assert status == "2"
-    assert said.startswith("poa: 'nnn")
+    assert message.startswith("poa: 'nnn")
 
 
 def test_a_training_whose_output_is_full(demo_words: list[str], tmp_path: Path) -> None:
     """It ends as it would have; the run's own disk is not said to be full."""
-    words = [*demo_words, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
+    overrides = [*demo_words, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
-            [sys.executable, "-m", "poa_plugin", "train", *words],
+            [sys.executable, "-m", "poa_plugin", "train", *overrides],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
@@ -90,7 +90,7 @@ def test_a_training_whose_output_is_full(demo_words: list[str], tmp_path: Path) 
         )
     assert ended.returncode == 0
     assert "the disk is full" not in ended.stderr
-    assert ended.stderr.endswith("; the command itself went on.\n")
+    assert ended.stderr.endswith("; the command itself continued.\n")
     assert (tmp_path / "run/ckpt/2").is_dir()
 
 

@@ -34,27 +34,27 @@ def test_what_cannot_be_done_is_said_first(
     monkeypatch: pytest.MonkeyPatch,
     finished_run: Path,
 ) -> None:
-    def said(config: str, to: str = "new", *more: str) -> str:
+    def message(config: str, to: str = "new", *more: str) -> str:
         return fails(capsys, "demo", config, "--to", str(tmp_path / to), *more)
 
     images = str(finished_run.parent / "images")
     file = tmp_path / "demo.yaml"
     unlabeled = str(finished_run.parent / "images/train/kind0")
-    assert "has no images to test with" in said(
+    assert "has no images to test with" in message(
         recipe(file, dataset="image_folder", path=unlabeled)
     )
-    assert "k must be between 1 and the 16" in said(
+    assert "k must be between 1 and the 16" in message(
         recipe(file, dataset="image_folder", path=images)
     )
-    assert "did you mean 'elpv'" in said(recipe(file, dataset="elvp"))
-    assert "must be a number" in said(str(DEMO), "new", "--minutes", "0")
+    assert "did you mean 'elpv'" in message(recipe(file, dataset="elvp"))
+    assert "must be a number" in message(str(DEMO), "new", "--minutes", "0")
     (tmp_path / "old").mkdir()
     (tmp_path / "old/networks").touch()
-    assert "networks' is there already: it is a file" in said(str(DEMO), "old")
+    assert "networks' already exists: it is a file" in message(str(DEMO), "old")
     monkeypatch.setattr(elpv, "_elpv", elpv._elpv.__wrapped__)
     monkeypatch.setitem(sys.modules, "elpv_dataset", None)
     monkeypatch.delitem(sys.modules, "elpv_dataset.utils", raising=False)
-    assert "pip install 'poa-plugin[demo]'" in said(str(DEMO))
+    assert "pip install 'poa-plugin[demo]'" in message(str(DEMO))
     assert not (tmp_path / "new").exists()
 
 
@@ -66,10 +66,10 @@ def test_the_time_of_a_step_is_measured_in_a_process_by_itself(
 ) -> None:
     images = str(finished_run.parent / "images")
     config = recipe(tmp_path / "demo.yaml", dataset="image_folder", path=images)
-    words = ["train.threads=1"]
-    command = step_time.command(config, 0.0, words)
+    overrides = ["train.threads=1"]
+    command = step_time.command(config, 0.0, overrides)
     assert step_time.parse(run_side_by_side({"step": command})["step"]) > 0
-    only_one = [*words, "optim.epochs=1", "train.OFFICIAL_EPOCH_LENGTH=1"]
+    only_one = [*overrides, "optim.epochs=1", "train.OFFICIAL_EPOCH_LENGTH=1"]
     assert step_time.seconds_per_step(config, only_one, 0.0) > 0
     monkeypatch.setattr(sys, "argv", ["step_time", config, "1", "data.path=/nowhere"])
     assert step_time.main() == 2

@@ -26,10 +26,10 @@ def test_there_are_commands_and_examples() -> None:
     ("page", "command"), COMMANDS, ids=[f"{p.stem}-{i}" for i, (p, _) in enumerate(COMMANDS)]
 )
 def test_commands_are_understood(page: Path, command: Command) -> None:
-    words = shlex.split(command.text.removeprefix("PYTHONPATH=. "), comments=True)
-    if words[0] == "poa":
-        redirected = words.index(">") if ">" in words else len(words)
-        build_parser().parse_args(words[1:redirected])
+    argv = shlex.split(command.text.removeprefix("PYTHONPATH=. "), comments=True)
+    if argv[0] == "poa":
+        redirected = argv.index(">") if ">" in argv else len(argv)
+        build_parser().parse_args(argv[1:redirected])
 
 
 @pytest.mark.parametrize("page", pages(), ids=lambda page: page.stem)

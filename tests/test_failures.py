@@ -22,7 +22,7 @@ def system(number: int, *names: str) -> OSError:
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (UserError("One\n  and two."), "One and two."),
         (system(errno.ENOSPC), "The system refused: the disk is full."),
@@ -30,7 +30,7 @@ def system(number: int, *names: str) -> OSError:
         (system(errno.EIO, "/x"), "'/x' cannot be read or written: the disk reports an error."),
         (system(errno.EXDEV, "/x"), "invalid cross-device link."),
         (BrokenPipeError(errno.EPIPE, "x"), "A process that was written to has ended."),
-        (MemoryError(), "The memory does not suffice"),
+        (MemoryError(), "There is not enough memory"),
         (
             torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB."),
             "(2.50 GiB were",
@@ -39,7 +39,7 @@ def system(number: int, *names: str) -> OSError:
             RuntimeError(
                 "DefaultCPUAllocator: can't allocate memory: you tried to allocate 80 bytes."
             ),
-            "(80 bytes were asked for)",
+            "(80 bytes were requested)",
         ),
         (RuntimeError("unable to write to file </torch_1_2>: No space left on device"), "/dev/shm"),
         (RecursionError("maximum recursion depth exceeded"), "nested too deeply"),
@@ -48,7 +48,7 @@ def system(number: int, *names: str) -> OSError:
 )
 def test_sentences(
     error: Exception,
-    said: str,
+    message: str,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -60,13 +60,13 @@ def test_sentences(
     printed = capsys.readouterr().err
     assert printed.startswith("poa: ")
     assert printed.count("\n") == 1
-    assert said in printed
+    assert message in printed
 
 
 def test_running_out_of_memory_for_real() -> None:
     with pytest.raises(RuntimeError) as error:
         torch.empty(1 << 60)
-    assert "The memory does not suffice" in (explain(error.value) or "")[0]
+    assert "There is not enough memory" in (explain(error.value) or "")[0]
 
 
 def test_an_error_of_ours_stays_visible(
@@ -78,10 +78,10 @@ def test_an_error_of_ours_stays_visible(
     monkeypatch.setattr(commands, "train", work)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["train", "x"]) == 70
-    said = capsys.readouterr().err
-    assert "This is an error in poa-plugin itself (KeyError: 'missing')" in said
-    assert said.count("\n") == 1
-    [file] = re.findall(r"report '(.*)', which", said)
+    message = capsys.readouterr().err
+    assert "This is an error in poa-plugin itself (KeyError: 'missing')" in message
+    assert message.count("\n") == 1
+    [file] = re.findall(r"report '(.*)', which", message)
     text = Path(file).read_text()
     assert "poa train x" in text
     assert "Traceback" in text
@@ -122,8 +122,8 @@ def test_reading_is_not_writing(tmp_path: Path) -> None:
 def test_writing_is_attributed_to_the_file(tmp_path: Path) -> None:
     run = tmp_path / "run"
     for number in (errno.EACCES, errno.ENAMETOOLONG, errno.EIO, errno.EISDIR, errno.EXDEV):
-        said = pytest.raises(UserError, match=r"run/x' cannot be written: .*\. Then this\.")
-        with said, disk_errors(run, "Then this."):
+        message = pytest.raises(UserError, match=r"run/x' cannot be written: .*\. Then this\.")
+        with message, disk_errors(run, "Then this."):
             raise system(number, str(run / "x"))
     with (
         pytest.raises(UserError, match="run' cannot be written: the disk is full"),
@@ -146,7 +146,7 @@ def test_writing_is_attributed_to_the_file(tmp_path: Path) -> None:
 
 def test_json_that_is_damaged(tmp_path: Path) -> None:
     file = tmp_path / "x.json"
-    with pytest.raises(UserError, match="it is not there"):
+    with pytest.raises(UserError, match="it does not exist"):
         read_json(file)
     for content in (b"", b"{", b"\xff", b"[" * 100_000):
         file.write_bytes(content)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from poa_plugin.cli import main
-from poa_plugin.files import keep_lines_before, read_lines, write_lines
+from poa_plugin.files import drop_records_from, read_records, write_records
 
 DAMAGED = {
     "binary": b"\xff\xfe\x00\x01",
@@ -31,25 +31,25 @@ def test_damaged_lines_are_left_out(
     """With a warning, but for the last one, which a kill may have cut off."""
     path, line = tmp_path / "metrics.jsonl", DAMAGED[damage]
     path.write_bytes(b'{"step": 1}\n' + line + b'\n{"step": 2}\n')
-    assert read_lines(path, "step", int) == [{"step": 1}, {"step": 2}]
+    assert read_records(path, "step", int) == [{"step": 1}, {"step": 2}]
     warning = f"WARNING: Line 2 of '{path}' is damaged and left out.\n"
     assert capsys.readouterr().err == warning
-    keep_lines_before(path, 2)
+    drop_records_from(path, 2)
     assert path.read_text() == '{"step": 1}\n'
     capsys.readouterr()
     path.write_bytes(b'{"step": 1}\n' + line)
-    assert read_lines(path, "step", int) == [{"step": 1}]
+    assert read_records(path, "step", int) == [{"step": 1}]
     assert capsys.readouterr().err == ""
 
 
 def test_lines(tmp_path: Path) -> None:
     path, records = tmp_path / "lines", [{"image": "a\u2028\n\udcff"}, {"image": "b"}]
-    assert read_lines(path, "image", str) == []
-    keep_lines_before(path, 3)
+    assert read_records(path, "image", str) == []
+    drop_records_from(path, 3)
     assert not path.exists()
     for written in ([], records):
-        write_lines(path, written)
-        assert read_lines(path, "image", str) == written
+        write_records(path, written)
+        assert read_records(path, "image", str) == written
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "skipped_steps.jsonl", "bad_images.jsonl"])
@@ -59,8 +59,8 @@ def test_a_run_goes_on_over_damaged_lines(
     run = tmp_path / "run"
     shutil.copytree(finished_run, run)
     (run / name).write_bytes(b"\n".join(DAMAGED.values()) + b"\n{}")
-    words = ["optim.epochs=3", "train.accept_changes=true"]
-    assert main(["train", str(run), *words]) == 0
+    overrides = ["optim.epochs=3", "train.accept_changes=true"]
+    assert main(["train", str(run), *overrides]) == 0
     assert f"Line 1 of '{run / name}' is damaged" in capsys.readouterr().err
     for line in (run / name).read_text().splitlines():
         assert isinstance(json.loads(line), dict)

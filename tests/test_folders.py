@@ -75,7 +75,7 @@ def test_new_folders_follow_the_umask(tmp_path: Path) -> None:
 
 def test_what_is_there_is_replaced_only_if_asked(tmp_path: Path) -> None:
     target = fill(tmp_path / "net", OLD)
-    with pytest.raises(UserError, match=r"net' is there already: choose"), write_folder(target):
+    with pytest.raises(UserError, match=r"net' already exists: choose"), write_folder(target):
         pass
     refused = write_folder(target, lambda folder: f"{folder.name} is mine")
     with pytest.raises(UserError, match=r"net' is not replaced: net is mine\."), refused:
@@ -93,7 +93,7 @@ def test_what_is_there_is_replaced_only_if_asked(tmp_path: Path) -> None:
 
 def test_what_comes_in_between_is_not_lost(tmp_path: Path) -> None:
     target = tmp_path / "net"
-    with pytest.raises(UserError, match="is there already"), write_folder(target) as partial:
+    with pytest.raises(UserError, match="already exists"), write_folder(target) as partial:
         fill(partial, NEW)
         fill(target, OLD)
     assert content(target) == OLD
@@ -116,7 +116,7 @@ def test_targets_that_are_no_folders(
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     cases = {
-        str(tmp_path / "file"): "is there already",
+        str(tmp_path / "file"): "already exists",
         str(
             tmp_path / "file" / "x"
         ): r"file/x' cannot be written: a part of its path is a file\. N",
@@ -127,9 +127,9 @@ def test_targets_that_are_no_folders(
         "/": "name a folder in it, such as '/network'",
         "/proc/net_of_mine": "net_of_mine' cannot be written",
     }
-    for target, said in cases.items():
+    for target, message in cases.items():
         writing = write_folder(target, anything if force else None)
-        with pytest.raises(UserError, match=said) as error, writing:
+        with pytest.raises(UserError, match=message) as error, writing:
             pass
         assert str(error.value).endswith(".")
     assert (tmp_path / "file").read_text() == "mine"
@@ -169,8 +169,8 @@ def test_an_empty_folder_in_one_that_is_not_writable(
 
     (tmp_path / "net").mkdir()
     monkeypatch.setattr(os, "mkdir", refuse)
-    said = r"you may not write there \(a new folder is made beside it first, in '"
-    with pytest.raises(UserError, match=said), write_folder(tmp_path / "net"):
+    message = r"you may not write there \(a new folder is first created beside it, in '"
+    with pytest.raises(UserError, match=message), write_folder(tmp_path / "net"):
         pass
 
 
@@ -252,14 +252,14 @@ def test_killed_before_each_operation(tmp_path: Path, there: str) -> None:
     operations = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     assert 10 < operations < 100
     for root in (tmp_path / str(i) for i in range(operations)):
-        found, aside = content(root / "net"), content(root / ".net.poa-replaced")
-        assert found in (before, NEW) or (found is None and aside == OLD)
-        if found != NEW and there == "old":  # a call that does not replace puts the old one back
-            with pytest.raises(UserError, match="is there already"), write_folder(root / "net"):
+        actual, aside = content(root / "net"), content(root / ".net.poa-replaced")
+        assert actual in (before, NEW) or (actual is None and aside == OLD)
+        if actual != NEW and there == "old":  # a call that does not replace puts the old one back
+            with pytest.raises(UserError, match="already exists"), write_folder(root / "net"):
                 pass
             assert content(root / "net") == OLD
         with write_folder(root / "net", anything) as partial:
             fill(partial, {"d": "newer"})
         assert content(root / "net") == {"d": "newer"}
         assert list(root.iterdir()) == [root / "net"]
-    assert found == NEW
+    assert actual == NEW

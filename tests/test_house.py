@@ -57,13 +57,13 @@ def floors() -> dict[str, int]:
 
 def modules() -> dict[str, Path]:
     """Return the files of the package by their dotted names within it; the root is left out."""
-    found = {}
+    actual = {}
     for file in PACKAGE.rglob("*.py"):
         parts = file.relative_to(PACKAGE).with_suffix("").parts
         name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
         if name:
-            found[name] = file
-    return found
+            actual[name] = file
+    return actual
 
 
 def room(module: str) -> str:
@@ -148,5 +148,5 @@ def test_the_order_is_watched() -> None:
         "def f():\n    from poa_plugin import extract\n"
         "if TYPE_CHECKING:\n    from poa_plugin.cli import main\n"
     )
-    found = set(imports(tree, modules()))
-    assert found == {"poa_plugin.train.loop", "poa_plugin.elastic.slicing", "poa_plugin"}
+    actual = set(imports(tree, modules()))
+    assert actual == {"poa_plugin.train.loop", "poa_plugin.elastic.slicing", "poa_plugin"}

@@ -16,10 +16,10 @@ DEMO = str(ROOT / "configs/ssl/demo_vit.yaml")
 START = "from poa_plugin.__main__ import run; import sys; print('up', flush=True); sys.exit(run())"
 
 
-def interrupted(seconds: float, *words: str) -> tuple[int, str]:
+def interrupted(seconds: float, *argv: str) -> tuple[int, str]:
     """Start a command, press Ctrl-C after some seconds, and return its exit status and stderr."""
     with subprocess.Popen(
-        [sys.executable, "-c", START, *words],
+        [sys.executable, "-c", START, *argv],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -29,14 +29,14 @@ def interrupted(seconds: float, *words: str) -> tuple[int, str]:
         assert process.stdout.readline() == "up\n"
         time.sleep(seconds)
         process.send_signal(signal.SIGINT)
-        said = process.stderr.read()
-        return process.wait(), said
+        message = process.stderr.read()
+        return process.wait(), message
 
 
 @pytest.mark.parametrize("seconds", [0.1, 0.6, 1.2])
 def test_in_the_first_seconds(seconds: float, tmp_path: Path) -> None:
-    words = ("train", DEMO, f"output_dir={tmp_path / 'run'}", "optim.epochs=100000")
-    assert interrupted(seconds, *words) == (130, "poa: interrupted\n")
+    argv = ("train", DEMO, f"output_dir={tmp_path / 'run'}", "optim.epochs=100000")
+    assert interrupted(seconds, *argv) == (130, "poa: interrupted\n")
 
 
 def test_anywhere_else(tmp_path: Path) -> None:

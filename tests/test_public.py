@@ -82,9 +82,9 @@ def test_a_backbone_is_built_in_evaluation_mode_and_trained_in_the_other(family:
     side, small = backbone.space.image_size, backbone.space["smallest"]
     images = torch.randn(4, 3, side, side)
     with torch.no_grad():
-        found = poa.extract(backbone, small)(images)["x_norm_clstoken"]
+        actual = poa.extract(backbone, small)(images)["x_norm_clstoken"]
         torch.testing.assert_close(
-            found, backbone(images, small)["x_norm_clstoken"], atol=1e-5, rtol=1e-5
+            actual, backbone(images, small)["x_norm_clstoken"], atol=1e-5, rtol=1e-5
         )
     model = POA(config)
     assert all(module.training for module in model.student.modules())
@@ -96,8 +96,8 @@ def test_the_python_page_runs(
 ) -> None:
     from poa_plugin.cli import main
 
-    words = [*demo_words[1:], "optim.epochs=1", "optim.warmup_epochs=0"]
-    argv = ["train", demo_words[0], *words, "train.OFFICIAL_EPOCH_LENGTH=1"]
+    overrides = [*demo_words[1:], "optim.epochs=1", "optim.warmup_epochs=0"]
+    argv = ["train", demo_words[0], *overrides, "train.OFFICIAL_EPOCH_LENGTH=1"]
     assert main([*argv, f"output_dir={tmp_path / 'runs/demo/poa'}"]) == 0
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)

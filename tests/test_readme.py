@@ -22,8 +22,8 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_are_understood(command: str) -> None:
-    words = shlex.split(command, comments=True)[1:]
-    arguments = build_parser().parse_args(words)
+    argv = shlex.split(command, comments=True)[1:]
+    arguments = build_parser().parse_args(argv)
     if isinstance(getattr(arguments, "config", None), str):
         assert recipe_file(arguments.config, "poa").is_file()
 

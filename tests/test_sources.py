@@ -98,8 +98,8 @@ NO_RUNS = {
 def test_what_is_no_run(
     command: str, name: str, folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = fails(capsys, *words_of(RUN_COMMANDS[command], folders / name))
-    assert NO_RUNS[name] in said
+    message = fails(capsys, *words_of(RUN_COMMANDS[command], folders / name))
+    assert NO_RUNS[name] in message
     assert not (folders / "new").exists()
 
 
@@ -113,12 +113,12 @@ del NO_RECIPES["file/below"]
 def test_what_is_no_recipe(
     command: str, name: str, folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = fails(capsys, *words_of(RECIPE_COMMANDS[command], folders / name))
-    assert NO_RECIPES[name] in said
+    message = fails(capsys, *words_of(RECIPE_COMMANDS[command], folders / name))
+    assert NO_RECIPES[name] in message
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [
         ("run", "the output folder of a run"),
         ("run/ckpt/4", "the run's folder is"),
@@ -131,9 +131,9 @@ def test_what_is_no_recipe(
     ],
 )
 def test_what_is_no_extracted_network(
-    name: str, said: str, folders: Path, capsys: pytest.CaptureFixture[str]
+    name: str, message: str, folders: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert said in fails(capsys, *words_of(EXPORT["export"], folders / name))
+    assert message in fails(capsys, *words_of(EXPORT["export"], folders / name))
 
 
 @pytest.mark.parametrize("damage", DAMAGED)
@@ -166,10 +166,10 @@ def test_a_damaged_file_of_a_run(
     monkeypatch.setattr(no_pictures, lambda *_: {}, raising=False)
     capsys.readouterr()
     status = main(words_of(RUN_COMMANDS[command], run))
-    said = capsys.readouterr().err
-    assert status in (0, 2), said
-    assert said.count("\n") == (status == 2)
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert status in (0, 2), message
+    assert message.count("\n") == (status == 2)
+    assert "Traceback" not in message
 
 
 @pytest.mark.parametrize("damage", [*DAMAGED, "no keys", "wrong types"])
@@ -190,8 +190,13 @@ def test_damaged_weights(folders: Path, tmp_path: Path, capsys: pytest.CaptureFi
     network = tmp_path / "network"
     shutil.copytree(folders / "networks/w32_d1", network)
     weights = network / "model.safetensors"
-    whole = weights.read_bytes()
-    for content in (b"", b"\xff" * 8, whole[: len(whole) // 2], whole[:100]):
+    intact = weights.read_bytes()
+    for content in (
+        b"",
+        b"\xff" * 8,
+        intact[: len(intact) // 2],
+        intact[:100],
+    ):
         weights.write_bytes(content)
         assert "model.safetensors" in fails(capsys, *words_of(EXPORT["export"], network))
     weights.unlink()
@@ -267,8 +272,8 @@ def test_what_cannot_be_looked_at(
 
     monkeypatch.setattr(os, "stat", refuse)
     monkeypatch.chdir(tmp_path)
-    words = [word.format(folders / name, **places) for word in OTHER_SOURCES[command]]
-    assert str(folders / name)[:100] in fails(capsys, *words)
+    argv = [word.format(folders / name, **places) for word in OTHER_SOURCES[command]]
+    assert str(folders / name)[:100] in fails(capsys, *argv)
     assert not (tmp_path / "new").exists()
 
 

@@ -163,8 +163,8 @@ def test_a_disk_that_fills_up_half_way(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = disk(40 << 10)
-    said = fails(capsys, *COMMANDS[name](sources, str(folder / "new")))
-    assert re.search("the disk is full|the disk of .* has 0 MB left", said)
+    message = fails(capsys, *COMMANDS[name](sources, str(folder / "new")))
+    assert re.search("the disk is full|the disk of .* has 0 MB left", message)
     assert not tree(folder)
 
 
@@ -190,18 +190,18 @@ def test_a_kill_at_any_operation_leaves_nothing_half_written(
         arguments = build_parser().parse_args(COMMANDS[name](sources, str(place / "new")))
         arguments.run(arguments)
 
-    whole = tmp_path / "whole"
-    whole.mkdir()
-    act(whole)
+    uninterrupted = tmp_path / "whole"
+    uninterrupted.mkdir()
+    act(uninterrupted)
     for operations in itertools.count(0, STRIDES.get(name, 1)):
         place = tmp_path / str(operations)
         place.mkdir()
         status = killed_before(operations, partial(act, place))
         left = tree(place / "new")
-        assert left in (tree(whole / "new"), []) or left == [".page.html.partial"]
-        if tree(place) != tree(whole):
+        assert left in (tree(uninterrupted / "new"), []) or left == [".page.html.partial"]
+        if tree(place) != tree(uninterrupted):
             act(place)
-            assert tree(place) == tree(whole)
+            assert tree(place) == tree(uninterrupted)
         if status == 0:
             break
     assert operations > 2
@@ -231,10 +231,10 @@ def killed_before(operations: int, act: Callable[[], None]) -> int:
 
 
 @pytest.mark.parametrize(
-    "words", [("eval", "knn", "{}", "--k", "3"), ("sweep", "{}", "--k", "3"), ("report", "{}")]
+    "argv", [("eval", "knn", "{}", "--k", "3"), ("sweep", "{}", "--k", "3"), ("report", "{}")]
 )
 def test_results_that_would_be_lost(
-    words: Sequence[str],
+    argv: Sequence[str],
     sources: dict[str, str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -247,12 +247,12 @@ def test_results_that_would_be_lost(
     for name in ("eval", "report"):
         (run / name).unlink(missing_ok=True)
         (run / name).write_text("mine")
-    assert "a file" in fails(capsys, *(word.format(run) for word in words))
+    assert "a file" in fails(capsys, *(word.format(run) for word in argv))
     assert (run / "eval").read_text() == (run / "report").read_text() == "mine"
 
 
 @pytest.mark.parametrize(
-    ("name", "words"),
+    ("name", "argv"),
     [
         ("metrics.jsonl", ("train", "{}")),
         ("config.yaml", ("train", DEMO, "output_dir={}")),
@@ -263,7 +263,7 @@ def test_results_that_would_be_lost(
 )
 def test_a_folder_in_the_place_of_a_file(
     name: str,
-    words: Sequence[str],
+    argv: Sequence[str],
     sources: dict[str, str],
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -273,8 +273,8 @@ def test_a_folder_in_the_place_of_a_file(
     for entry in Path(sources["run"]).iterdir():
         if not (run / entry.name).exists():
             (run / entry.name).symlink_to(entry)
-    said = fails(capsys, *(word.format(run) for word in words))
-    assert f"{name}' is there already: it is a folder, and a file is needed" in said
+    message = fails(capsys, *(word.format(run) for word in argv))
+    assert f"{name}' already exists: it is a folder, and a file is needed" in message
 
 
 def test_what_can_be_written_is_let_through(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Images in tar shards, in WebDataset's layout, by index.
 
-A shard that is streamed through a shuffle buffer cannot be gone on with bit for bit; here every image
-has a number, as if it were a file.
+A stream through a shuffle buffer cannot be resumed bit for bit; here every image has an index, as if it
+were a file.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 
 OPEN_FILES = 256
-"""Archives that a process keeps open."""
+"""Archives that a process holds open."""
 PATIENCE = 5.0
-"""Seconds after which it is said that headers are being read."""
+"""Seconds after which a message says that headers are being read."""
 
 
 @DATASETS.register_as("webdataset")
@@ -36,10 +36,10 @@ class WebDataset(EncodedImages):
     """Tar shards in WebDataset's layout: files `<key>.jpg` (or another image), `<key>.cls` beside it.
 
     Shards are taken in the sorted order of their names, samples in the shards' order. Tar headers are
-    read once and kept (see `shard_index`); images are read by their offsets. Compressed shards have none.
-    `.cls` files hold a class's number. What stands between a key and an image's ending, such as in
-    `<key>.mask.png`, says that it is something else. Of two images of one key the first is taken. Of a shard
-    that ends early, what is whole is taken.
+    read once and cached (see `shard_index`); images are read by their offsets. Compressed shards have none.
+    `.cls` files hold a class's number. A further part between a key and an image's ending, as in
+    `<key>.mask.png`, marks something other than an image. Of two images of one key the first is used. Of a
+    shard that ends early, the intact images are used.
 
     Args:
         path: a folder, a shard, or a pattern such as `/data/*.tar` or `/data/train-{000000..000146}.tar`; names
@@ -49,13 +49,13 @@ class WebDataset(EncodedImages):
 
     Raises:
         UserError: there is no shard, one that the pattern names is missing, there is no image in the shards,
-            one is no tar, or some images have a class and others not.
+            one is not a tar file, or only some images have a class.
     """
 
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
         super().__init__(path, split, image_size)
-        found = split_files(path, split, ".tar")
-        self.shards, self.left_out, self.notes = found.files, found.left_out, found.notes
+        archives = split_files(path, split, ".tar")
+        self.shards, self.left_out, self.notes = archives.files, archives.left_out, archives.notes
         indices = _shard_indices(self.shards)
         shown = unambiguous(self.shards)
         self.images = Names(
@@ -107,28 +107,28 @@ class WebDataset(EncodedImages):
         try:
             content = os.pread(_opened(self.shards[shard], os.getpid()).fileno(), size, offset)
         except OSError:
-            _opened.cache_clear()  # a descriptor that a file server has forgotten stays useless
+            _opened.cache_clear()  # a descriptor that a file server has forgotten never works again
             raise
         if len(content) < size:
-            raise BadImageError(self.name(index), "truncated", "the shard ends before it does")
+            raise BadImageError(self.name(index), "truncated", "the shard ends within it")
         return content
 
 
 @lru_cache(maxsize=OPEN_FILES)
 def _opened(path: Path, process: int) -> Any:
-    """Return a shard that this process opened: forked workers share none."""
+    """Return a shard that this process opened: forked workers share no descriptors."""
     return path.open("rb", buffering=0)
 
 
 def _shard_indices(shards: Sequence[Path]) -> list[ShardIndex]:
-    """Return what is in each shard; where that takes long, say so."""
-    began, said, indices = time.monotonic(), False, []
+    """Return what is in each shard, with a message if that takes long."""
+    began, announced, indices = time.monotonic(), False, []
     for shard in shards:
         indices.append(shard_index(shard))
-        if not said and time.monotonic() - began > PATIENCE:
-            said = True
+        if not announced and time.monotonic() - began > PATIENCE:
+            announced = True
             print(
-                f"Reading the headers of {len(shards)} shards, which are kept for the next start ...",
+                f"Reading the headers of {len(shards)} shards, which are cached for the next start ...",
                 file=sys.stderr,
                 flush=True,
             )

@@ -1,4 +1,4 @@
-"""Multi-crop augmentation: views of an image, with parameters drawn from a given generator."""
+"""Multi-crop augmentation: views of an image, with parameters drawn from a generator of the caller."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MultiCropAugmentation:
 
     Blur probabilities are 1.0, 0.1 and 0.5 for the first and second global and the local crops.
     With `crops.blur: published` they are 0.0, 0.9 and 0.5: the published code, like DINOv2's,
-    applies a blur that is asked for with probability p with 1 - p, and its results contain that.
+    applies a blur of probability p with probability 1 - p, and its results were made with that.
 
     Args:
         crops: sizes, scales, numbers and probabilities.
@@ -44,8 +44,8 @@ class MultiCropAugmentation:
     """
 
     def __init__(self, crops: CropsConfig) -> None:
-        asked = (1.0, 0.1, 0.5)
-        applied = asked if crops.blur == "paper" else tuple(1 - p for p in asked)
+        of_paper = (1.0, 0.1, 0.5)
+        blur = of_paper if crops.blur == "paper" else tuple(1 - p for p in of_paper)
         large, small = crops.global_crops_size, crops.local_crops_size
         wide, narrow = tuple(crops.global_crops_scale), tuple(crops.local_crops_scale)
         self.n_local = crops.local_crops_number
@@ -54,10 +54,10 @@ class MultiCropAugmentation:
         self.jitter_strengths = _strengths(list(crops.color_jitter))
         self.gray_probability = crops.grayscale_probability
         self.global_views = [
-            View(large, (wide[0], wide[1]), applied[0]),
-            View(large, (wide[0], wide[1]), applied[1], crops.solarize_probability),
+            View(large, (wide[0], wide[1]), blur[0]),
+            View(large, (wide[0], wide[1]), blur[1], crops.solarize_probability),
         ]
-        self.local_view = View(small, (narrow[0], narrow[1]), applied[2])
+        self.local_view = View(small, (narrow[0], narrow[1]), blur[2])
 
     def __call__(self, image: Tensor, generator: Generator) -> tuple[list[Tensor], list[Tensor]]:
         """Augment one image.

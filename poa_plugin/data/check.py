@@ -28,13 +28,13 @@ from poa_plugin.registry import DATASETS
 
 SHOWN = 20
 PATIENCE = 20
-"""Images in a row, each tried several times, after which a disk is given up."""
+"""Images in a row, each tried several times, after which the check gives up."""
 UNREADABLE = "unreadable"
-"""The kind of an image that is there and cannot be read, such as for want of permission."""
+"""The kind of an image that exists and cannot be read, such as without permission."""
 
 
-class Look(NamedTuple):
-    """What was found of one image: its sides, or how it is bad."""
+class ImageCheck(NamedTuple):
+    """The check of one image: its sides, or why it cannot be used."""
 
     height: int = 0
     width: int = 0
@@ -45,7 +45,7 @@ class Look(NamedTuple):
 
 @dataclass
 class SplitCheck:
-    """What was found in one split of a data set.
+    """The check of one split of a data set.
 
     Attributes:
         split: `train` or `test`.
@@ -54,7 +54,7 @@ class SplitCheck:
         sides: of the images that can be used, (height, width).
         bad: by kind, the names and reasons of images that cannot be used.
         unusual: by kind, those that training converts (`data.unusual_images`).
-        left_out: the files beside the images that are not taken.
+        left_out: the files beside the images that are not used.
         notes, damaged: see `EncodedImages`.
     """
 
@@ -62,8 +62,8 @@ class SplitCheck:
     n_images: int
     classes: dict[str, int]
     sides: list[tuple[int, int]] = field(default_factory=list)
-    bad: dict[str, list[Look]] = field(default_factory=lambda: defaultdict(list))
-    unusual: dict[str, list[Look]] = field(default_factory=lambda: defaultdict(list))
+    bad: dict[str, list[ImageCheck]] = field(default_factory=lambda: defaultdict(list))
+    unusual: dict[str, list[ImageCheck]] = field(default_factory=lambda: defaultdict(list))
     left_out: LeftOut = field(default_factory=LeftOut)
     notes: Sequence[str] = ()
     damaged: Sequence[str] = ()
@@ -78,65 +78,67 @@ class SplitCheck:
         """The number of images that cannot be used."""
         return sum(map(len, self.bad.values()))
 
-    def text(self, share_limit: float) -> str:
-        """Return lines for people.
+    def text(self, max_ratio: float) -> str:
+        """Return the check as text.
 
         Args:
-            share_limit: the share of bad images at which a run stops (`data.max_bad_ratio`).
+            max_ratio: the ratio of bad images above which a run stops (`data.max_bad_ratio`).
         """
-        lines = [f"{self.split}: {self.n_images} images"]
+        messages = [f"{self.split}: {self.n_images} images"]
         if self.classes:
             counts = self.classes.values()
             each = f"{min(counts)} to {max(counts)}" if len(set(counts)) > 1 else f"{min(counts)}"
-            lines[0] += f"; classes: {len(counts)}, images of each: {each}"
+            messages[0] += f"; classes: {len(counts)}, images of each: {each}"
         for side, name in enumerate(("height", "width")):
-            found = [sides[side] for sides in self.sides]
-            if found:
-                middle = statistics.median_low(found)
-                lines.append(f"  {name} {min(found)} to {max(found)} pixels, median {middle}")
-        for what, kinds in (("converted", self.unusual), ("cannot be used", self.bad)):
-            for kind, looks in sorted(kinds.items()):
-                lines.append(f"  {kind}: {len(looks)} {what}")
-                named = [f"{printable(look.name)}: {look.reason}" for look in looks if look.name]
-                lines += _first_lines(named, len(looks))
+            pixels = [sides[side] for sides in self.sides]
+            if pixels:
+                middle = statistics.median_low(pixels)
+                messages.append(f"  {name} {min(pixels)} to {max(pixels)} pixels, median {middle}")
+        for verb, kinds in (("converted", self.unusual), ("cannot be used", self.bad)):
+            for kind, checks in sorted(kinds.items()):
+                messages.append(f"  {kind}: {len(checks)} {verb}")
+                named = [
+                    f"{printable(check.name)}: {check.reason}" for check in checks if check.name
+                ]
+                messages += _examples(named, len(checks))
         for kind, n_files in sorted(self.left_out.counts.items()):
-            lines.append(f"  {printable(kind)}: {n_files} left out")
-            lines += _first_lines([*map(printable, self.left_out.examples[kind])], n_files)
-        lines += [f"  {printable(text)}" for text in (*self.notes, *self.damaged)]
-        share = self.n_bad / max(self.n_images, 1)
+            messages.append(f"  {printable(kind)}: {n_files} left out")
+            messages += _examples([*map(printable, self.left_out.examples[kind])], n_files)
+        messages += [f"  {printable(text)}" for text in (*self.notes, *self.damaged)]
+        ratio = self.n_bad / max(self.n_images, 1)
         verdict = "every image can be used"
         if UNREADABLE in self.bad:
             verdict = (
-                f"{self.n_bad} of {self.n_images} images ({share:.2%}) cannot be used, and training stops at "
+                f"{self.n_bad} of {self.n_images} images ({ratio:.2%}) cannot be used, and training stops at "
                 f"one that cannot be read"
             )
         elif self.n_bad:
             verdict = (
-                f"{self.n_bad} of {self.n_images} images ({share:.2%}) cannot be used; training "
+                f"{self.n_bad} of {self.n_images} images ({ratio:.2%}) cannot be used; training "
                 + (
                     "passes over them"
-                    if share <= share_limit
+                    if ratio <= max_ratio
                     else "would stop: see data.max_bad_ratio"
                 )
             )
-        return "\n".join([*lines, f"  {verdict}"])
+        return "\n".join([*messages, f"  {verdict}"])
 
 
-class _Looks(TorchDataset[Look]):
+class _ImageChecks(TorchDataset[ImageCheck]):
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
 
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Look:
+    def __getitem__(self, index: int) -> ImageCheck:
         try:
             pixels = self.dataset.image(index)
         except UnreadableImageError as error:
-            return Look(0, 0, error.name, UNREADABLE, error.reason.lstrip(":, "))
+            return ImageCheck(0, 0, error.name, UNREADABLE, error.reason.lstrip(":, "))
         except BadImageError as error:
             if error.kind not in UNUSUAL:
-                return Look(0, 0, error.name, error.kind, error.reason)
+                return ImageCheck(0, 0, error.name, error.kind, error.reason)
             cast(EncodedImages, self.dataset).convert_unusual = True
             try:
                 converted = self[index]
@@ -145,8 +147,8 @@ class _Looks(TorchDataset[Look]):
             if converted.kind:
                 return converted
             reason = f"{converted.width} x {converted.height} pixels"
-            return Look(converted.height, converted.width, error.name, error.kind, reason)
-        return Look(int(pixels.shape[-2]), int(pixels.shape[-1]))
+            return ImageCheck(converted.height, converted.width, error.name, error.kind, reason)
+        return ImageCheck(int(pixels.shape[-2]), int(pixels.shape[-1]))
 
 
 def check_dataset(name: str, path: str | None, workers: int = 0) -> list[SplitCheck]:
@@ -158,53 +160,53 @@ def check_dataset(name: str, path: str | None, workers: int = 0) -> list[SplitCh
         workers: processes that read.
 
     Raises:
-        UserError: the data set is unknown or not there.
+        UserError: the data set is unknown or does not exist.
     """
-    make = DATASETS.get(name)
-    found: list[SplitCheck] = []
+    build = DATASETS.get(name)
+    checks: list[SplitCheck] = []
     missing: list[NoSplitError] = []
     splits = cast(Sequence[Split], ("train", "test"))
     for split in splits:
         try:
             with read_errors("data set", path or name):
-                dataset = cast(Dataset, make(path, split, None))
+                dataset = cast(Dataset, build(path, split, None))
         except NoSplitError as error:
             missing.append(error)
             continue
         if isinstance(dataset, EncodedImages):
             dataset.convert_unusual = False
-        found.append(_check_split(dataset, split, workers))
-    if not found:
+        checks.append(_check_split(dataset, split, workers))
+    if not checks:
         raise missing[0]
-    return found
+    return checks
 
 
 def _check_split(dataset: Dataset, split: str, workers: int) -> SplitCheck:
     counts = dict.fromkeys(dataset.classes, 0)
     for label in dataset.labels or []:
         counts[dataset.classes[label]] += 1
-    check = SplitCheck(split, len(dataset), counts if dataset.labels else {})
+    split_check = SplitCheck(split, len(dataset), counts if dataset.labels else {})
     if isinstance(dataset, EncodedImages):
-        check.left_out, check.notes = dataset.left_out, dataset.notes
-        check.damaged = dataset.damaged
-    loader = DataLoader(_Looks(dataset), batch_size=None, num_workers=workers)
+        split_check.left_out, split_check.notes = dataset.left_out, dataset.notes
+        split_check.damaged = dataset.damaged
+    loader = DataLoader(_ImageChecks(dataset), batch_size=None, num_workers=workers)
     failed_in_a_row = 0
-    for look in track(loader, description=split, total=len(dataset), transient=True):
-        failed_in_a_row = failed_in_a_row + 1 if look.reason.startswith("in ") else 0
+    for check in track(loader, description=split, total=len(dataset), transient=True):
+        failed_in_a_row = failed_in_a_row + 1 if check.reason.startswith("in ") else 0
         if failed_in_a_row == PATIENCE:
             raise UserError(
-                f"{PATIENCE} images in a row could not be read, the last of them '{printable(look.name)}' "
-                f"({look.reason}): the disk, or the way to it, seems to be out of order."
+                f"{PATIENCE} images in a row could not be read, the last of them '{printable(check.name)}' "
+                f"({check.reason}): the disk, or the connection to it, seems to be broken."
             )
-        if look.height:
-            check.sides.append((look.height, look.width))
-        if look.kind:
-            kinds = check.unusual if look.kind in UNUSUAL else check.bad
-            kinds[look.kind].append(look)
-    return check
+        if check.height:
+            split_check.sides.append((check.height, check.width))
+        if check.kind:
+            kinds = split_check.unusual if check.kind in UNUSUAL else split_check.bad
+            kinds[check.kind].append(check)
+    return split_check
 
 
-def _first_lines(names: Sequence[str], n: int) -> list[str]:
-    """Return lines for the first of n names."""
+def _examples(names: Sequence[str], n: int) -> list[str]:
+    """Return messages with the first of n names."""
     shown = [f"    {name}" for name in names[:SHOWN]]
     return [*shown, f"    and {n - len(shown)} more"] if shown and n > len(shown) else shown

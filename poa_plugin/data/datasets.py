@@ -24,11 +24,11 @@ Split = Literal["train", "test"]
 
 
 class NoSplitError(UserError):
-    """A data set is there, and has no such split."""
+    """A data set exists, and has no such split."""
 
 
 class UnreadableImageError(UserError):
-    """An image that is there and cannot be read now: nothing is known of the image itself.
+    """An image that exists and cannot be read now, which says nothing about the image itself.
 
     Args:
         name: what the image is called.
@@ -38,7 +38,7 @@ class UnreadableImageError(UserError):
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(
             f"The image '{printable(name)}' could not be read{reason}. "
-            f"The last checkpoint is whole; the same command goes on."
+            f"The last checkpoint is intact; the same command resumes."
         )
         self.name, self.reason = name, reason
 
@@ -67,7 +67,7 @@ class Dataset(Protocol):
         """Return an image as uint8, (1, H, W) if it is gray and (3, H, W) otherwise.
 
         Raises:
-            BadImageError: it cannot be used; in training another image takes its place.
+            BadImageError: it cannot be used; training replaces it by another image.
         """
         ...
 
@@ -77,17 +77,17 @@ class Dataset(Protocol):
 
 
 class EncodedImages:
-    """Base of data sets whose images are files, on their own or in archives: `read` gives the bytes.
+    """Base of data sets whose images are files, single or in archives: `read` returns the bytes.
 
     Args:
         path: where the images are.
         split: `train` or `test`.
-        image_size: the shorter side to which images are reduced after decoding; None keeps them.
+        image_size: the shorter side to which images are reduced after decoding; None leaves them.
 
     Attributes:
-        left_out: the files beside the images that are not taken.
-        notes: sentences, without their period, on what else should be known before a run.
-        damaged: sentences, without their period, on archives of which a part is lost.
+        left_out: the files beside the images that are not used.
+        notes: further information before a run, sentences without their period.
+        damaged: archives of which a part is lost, sentences without their period.
     """
 
     labels: Sequence[int] | None = None
@@ -108,7 +108,7 @@ class EncodedImages:
         raise NotImplementedError
 
     def all_names(self) -> Names:
-        """Return the names of all images, by which a run knows its images again."""
+        """Return the names of all images, by which a run recognizes its images."""
         return Names.of(self.name(index) for index in range(len(self)))
 
     def read(self, index: int) -> bytes:
@@ -116,7 +116,7 @@ class EncodedImages:
 
         Raises:
             BadImageError: it is not where it should be, or damaged.
-            OSError: the disk does not give it now.
+            OSError: the disk cannot read it now.
         """
         raise NotImplementedError
 
@@ -132,7 +132,7 @@ class EncodedImages:
         return pixels
 
     def _read_patiently(self, index: int, name: str) -> bytes:
-        """Read again where a disk has a hiccup: what a batch is made of must not depend on one."""
+        """Read again after a transient error: the contents of a batch must not depend on one."""
         for pause in (*PAUSES, None):
             try:
                 return self.read(index)
@@ -150,7 +150,7 @@ class EncodedImages:
 
 
 def build_dataset(config: Config, split: Split) -> Dataset:
-    """Build a split of the data set that `config.data` names; say on stderr what it leaves out.
+    """Build a split of the data set that `config.data` names; print on stderr what it leaves out.
 
     Raises:
         UserError: the data set is unknown, cannot be read, or has no images.
@@ -160,7 +160,7 @@ def build_dataset(config: Config, split: Split) -> Dataset:
         dataset = cast(Dataset, DATASETS.get(data.dataset)(data.path, split, data.image_size))
     if isinstance(dataset, EncodedImages):
         dataset.convert_unusual = data.unusual_images == "convert"
-        _say(dataset, split, data.path)
+        _print_notes(dataset, split, data.path)
     return dataset
 
 
@@ -171,21 +171,21 @@ def image_names(dataset: Dataset) -> Names:
     return Names.of(dataset.name(index) for index in range(len(dataset)))
 
 
-_said: set[tuple[str | None, str]] = set()
+_printed: set[tuple[str | None, str]] = set()
 
 
-def _say(dataset: EncodedImages, split: Split, path: str | None) -> None:
+def _print_notes(dataset: EncodedImages, split: Split, path: str | None) -> None:
     """Print what is left out, and what is damaged, once in a process."""
-    lines = [f"{note}." for note in dataset.notes]
-    lines += [f"WARNING: {damage[0].upper()}{damage[1:]}." for damage in dataset.damaged[:SHOWN]]
+    messages = [f"{note}." for note in dataset.notes]
+    messages += [f"WARNING: {damage[0].upper()}{damage[1:]}." for damage in dataset.damaged[:SHOWN]]
     if len(dataset.damaged) > SHOWN:
-        lines.append(f"WARNING: {len(dataset.damaged) - SHOWN} more archives are damaged.")
+        messages.append(f"WARNING: {len(dataset.damaged) - SHOWN} more archives are damaged.")
     if dataset.left_out:
-        lines.append(
+        messages.append(
             f"In the {'training' if split == 'train' else split} images of '{path}' {dataset.left_out}. Images "
             f"are files that end in {', '.join(IMAGE_ENDINGS)}; a list of files takes any."
         )
-    for line in lines:
-        if (path, line) not in _said:
-            _said.add((path, line))
-            print(printable(line), file=sys.stderr, flush=True)
+    for message in messages:
+        if (path, message) not in _printed:
+            _printed.add((path, message))
+            print(printable(message), file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""From the bytes of an image file to pixels, the same whatever container the bytes came in."""
+"""From the bytes of an image file to pixels, the same for every container."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def decode(content: bytes, name: str, convert_unusual: bool = True) -> Tensor:
             otherwise these are bad images.
 
     Raises:
-        BadImageError: the file is no image, or of a kind that is not taken.
+        BadImageError: the file is no image, or of a kind that is not accepted.
     """
     try:
         with warnings.catch_warnings():
@@ -62,10 +62,10 @@ def decode(content: bytes, name: str, convert_unusual: bool = True) -> Tensor:
         reason = f"it has more than {Image.MAX_IMAGE_PIXELS} pixels"
         raise BadImageError(name, "enormous", reason) from error
     except UnidentifiedImageError as error:
-        raise BadImageError(name, "corrupt", "it is of no known format") from error
+        raise BadImageError(name, "corrupt", "its format is unknown") from error
     except (BadImageError, MemoryError):  # memory is no property of the image
         raise
-    except Exception as error:  # decoders meet damage in many ways
+    except Exception as error:  # decoders raise many types for damaged files
         reason = " ".join(str(error).split()) or type(error).__name__
         kind = "truncated" if "truncated" in reason.lower() else "corrupt"
         raise BadImageError(name, kind, reason.rstrip(".")) from error

@@ -22,12 +22,12 @@ class Elpv:
     """2,624 gray photographs of solar cells, 300 x 300 pixels, from the package `elpv-dataset`.
 
     The eight classes are four levels of defects times two kinds of cell. A fixed quarter is for
-    testing. Images are held in memory, at `image_size` pixels a side.
+    testing. Images are stored in memory, at `image_size` pixels a side.
 
     Args:
         path: must be None; the package carries the images.
         split: `train` or `test`.
-        image_size: the side to which images are reduced; None keeps 300.
+        image_size: the side to which images are reduced; None leaves 300.
 
     Raises:
         UserError: the package is not installed.

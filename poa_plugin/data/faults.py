@@ -1,4 +1,4 @@
-"""Images that cannot be used: which they were, written down, and the end when they are too many."""
+"""Images that cannot be used: recorded, and an error when there are too many."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import NamedTuple
 
 from poa_plugin.data.names import printable
 from poa_plugin.errors import UserError
-from poa_plugin.files import append_line, disk_errors, read_lines, write_lines
+from poa_plugin.files import append_record, disk_errors, read_records, write_records
 
 SHOWN = 5
 
 
 class BadImageNote(NamedTuple):
-    """What a worker process reports of an image that it passed over."""
+    """What a worker process reports about an image that it skipped."""
 
     name: str
     kind: str
@@ -23,49 +23,49 @@ class BadImageNote(NamedTuple):
 
 
 class BadImages:
-    """The distinct images that a run has passed over, one line each in `bad_images.jsonl`.
+    """The distinct images that a run has skipped, one line each in `bad_images.jsonl`.
 
-    The file outlives the process, so that a run which is resumed counts on.
+    The file outlives the process, so that a resumed run continues the count.
 
     Args:
         run: the output folder; None writes nothing.
         n_images: of the data set.
-        max_share: of them that may be bad (`data.max_bad_ratio`).
+        max_ratio: the part of them that may be bad (`data.max_bad_ratio`).
     """
 
-    def __init__(self, run: Path | None, n_images: int, max_share: float) -> None:
+    def __init__(self, run: Path | None, n_images: int, max_ratio: float) -> None:
         self.path = None if run is None else run / "bad_images.jsonl"
-        self.n_images, self.max_share = n_images, max_share
-        known = read_lines(self.path, "image", str) if self.path else []
+        self.n_images, self.max_ratio = n_images, max_ratio
+        records = read_records(self.path, "image", str) if self.path else []
         if self.path and self.path.is_file():  # without a line that a kill cut off
             with disk_errors(self.path.parent):
-                write_lines(self.path, known)
-        self.names = dict.fromkeys(str(record["image"]) for record in known)
+                write_records(self.path, records)
+        self.names = dict.fromkeys(str(record["image"]) for record in records)
 
-    def note(self, found: Iterable[BadImageNote]) -> None:
-        """Take in what a batch met.
+    def note(self, bad_images: Iterable[BadImageNote]) -> None:
+        """Record the bad images of a batch.
 
         Raises:
-            UserError: more of the images are bad than may be.
+            UserError: more of the images are bad than allowed.
         """
-        for image in found:
+        for image in bad_images:
             if image.name in self.names:
                 continue
             self.names[image.name] = None
             if self.path is not None:
                 record = {"image": image.name, "kind": image.kind, "reason": image.reason}
                 with disk_errors(self.path.parent):
-                    append_line(self.path, record)
+                    append_record(self.path, record)
             if len(self.names) <= SHOWN:
                 print(
-                    f"\nThe image '{printable(image.name)}' is passed over ({image.kind}): {image.reason}."
+                    f"\nThe image '{printable(image.name)}' is skipped ({image.kind}): {image.reason}."
                 )
                 sys.stdout.flush()
-        if len(self.names) > self.max_share * self.n_images:
+        if len(self.names) > self.max_ratio * self.n_images:
             shown = ", ".join(f"'{printable(name)}'" for name in list(self.names)[:SHOWN])
             more = f" and {len(self.names) - SHOWN} more" if len(self.names) > SHOWN else ""
             raise UserError(
                 f"{len(self.names)} of {self.n_images} images cannot be used, more than "
-                f"data.max_bad_ratio={self.max_share} of them: {shown}{more}. Mend or remove them "
+                f"data.max_bad_ratio={self.max_ratio} of them: {shown}{more}. Fix or remove them "
                 f"('poa data check' lists them all), or allow more."
             )

@@ -16,7 +16,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 class ListedFiles(NamedTuple):
-    """What stands in a list: N paths, (N,) indices into its classes (-1: none), and the classes."""
+    """The contents of a list: N paths, (N,) indices into its classes (-1: none), and the classes."""
 
     files: Names
     labels: np.ndarray[Any, np.dtype[np.int64]]
@@ -29,14 +29,16 @@ def read_list(file: Path) -> ListedFiles:
     Paths are taken byte for byte, so that files whose names are not UTF-8 can be listed.
 
     Raises:
-        UserError: it cannot be read, or is no such text.
+        UserError: it cannot be read, or is not such a text.
     """
     with read_errors("list", file):
         content = file.read_bytes()
     if b"\0" in content:
         utf16 = content.startswith((b"\xff\xfe", b"\xfe\xff"))
         what = (
-            "is UTF-16: save it as UTF-8" if utf16 else "is no text: a list has a path on each line"
+            "is UTF-16: save it as UTF-8"
+            if utf16
+            else "is not text: a list has a path on each line"
         )
         raise UserError(f"The list '{file}' cannot be read: it {what}.")
     classes: dict[bytes, int] = {}

@@ -50,14 +50,14 @@ class ImageFolder(ImageFiles):
     """Image files under a folder, in sorted order; sub-folders are classes.
 
     Where the folder has `train` and `val` (or `validation`, or `test`) sub-folders, these are the splits;
-    otherwise all images are for training (a `train` with no folder beside it is looked into). Where an image
+    otherwise all images are for training (a `train` with no folder beside it is opened). Where an image
     lies right under its split's folder, there are no labels. Links are followed, hidden files are not images.
     Gray images have one channel (16 bits are reduced to 8), all others three.
 
     Args:
         path: the folder.
         split: `train` or `test`.
-        image_size: the shorter side to which images are reduced after decoding; None keeps them.
+        image_size: the shorter side to which images are reduced after decoding; None leaves them.
 
     Raises:
         UserError: there is no such folder or split, no image in it, or it cannot be read.
@@ -68,19 +68,19 @@ class ImageFolder(ImageFiles):
         folder = existing(path)
         with read_errors("folder", folder):
             self.root = _split_folder(folder, split, self.notes)
-            found = list(image_files(self.root, "", self.left_out))
-        if not found:
+            groups = list(image_files(self.root, "", self.left_out))
+        if not groups:
             others = f" {self.left_out}." if self.left_out else ""
             raise UserError(
                 f"There are no images in the folder '{self.root}' (accepted: "
                 f"{', '.join(IMAGE_ENDINGS)}).{others}"
             )
-        self.files = Names(b"".join(text for _, text, _ in found))
-        self.classes = sorted({top for top, _, _ in found if top})
-        if all(top for top, _, _ in found):
+        self.files = Names(b"".join(text for _, text, _ in groups))
+        self.classes = sorted({top for top, _, _ in groups if top})
+        if all(top for top, _, _ in groups):
             index = {name: i for i, name in enumerate(self.classes)}
-            counts = [count for _, _, count in found]
-            self.labels = Integers(np.repeat([index[top] for top, _, _ in found], counts))
+            counts = [count for _, _, count in groups]
+            self.labels = Integers(np.repeat([index[top] for top, _, _ in groups], counts))
 
 
 @DATASETS.register_as("imagenet")
@@ -97,7 +97,7 @@ class ImageNet(ImageFiles):
         image_size: see `EncodedImages`.
 
     Raises:
-        UserError: a folder is missing, cannot be read, or no class is in it.
+        UserError: a folder is missing, cannot be read, or contains no class.
     """
 
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
@@ -123,8 +123,8 @@ class ImageNet(ImageFiles):
                 f"them into such folders first."
             )
 
-    def _read_classes(self, here: set[str]) -> tuple[list[bytes], list[int]]:
-        """Return the images of each class and their numbers; count what lies beside them."""
+    def _read_classes(self, present: set[str]) -> tuple[list[bytes], list[int]]:
+        """Return the images of each class and their numbers; count the files beside them."""
         with os.scandir(self.root) as entries:
             for entry in entries:
                 if not is_folder(entry):
@@ -133,7 +133,9 @@ class ImageNet(ImageFiles):
                     )
         texts, counts = [], []
         for wnid in self.classes:
-            names = names_of_images(self.root / wnid, wnid, self.left_out) if wnid in here else []
+            names = (
+                names_of_images(self.root / wnid, wnid, self.left_out) if wnid in present else []
+            )
             texts.append(prefixed(f"{wnid}/", joined(sorted(names))))
             counts.append(len(names))
         return texts, counts
@@ -155,7 +157,7 @@ class FileList(ImageFiles):
 
     Raises:
         UserError: there is no such list, it cannot be read, there is no line in it, or some lines have a class
-            and others not.
+            and others do not.
     """
 
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
@@ -166,28 +168,30 @@ class FileList(ImageFiles):
                 f"'{path}' has no list of images to {split} with: that is {split}.txt."
             )
         entries = {name: read_list(file) for name, file in lists.items()}
-        own = entries[split]
-        if not own.files:
+        listed = entries[split]
+        if not listed.files:
             raise UserError(f"There are no images in the list '{lists[split]}'.")
-        self.root, self.files = lists[split].parent, own.files
-        without = int((own.labels < 0).sum())
+        self.root, self.files = lists[split].parent, listed.files
+        without = int((listed.labels < 0).sum())
         if 0 < without < len(self.files):
             raise UserError(
                 f"In the list '{lists[split]}' {without} of {len(self.files)} lines have no "
                 f"class after a tab: give all of them one, or none."
             )
-        self.classes = sorted({name for found in entries.values() for name in found.classes})
+        self.classes = sorted(
+            {name for listed_files in entries.values() for name in listed_files.classes}
+        )
         if not without:
             index = {name: i for i, name in enumerate(self.classes)}
-            numbers = np.array([index[name] for name in own.classes])
-            self.labels = Integers(numbers[own.labels])
+            numbers = np.array([index[name] for name in listed.classes])
+            self.labels = Integers(numbers[listed.labels])
 
 
 def existing(path: str | None) -> Path:
     """Return the folder that holds a data set.
 
     Raises:
-        UserError: it is not given, not there, or a file.
+        UserError: it is not set, does not exist, or is a file.
     """
     if path is None:
         raise UserError("Say where the images are: data.path=/some/folder.")
@@ -204,16 +208,16 @@ def existing(path: str | None) -> Path:
 def _lists(path: str | None) -> dict[str, Path]:
     if path is None:
         raise UserError("Say where the list of images is: data.path=/some/list.txt.")
-    given, kind = Path(path), kind_of(path)
+    place, kind = Path(path), kind_of(path)
     if kind == "file":
-        return {"train": given}
+        return {"train": place}
     if not kind:
         raise UserError(f"There is no list of images '{path}': {nearest_folder(path)}.")
-    held_out = [name for name in HELD_OUT if kind_of(given / f"{name}.txt") == "file"]
-    found = {"train": given / "train.txt"}
+    held_out = [name for name in HELD_OUT if kind_of(place / f"{name}.txt") == "file"]
+    lists = {"train": place / "train.txt"}
     if held_out:
-        found["test"] = given / f"{held_out[0]}.txt"
-    return {name: file for name, file in found.items() if kind_of(file) == "file"}
+        lists["test"] = place / f"{held_out[0]}.txt"
+    return {name: file for name, file in lists.items() if kind_of(file) == "file"}
 
 
 def _split_folder(path: Path, split: Split, notes: list[str]) -> Path:
@@ -250,10 +254,10 @@ def _split_folder(path: Path, split: Split, notes: list[str]) -> Path:
 
 def _named(path: Path, folders: list[str], name: str) -> str | None:
     """Return the folder of a name, in upper or lower case."""
-    found = [folder for folder in folders if folder.lower() == name]
-    if len(found) > 1:
+    matches = [folder for folder in folders if folder.lower() == name]
+    if len(matches) > 1:
         raise UserError(
-            f"In '{path}' the folders {' and '.join(sorted(found))} could both be the split '{name}': "
+            f"In '{path}' the folders {' and '.join(sorted(matches))} could both be the split '{name}': "
             f"rename one."
         )
-    return found[0] if found else None
+    return matches[0] if matches else None

@@ -1,4 +1,4 @@
-"""Numbers of classes that stand beside images in archives."""
+"""Class numbers of images in archives."""
 
 from __future__ import annotations
 

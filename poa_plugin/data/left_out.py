@@ -1,4 +1,4 @@
-"""Files that stand among images and are not taken: counted, and said once."""
+"""Files among images that are not used: counted, and reported once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from poa_plugin.data.names import printable
 
 IMAGE_ENDINGS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
-"""Endings of the files that folders and shards give, as in torchvision and DINOv2, in any case.
+"""Endings of the files that are used from folders and shards, as in torchvision and DINOv2, in any case.
 
-Not what Pillow can decode: that depends on how it was built, and which images a data set has must not.
+Not all that Pillow can decode: that depends on how Pillow was built; the images of a data set must not.
 """
 NO_IMAGES = frozenset((
     ".bak", ".bib", ".bin", ".cfg", ".cls", ".conf", ".crc", ".csv", ".db", ".doc", ".docx", ".htm", ".html",
@@ -19,7 +19,7 @@ NO_IMAGES = frozenset((
     ".md5", ".meta", ".npy", ".npz", ".pickle", ".pkl", ".proto", ".pt", ".pth", ".py", ".rst", ".sha1",
     ".sha256", ".sh", ".toml", ".tsv", ".txt", ".url", ".xls", ".xlsx", ".xml", ".yaml", ".yml",
 ))  # fmt: skip
-"""Endings of what often lies beside images, and is passed over without a word."""
+"""Endings of files that often lie beside images, and are skipped silently."""
 NO_ENDING = "no ending"
 NAMES_WITHOUT_ENDING = frozenset(
     ("authors", "changelog", "checksums", "copying", "license", "licence", "makefile", "md5sum", "md5sums",

@@ -34,7 +34,7 @@ class ShardBatch(TypedDict):
     `collated_global_crops` (2 B, 3, g, g) and `collated_local_crops` (V * B, 3, l, l), uint8 and view-major;
     `collated_masks` (2 B, N) bool, and of its M masked patches `mask_indices_list`, their places in the
     flattened masks, and `masks_weight`, one over their number in the image; `image_ids`, the B indices into the
-    data set; `bad_images`, those in whose place others were taken.
+    data set; `bad_images`, those that were replaced by others.
     """
 
     collated_global_crops: Tensor
@@ -47,7 +47,7 @@ class ShardBatch(TypedDict):
 
 
 class Batches(TorchDataset["ShardBatch | UserError"]):
-    """The batches of a whole run, by step * shards + shard."""
+    """All batches of a run, by step * shards + shard."""
 
     def __init__(self, config: Config, dataset: Dataset, mask_grid: tuple[int, int]) -> None:
         self.dataset, self.mask_grid = dataset, mask_grid
@@ -63,8 +63,8 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
         """Return the batch of one step and shard, or why there is none.
 
         An error is returned for `train_shards` to raise: one that is raised in a worker process
-        reaches the user with the worker's traceback for its message. It has the class `UserError`: one with
-        arguments of its own cannot be pickled.
+        reaches the user with the worker's traceback for its message. Its class is `UserError`: a subclass with
+        further arguments cannot be pickled.
         """
         try:
             return self.batch(*divmod(number, self.shards))
@@ -73,10 +73,9 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
 
     def batch(self, step: int, shard: int) -> ShardBatch:
         """Return the batch of one step and shard."""
-        wanted = self.image_ids(step, shard)
         ids, views = [], []
         bad: list[BadImageNote] = []
-        for position, index in enumerate(wanted):
+        for position, index in enumerate(self.image_ids(step, shard)):
             used, image = self._usable(index, (step, shard, position), bad)
             generator = numpy_generator("crops", self.seed, step, shard, position)
             views.append(self.augmentation(image, generator))
@@ -109,21 +108,21 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
                 return index, self.dataset.image(index)
             except BadImageError as error:
                 bad.append(BadImageNote(error.name, error.kind, error.reason))
-            except OSError as error:  # of a data set of the user's: nothing here was being written
+            except OSError as error:  # of a user's data set: nothing was being written here
                 raise UnreadableImageError(
                     self.dataset.name(index), f": {reason_of(error)}"
                 ) from error
             substitutes = substitutes or numpy_generator("substitute", self.seed, *place)
             index = int(substitutes.integers(len(self.dataset)))
         raise UserError(
-            f"{SUBSTITUTES} images drawn one after the other cannot be used, the last of them "
-            f"'{printable(bad[-1].name)}' ({bad[-1].kind}): 'poa data check' looks at the whole data set."
+            f"{SUBSTITUTES} images drawn in a row cannot be used, the last of them "
+            f"'{printable(bad[-1].name)}' ({bad[-1].kind}): 'poa data check' reads the full data set."
         )
 
     def image_ids(self, step: int, shard: int) -> list[int]:
         """Return the images of one step and shard.
 
-        The shards of a step take turns along an endless row of shuffles of the data set, so that
+        The shards of a step take consecutive slices of an endless sequence of shuffles of the data set, so that
         every image is seen once in each epoch of the data, whatever the number of shards.
         """
         first = (step * self.shards + shard) * self.batch_size
@@ -147,9 +146,9 @@ def train_shards(
 ) -> Iterator[ShardBatch]:
     """Yield the batches of all shards of the steps from `start_step` up to `end_step`, in order.
 
-    Workers are ahead by a few shards, whatever the number of shards of a step. A worker process that dies, for
-    want of memory perhaps, is no loss: batches are functions of step and shard, and new workers go on at the
-    one that is due.
+    Workers prefetch a few shards, whatever the number of shards of a step. A worker process that dies, perhaps
+    out of memory, loses nothing: batches are functions of step and shard, and new workers continue with the
+    next one.
 
     Args:
         config: a resolved configuration.
@@ -157,7 +156,7 @@ def train_shards(
         mask_grid: rows and columns of patches in a global crop.
         start_step: the first step; any step can be the first, nothing is replayed.
         end_step: one past the last step.
-        run: where images that cannot be used are written down (see `BadImages`).
+        run: where images that cannot be used are recorded (see `BadImages`).
 
     Raises:
         UserError: the data set has fewer images than one shard's batch, too many of them cannot be
@@ -174,7 +173,7 @@ def train_shards(
     number = config.data.num_workers
     workers = Workers(
         number,
-        f"lower data.num_workers (now {number}), or allow the job more. The last checkpoint is whole",
+        f"lower data.num_workers (now {number}), or allow the job more. The last checkpoint is intact",
         pin_memory=resolve_device(config.train.device).type == "cuda",
     )
     for batch in in_order(batches, numbers, workers):

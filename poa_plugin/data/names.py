@@ -1,7 +1,7 @@
 """The names and labels of a data set's images in memory that worker processes share.
 
 A list of a million strings is copied into every worker process, page by page: reading a Python object
-writes its reference count. One `bytes` object and an array of numbers are written by nobody.
+writes its reference count. One `bytes` object and an array of numbers have no such counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 class Names(Sequence[str]):
     """N names, read like a list of `str`.
 
-    Names are file names: bytes that are not UTF-8 stand in them as surrogates (`os.fsdecode`).
+    Names are file names: bytes that are not UTF-8 become surrogates (`os.fsdecode`).
 
     Args:
         text: the N names as bytes, a NUL after each.
@@ -67,8 +67,8 @@ class Integers(Sequence[int]):
     @overload
     def __getitem__(self, index: slice) -> Integers: ...
     def __getitem__(self, index: int | slice) -> int | Integers:
-        found = self.array[index]
-        return Integers(found) if isinstance(index, slice) else int(found)
+        selected = self.array[index]
+        return Integers(selected) if isinstance(index, slice) else int(selected)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self.array.tolist())

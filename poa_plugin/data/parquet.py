@@ -20,7 +20,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.registry import DATASETS
 
 OPEN_FILES = 256
-"""Files that a process keeps open."""
+"""Files that a process holds open."""
 
 
 @DATASETS.register_as("parquet")
@@ -28,8 +28,8 @@ class Parquet(EncodedImages):
     """Parquet files with a column `image` of encoded images, and perhaps a column `label`.
 
     The column holds bytes, or Hugging Face's structs with `bytes` in them. Rows are in the order of
-    the sorted files. An image costs the reading of its row group, of which each process keeps the last few:
-    shuffled reading wants row groups of few images. Class names come from Hugging Face's metadata.
+    the sorted files. Reading an image reads its row group, and each process caches the last few:
+    shuffled reading is fast with row groups of few images. Class names come from Hugging Face's metadata.
 
     Args:
         path: as for `WebDataset`, with `.parquet`.
@@ -42,8 +42,8 @@ class Parquet(EncodedImages):
 
     def __init__(self, path: str | None, split: Split, image_size: int | None = None) -> None:
         super().__init__(path, split, image_size)
-        found = split_files(path, split, ".parquet")
-        self.files, self.left_out, self.notes = found.files, found.left_out, found.notes
+        archives = split_files(path, split, ".parquet")
+        self.files, self.left_out, self.notes = archives.files, archives.left_out, archives.notes
         self.shown = unambiguous(self.files)
         groups: list[tuple[int, int]] = []
         lengths: list[int] = []
@@ -52,8 +52,8 @@ class Parquet(EncodedImages):
             opened = _opened(file)
             names = opened.schema_arrow.names
             if "image" not in names:
-                known = ", ".join(names)
-                raise UserError(f"'{file}' has no column 'image'; its columns are {known}.")
+                columns = ", ".join(names)
+                raise UserError(f"'{file}' has no column 'image'; its columns are {columns}.")
             for group in range(opened.num_row_groups):
                 groups.append((number, group))
                 lengths.append(opened.metadata.row_group(group).num_rows)
@@ -72,8 +72,8 @@ class Parquet(EncodedImages):
         starts = np.diff(self.ends, prepend=0).tolist()
         texts = []
         for (file, group), rows in zip(self.groups.tolist(), starts, strict=True):
-            before = f"{self.shown[file]}/{group}/"
-            texts.append(joined([f"{before}{row}" for row in range(rows)]))
+            prefix = f"{self.shown[file]}/{group}/"
+            texts.append(joined([f"{prefix}{row}" for row in range(rows)]))
         return Names(b"".join(texts))
 
     def name(self, index: int) -> str:
@@ -92,7 +92,7 @@ class Parquet(EncodedImages):
             Exception
         ) as error:  # pyarrow's are of many kinds, OSError without a number among them
             if getattr(error, "errno", None) is not None:
-                _parquet.cache_clear()  # a descriptor that a file server has forgotten stays useless
+                _parquet.cache_clear()  # a descriptor that a file server has forgotten never works again
                 raise
             reason = f"its row group cannot be read ({_reason(error)})"
             raise BadImageError(self.name(index), "corrupt", reason) from error
@@ -169,7 +169,7 @@ def _class_names(file: Path, numbers: list[str]) -> list[str]:
 
 
 def _reason(error: Exception) -> str:
-    """Return half a sentence on why a parquet file cannot be read; pyarrow's own words are long."""
+    """Return half a sentence on why a parquet file cannot be read; pyarrow's own messages are long."""
     if isinstance(error, OSError) and error.errno is not None:
         return reason_of(error)
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

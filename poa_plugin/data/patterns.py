@@ -24,7 +24,7 @@ MAGIC = re.compile(r"[*?\[]")
 
 
 class Archives(NamedTuple):
-    """The archives of a split in sorted order, what to say of them, and what else lies in their folder."""
+    """The archives of a split in sorted order, notes about them, and the other files in their folder."""
 
     files: list[Path]
     notes: list[str]
@@ -39,7 +39,7 @@ def split_files(path: str | None, split: Split, ending: str) -> Archives:
 
     Args:
         path: a folder; a file; or a pattern with `*`, `?`, `[...]` and braces (`{000..146}`, `{a,b}`), which
-            must all be there.
+            must all exist.
         split: `train` or `test`.
         ending: such as `.tar`.
 
@@ -101,7 +101,7 @@ def expand_braces(pattern: str) -> list[str]:
 
 
 def matching(pattern: str) -> list[Path]:
-    """Return what is there under a pattern without braces; what is there literally is not taken for one.
+    """Return the files that match a pattern without braces; a path that exists literally is not a pattern.
 
     Raises:
         OSError: a folder on the way cannot be read.
@@ -109,7 +109,7 @@ def matching(pattern: str) -> list[Path]:
     first, *parts = Path(pattern).parts or (".",)
     places = [Path(first)] if Path(pattern).is_absolute() else [Path()]
     for part in parts if Path(pattern).is_absolute() else [first, *parts]:
-        literal = [place / part for place in places if _is_there(place / part)]
+        literal = [place / part for place in places if _exists(place / part)]
         if literal or not MAGIC.search(part):
             places = literal
         else:
@@ -140,30 +140,30 @@ def _in_folder(folder: Path, ending: str, left_out: LeftOut) -> list[Path]:
 
 
 def _matching_all(pattern: str, ending: str) -> tuple[list[Path], int]:
-    """Return the files under a pattern, each once, and how many parts of its path are no pattern."""
+    """Return the files under a pattern, each once, and how many parts of its path are not patterns."""
     with read_errors("pattern", pattern):
-        if _is_there(Path(pattern)):
+        if _exists(Path(pattern)):
             return [Path(pattern)], len(Path(pattern).parts) - 1
         names = expand_braces(pattern)
-        found = {name: [p for p in matching(name) if not p.is_dir()] for name in names}
-    missing = [name for name, files in found.items() if not files]
+        matches = {name: [p for p in matching(name) if not p.is_dir()] for name in names}
+    missing = [name for name, files in matches.items() if not files]
     if missing and len(names) == 1:
         shown = "" if MAGIC.search(pattern) else f": {nearest_folder(pattern)}"
         raise UserError(f"There is no {ending} file at '{pattern}'{shown}.")
     if missing:
         raise UserError(
-            f"{len(missing)} of the {len(found)} {ending} files that '{pattern}' stands for are missing: "
+            f"{len(missing)} of the {len(matches)} {ending} files that '{pattern}' stands for are missing: "
             f"{_few([Path(name) for name in missing])}."
         )
     levels = zip(*(Path(name).parts[:-1] for name in names), strict=False)
     fixed = takewhile(lambda level: len(set(level)) == 1 and not MAGIC.search(level[0]), levels)
-    return sorted({file for files in found.values() for file in files}), len(list(fixed))
+    return sorted({file for files in matches.values() for file in files}), len(list(fixed))
 
 
 def _is_held_out(file: Path, depth: int) -> bool:
-    """Tell by the words in a path, from a depth on, whether an archive is for testing."""
-    words = set(re.split(r"[^a-z]+", "/".join(file.parts[depth:]).lower()))
-    return bool(words & HELD_OUT) and not words & TRAIN
+    """Return whether an archive is for testing, from the words in its path below a depth."""
+    letter_runs = set(re.split(r"[^a-z]+", "/".join(file.parts[depth:]).lower()))
+    return bool(letter_runs & HELD_OUT) and not letter_runs & TRAIN
 
 
 def _groups(pattern: str) -> list[tuple[int, int]]:
@@ -212,7 +212,7 @@ def _range(first: int, last: int, step: str | None, inside: str) -> range:
     return range(first, last + 1, by) if first <= last else range(first, last - 1, -by)
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):

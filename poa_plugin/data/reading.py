@@ -1,4 +1,4 @@
-"""Folders and files that cannot be read, in sentences: who may not read, what is gone, what is damaged."""
+"""Folders and files that cannot be read, in sentences: missing permission, files that are gone, damage."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from poa_plugin.errors import UserError
 REASONS = {
     errno.EACCES: "you may not read it",
     errno.EPERM: "you may not read it",
-    errno.ENOENT: "it is not there (any more)",
+    errno.ENOENT: "it does not exist (any more)",
     errno.ENOTDIR: "a part of its path is a file",
     errno.EISDIR: "it is a folder",
     errno.ELOOP: "its links lead in a circle",
@@ -47,18 +47,18 @@ def read_errors(what: str, path: str | Path | None) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        there = error.filename
-        where = f" '{there}':" if there is not None and str(there) != str(path) else ""
+        filename = error.filename
+        where = f" '{filename}':" if filename is not None and str(filename) != str(path) else ""
         raise UserError(
             f"The {what} '{path}' cannot be read:{where} {reason_of(error)}."
         ) from error
 
 
 def kind_of(path: str | Path) -> str:
-    """Return `folder`, `file`, or an empty text where there is nothing.
+    """Return `folder`, `file`, or an empty string where nothing exists.
 
     Raises:
-        UserError: that cannot be told, such as in a folder that may not be entered; or the path leads
+        UserError: it cannot be determined, such as in a folder that may not be entered; or the path leads
             through a file.
     """
     try:
@@ -73,8 +73,8 @@ def kind_of(path: str | Path) -> str:
 
 
 def nearest_folder(path: str | Path) -> str:
-    """Return, for a path that leads nowhere, the end of a sentence on how far it leads."""
+    """Return the end of a sentence about a path that does not exist: which part of it does."""
     for parent in Path(path).absolute().parents:
         if kind_of(parent) == "folder":
-            return f"'{parent}' is there, '{Path(path).absolute().relative_to(parent).parts[0]}' is not"
-    return "nothing of its path is there"
+            return f"'{parent}' exists, '{Path(path).absolute().relative_to(parent).parts[0]}' in it does not"
+    return "no part of its path exists"

@@ -1,4 +1,4 @@
-"""Folders of images, read by `os.scandir`: a million of files in seconds, what is left out counted."""
+"""Folders of images, read by `os.scandir`: a million files in seconds; other files are counted."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def image_files(
 
 
 def leave_out(left_out: LeftOut, name: str, path: str, kind_of_image: str) -> None:
-    """Count a file that is not taken; an image under a kind of its own, which says why."""
+    """Count a file that is not used; an image under a kind that says why."""
     if name.startswith("."):
         return
     if name.lower().endswith(IMAGE_ENDINGS):

@@ -1,7 +1,7 @@
 """The headers of a tar file, one small read each, up to its end or to where it is damaged.
 
-`tarfile` takes a damaged header for the end of the archive, without a word; and needs some ten times as
-long, which with millions of headers is minutes at each start.
+`tarfile` takes a damaged header for the end of the archive, silently; and it takes about ten times as long,
+which is minutes at each start with millions of headers.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 BLOCK = 512
-LOOK_PAST_END, ADLER = 1 << 20, 65521
+SEARCHED_BYTES, ADLER = 1 << 20, 65521
 """Bytes after an archive's end that are searched for another one; Adler-32's modulus."""
 SIGNATURES = {
     b"\x1f\x8b": "gzip",
@@ -54,9 +54,9 @@ def tar_entries(descriptor: int, size: int) -> Iterator[Entry]:
         size: of the file, in bytes.
 
     Raises:
-        NoTarError: it is something else.
+        NoTarError: it is not a tar file.
         DamagedTarError: it ends early, or a header is damaged; what came before has been yielded.
-        OSError: the disk does not give it.
+        OSError: the disk cannot read it.
     """
     offset = 0
     extended: dict[bytes, bytes] = {}
@@ -103,12 +103,12 @@ def _blocks(descriptor: int, offset: int, size: int) -> bytes | None:
         raise DamagedTarError(f"it ends {part}, after {size} bytes")
     if blocks[:BLOCK].strip(b"\0"):
         return blocks
-    rest = os.pread(descriptor, LOOK_PAST_END, offset)
-    start = (len(rest) - len(rest.lstrip(b"\0"))) // BLOCK * BLOCK
-    if _size(rest[start : start + BLOCK]) is not None:
+    tail = os.pread(descriptor, SEARCHED_BYTES, offset)
+    start = (len(tail) - len(tail.lstrip(b"\0"))) // BLOCK * BLOCK
+    if _size(tail[start : start + BLOCK]) is not None:
         raise DamagedTarError(
-            f"another archive follows its end at byte {offset}, and is not read (put shards side by side, "
-            f"not together with 'cat')"
+            f"another archive follows its end at byte {offset}, and is not read (leave shards separate, "
+            f"do not join them with 'cat')"
         )
     return None
 
@@ -123,11 +123,11 @@ def _refuse_no_tar(header: bytes) -> None:
                 f"not have: unpack it to a plain .tar"
             )
     if _size(header) is None and header.strip(b"\0"):
-        raise NoTarError("it is no tar file, or damaged at its very beginning")
+        raise NoTarError("it is not a tar file, or is damaged at its very beginning")
 
 
 def _size(header: bytes) -> int | None:
-    """Return the size that a header tells, or None if it is no header."""
+    """Return the size in a header, or None if it is not a header."""
     if len(header) < BLOCK:
         return None
     checksum_field, size_field = header[148:156], header[124:136]
@@ -140,14 +140,14 @@ def _size(header: bytes) -> int | None:
     except ValueError:
         return None
     # The checksum counts its own field as blanks. Adler-32's lower half is 1 + the sum of all bytes.
-    wanted = (1 + checksum + sum(checksum_field) - 8 * 32) % ADLER
-    if zlib.adler32(header) & 0xFFFF == wanted or _signed_sum(header) == checksum:
+    expected = (1 + checksum + sum(checksum_field) - 8 * 32) % ADLER
+    if zlib.adler32(header) & 0xFFFF == expected or _signed_sum(header) == checksum:
         return size
     return None
 
 
 def _signed_sum(header: bytes) -> int:
-    """Return the checksum of some old archivers, which took bytes for signed numbers."""
+    """Return the checksum of some old archivers, which treated bytes as signed numbers."""
     blanked = header[:148] + 8 * b" " + header[156:]
     return sum(byte - 256 if byte > 127 else byte for byte in blanked)
 
@@ -160,18 +160,18 @@ def _name(header: bytes) -> bytes:
 
 def _pax_records(records: bytes) -> dict[bytes, bytes]:
     """Return a pax header's path and size, and `sparse` for a sparse file."""
-    found: dict[bytes, bytes] = {}
+    values: dict[bytes, bytes] = {}
     while records.strip(b"\0"):
         length, space, _ = records.partition(b" ")
         if not space or not length.isdigit() or not len(length) < int(length) <= len(records):
             raise DamagedTarError("one of its pax headers is damaged, and what follows is not read")
         key, _, value = records[len(length) + 1 : int(length) - 1].partition(b"=")
         if key.startswith(b"GNU.sparse"):
-            found[b"sparse"] = b"1"
+            values[b"sparse"] = b"1"
         elif key == b"path" or (key == b"size" and value.isdigit()):
-            found[key] = value
+            values[key] = value
         records = records[int(length) :]
-    return found
+    return values
 
 
 def _after_sparse_headers(descriptor: int, header: bytes, content: int) -> int:

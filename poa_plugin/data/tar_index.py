@@ -1,4 +1,4 @@
-"""What is in a tar shard, read from its headers once and kept in a file for the next start."""
+"""What is in a tar shard, read from its headers once and stored in a file for the next start."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from poa_plugin.errors import UserError
 
 MAGIC = b"poa_plugin shard index 1\n"
 FRESH = 2.0
-"""Seconds: a shard that was written so recently could change again and keep its time, so none is kept of it."""
+"""Seconds: a shard that was written so recently could change again and keep its time, so no index is stored."""
 
 
 class ShardIndex(NamedTuple):
@@ -33,7 +33,7 @@ class ShardIndex(NamedTuple):
         offsets, sizes: (M,), bytes.
         labels: (M,), class numbers; -1 where an image has none.
         names: as `Names` takes them.
-        damage: how the shard is damaged, half a sentence; empty if it is whole.
+        damage: how the shard is damaged, half a sentence; empty if it is intact.
         left_out: files of other endings, and second images of a key.
     """
 
@@ -46,14 +46,14 @@ class ShardIndex(NamedTuple):
 
 
 def shard_index(shard: Path) -> ShardIndex:
-    """Return what is in a shard, from the file of an earlier start if it is still right.
+    """Return what is in a shard, from the file of an earlier start if that is still valid.
 
     That file lies in `.poa_index` beside the shard or, where that cannot be written, under
     `$XDG_CACHE_HOME/poa_plugin` or `~/.cache/poa_plugin`; where none can be written, there is none. It
     holds for a shard of the same size and time of change (in nanoseconds).
 
     Raises:
-        UserError: the shard cannot be read, is no tar, or a class in it is no number.
+        UserError: the shard cannot be read, is not a tar file, or a class in it is not a number.
     """
     try:
         with shard.open("rb", buffering=0) as opened:
@@ -71,7 +71,7 @@ def shard_index(shard: Path) -> ShardIndex:
         raise UserError(f"The shard '{shard}' cannot be read: {error}.") from error
     settled = time.time_ns() - stamp[1] > FRESH * 1e9
     if settled and stamp == (after.st_size, after.st_mtime_ns):
-        _keep(index, stamp, shard)
+        _store(index, stamp, shard)
     return index
 
 
@@ -99,8 +99,8 @@ def _index(shard: Path, descriptor: int, size: int) -> ShardIndex:
             else:
                 images[folder, stem] = entry
     except DamagedTarError as error:
-        whole = sum(entry.offset + entry.size <= size for entry in images.values())
-        damage = f"{error}; {whole} images before that are whole"
+        n_intact = sum(entry.offset + entry.size <= size for entry in images.values())
+        damage = f"{error}; {n_intact} images before that are intact"
     if damage and classes and images:  # the last image's class may be what was cut off
         last = next(reversed(images))
         if last not in classes:
@@ -118,7 +118,7 @@ def _index(shard: Path, descriptor: int, size: int) -> ShardIndex:
 
 
 def _leave_out(left_out: LeftOut, path: bytes, kind: bytes) -> None:
-    """Count a file that is not taken: under its whole ending, `.mask.png`, if that ends as an image does."""
+    """Count a file that is not used: under its full ending, `.mask.png`, if that ends as an image does."""
     name = os.fsdecode(path)
     ending = f".{os.fsdecode(kind).lower()}"
     if ending.endswith(IMAGE_ENDINGS):
@@ -147,36 +147,36 @@ def _class(shard: Path, descriptor: int, entry: Entry) -> int:
 
 def _places(shard: Path) -> list[Path]:
     """Return where the file of a shard's index may lie, the preferred place first."""
-    whole = shard.absolute()
-    beside = whole.parent / ".poa_index" / f"{whole.name}.index"
+    absolute = shard.absolute()
+    beside = absolute.parent / ".poa_index" / f"{absolute.name}.index"
     caches = [os.environ.get("XDG_CACHE_HOME") or "", os.path.expanduser("~/.cache")]  # noqa: PTH111
-    name = hashlib.sha256(os.fsencode(whole)).hexdigest()[:32]
-    known = [cache for cache in caches if os.path.isabs(cache)][:1]  # noqa: PTH117
-    return [beside, *(Path(cache) / "poa_plugin" / "shards" / f"{name}.index" for cache in known)]
+    name = hashlib.sha256(os.fsencode(absolute)).hexdigest()[:32]
+    usable = [cache for cache in caches if os.path.isabs(cache)][:1]  # noqa: PTH117
+    return [beside, *(Path(cache) / "poa_plugin" / "shards" / f"{name}.index" for cache in usable)]
 
 
 def _read(place: Path, stamp: tuple[int, int]) -> ShardIndex | None:
-    """Return a kept index, or None if there is none, it is of another state of the shard, or damaged."""
+    """Return a stored index, or None if there is none, it is of another state of the shard, or damaged."""
     try:
         content = place.read_bytes()
-    except OSError:  # it is made anew
+    except OSError:  # it is rebuilt
         return None
     start = len(MAGIC) + 8
     if not content.startswith(MAGIC) or content[len(MAGIC) : start] != _checksum(content[start:]):
         return None
-    head, _, rest = content[start:].partition(b"\n")
+    head, _, payload = content[start:].partition(b"\n")
     facts = json.loads(head)
     n_images = facts["images"]
-    if facts["stamp"] != list(stamp) or len(rest) != 24 * n_images + facts["bytes_of_names"]:
+    if facts["stamp"] != list(stamp) or len(payload) != 24 * n_images + facts["bytes_of_names"]:
         return None
     offsets, sizes, labels = (
-        np.frombuffer(rest, "<i8", 3 * n_images).reshape(3, -1).astype(np.int64)
+        np.frombuffer(payload, "<i8", 3 * n_images).reshape(3, -1).astype(np.int64)
     )
-    names = rest[24 * n_images :]
+    names = payload[24 * n_images :]
     return ShardIndex(offsets, sizes, labels, names, facts["damage"], LeftOut(**facts["left_out"]))
 
 
-def _keep(index: ShardIndex, stamp: tuple[int, int], shard: Path) -> None:
+def _store(index: ShardIndex, stamp: tuple[int, int], shard: Path) -> None:
     """Write an index to the first place that can be written; processes may do so at the same time."""
     facts = {
         "stamp": stamp,

@@ -1,4 +1,4 @@
-"""Worker processes that make batches: started anew where one dies, and told from errors that one meets."""
+"""Worker processes that make batches: restarted when one dies, which is distinguished from an error in one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ T = TypeVar("T")
 MAX_DEATHS = 3
 BROKEN_CONNECTION = (OSError, EOFError, pickle.UnpicklingError, multiprocessing.ProcessError)
 """What torch's loader raises where a worker dies while it hands over a batch."""
-SAYS_DEATH = (
+DEATH_MESSAGES = (
     "exited unexpectedly",  # of a worker, and of the thread that pins memory, in which a connection broke
     "is killed by signal",
     "items of ancdata",  # of Python, where a worker died between the two halves of a message
@@ -39,7 +39,7 @@ class Workers:
         number: of processes; 0 makes the items in this one.
         advice: what to do about processes that are killed or cannot be started, the end of a sentence.
         prefetch: items that each makes ahead.
-        pin_memory: whether what they hand over is put where a GPU reads it fastest.
+        pin_memory: whether items are put in pinned memory, from which copies to a GPU are fastest.
     """
 
     number: int
@@ -49,10 +49,10 @@ class Workers:
 
 
 def in_order(dataset: Dataset[T | UserError], numbers: range, workers: Workers) -> Iterator[T]:
-    """Yield numbered items; where a worker process died, new ones go on at the item that is due.
+    """Yield numbered items; when a worker process dies, new ones continue with the next item.
 
     Args:
-        dataset: whose items are functions of their numbers. One that is a `UserError` is raised.
+        dataset: whose items are functions of their numbers. An item that is a `UserError` is raised.
         numbers: of the items.
         workers: the processes that make them.
 
@@ -80,16 +80,16 @@ def in_order(dataset: Dataset[T | UserError], numbers: range, workers: Workers) 
             if deaths == MAX_DEATHS:
                 raise UserError(
                     f"Worker processes of the data loader were killed {deaths} times before they had "
-                    f"made one batch, which is often for want of memory: {workers.advice}."
+                    f"made one batch, which is often due to a lack of memory: {workers.advice}."
                 ) from error
-            print("\nA worker process of the data loader died; new ones go on.", file=sys.stderr)
+            print("\nA worker process of the data loader died; new ones continue.", file=sys.stderr)
         finally:
             # An error's traceback keeps this frame; its workers must not wait for that to be collected.
             del loader
 
 
 def is_death(error: Exception) -> bool:
-    """Tell whether an error of a loader with workers is the death of one, and nothing that one raised.
+    """Tell whether an error of a loader with workers is the death of one, and not an exception that one raised.
 
     What is raised in a worker, or by the thread that pins memory, comes as "Caught ... in ...".
     """
@@ -98,7 +98,7 @@ def is_death(error: Exception) -> bool:
         return False
     if isinstance(error, BROKEN_CONNECTION):
         return True
-    return any(words in text for words in SAYS_DEATH) or _is_too_many_files(error)
+    return any(phrase in text for phrase in DEATH_MESSAGES) or _is_too_many_files(error)
 
 
 def _is_too_many_files(error: Exception) -> bool:
@@ -132,7 +132,7 @@ def _loader(
         ) from error
     if main and workers.number:
         # torch's handler raises where a step happens to be when a worker dies, such as half-way
-        # through an update; without it the death is found when the next batch is asked for.
+        # through an update; without it the death is noticed when the next batch is read.
         signal.signal(signal.SIGCHLD, before if callable(before) else signal.SIG_DFL)
     return iterator
 

@@ -1,6 +1,6 @@
 """A run's output folder belongs to one configuration.
 
-Where the images lie is free; that they are the same is for `images.py` to see.
+The images may be moved; `images.py` checks that they are the same.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ PATH = "data.path"
 
 
 def check_folder(run: Path, config: Config, newest: Path | None) -> list[str]:
-    """Return what differs from the configuration of the run in a folder; nothing where there is none.
+    """Return the differences to the configuration of the run in a folder; nothing if there is no run.
 
     A run that was imported and not yet trained here takes any configuration that its weights fit. Where
-    the images of the run are written down (`check_images`), `data.path` may differ.
+    the images of the run are recorded (`check_images`), `data.path` may differ.
 
     Args:
         run: the output folder.
-        config: the whole configuration.
-        newest: the checkpoint to go on from, if there is one.
+        config: the full configuration.
+        newest: the checkpoint to resume from, if there is one.
 
     Raises:
         UserError: something differs that matters, and `train.accept_changes` is off.
@@ -60,8 +60,8 @@ def check_folder(run: Path, config: Config, newest: Path | None) -> list[str]:
         return []
     if changes and not config.train.accept_changes:
         raise UserError(
-            f"'{run}' holds a run of another configuration: {_few(changes)}. Choose another "
-            f"output_dir, or go on with the new values by train.accept_changes=true in this command."
+            f"'{run}' holds a run with another configuration: {_few(changes)}. Choose another "
+            f"output_dir, or resume with the new values by train.accept_changes=true in this command."
         )
     return changes
 
@@ -69,19 +69,19 @@ def check_folder(run: Path, config: Config, newest: Path | None) -> list[str]:
 def claim_folder(run: Path, config: Config, changes: list[str], names: Names | None = None) -> None:
     """Make a run's folder and write `config.yaml`, and which images the run is trained on.
 
-    The former configuration of a run that goes on with other values stays beside the new one, as
+    The former configuration of a run that is resumed with other values stays beside the new one, as
     `config.1.yaml`, `config.2.yaml` and so on.
 
     Args:
         run: the output folder.
-        config: the whole configuration.
+        config: the full configuration.
         changes: what `check_folder` and `check_images` returned.
-        names: of the images, in order; None writes none down.
+        names: of the images, in order; None records none.
     """
     run.mkdir(parents=True, exist_ok=True)
     file = run / "config.yaml"
     if changes:
-        print(f"Going on with other values than before: {_few(changes)}.")
+        print(f"Resuming with changed values: {_few(changes)}.")
     if changes and file.is_file():
         save_config(load_config(file), _unused(run))
     save_config(config, file)
@@ -90,15 +90,15 @@ def claim_folder(run: Path, config: Config, changes: list[str], names: Names | N
 
 
 def _unused(run: Path) -> Path:
-    """Return the first of `config.1.yaml`, `config.2.yaml`, ... after all that are there."""
+    """Return the first of `config.1.yaml`, `config.2.yaml`, ... after all that exist."""
     numbers = [file.name.split(".")[1] for file in run.glob("config.*.yaml")]
     last = max((int(number) for number in numbers if number.isdecimal()), default=0)
     return run / f"config.{last + 1}.yaml"
 
 
-def differences(there: Config, here: Config) -> list[str]:
+def differences(saved: Config, config: Config) -> list[str]:
     """Return, for each key that matters and differs, a phrase with both values."""
-    old, new = _flat(there), _flat(here)
+    old, new = _flat(saved), _flat(config)
     return [
         f"{key} is {old.get(key, 'not set')} there and {new.get(key, 'not set')} here"
         for key in sorted(old.keys() | new.keys())
@@ -119,11 +119,11 @@ def _flat(config: Config) -> dict[str, Any]:
 
 
 def _items(prefix: str, section: dict[str, Any]) -> list[tuple[str, Any]]:
-    found = []
+    items = []
     for key, value in section.items():
         name = f"{prefix}{key}"
-        found += _items(f"{name}.", value) if isinstance(value, dict) else [(name, value)]
-    return found
+        items += _items(f"{name}.", value) if isinstance(value, dict) else [(name, value)]
+    return items
 
 
 def _few(changes: list[str]) -> str:

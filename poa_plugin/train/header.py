@@ -16,7 +16,7 @@ from poa_plugin.train.schedules import Schedules
 
 
 def header(config: Config) -> str:
-    """Return what is known before anything is read or built: device, parameters, folder and steps."""
+    """Return the header before anything is read or built: device, parameters, folder and steps."""
     with on_meta():
         backbone = build_backbone(config)
         space = backbone.space
@@ -35,7 +35,7 @@ def header(config: Config) -> str:
 
 
 def images_row(dataset: Dataset, config: Config) -> str:
-    """Return the line of the header that takes the data set."""
+    """Return the line of the header about the data set."""
     place = f" in '{config.data.path}'" if config.data.path else ""
     return _row("images", f"{len(dataset):,}{place} ({config.data.dataset})")
 
@@ -51,14 +51,14 @@ def after_training(run: Path) -> str:
 
 
 def after_a_stop(run: Path, done: int, total: int, saved: bool) -> str:
-    """Return how a run goes on that was stopped before its last step."""
+    """Return how to resume a run that was stopped before its last step."""
     if not saved:
         return (
-            f"Stopped after step {done} of {total}, before a good one: nothing was saved, and the same "
-            f"command starts anew."
+            f"Stopped after step {done} of {total}, before any step was finite: nothing was saved, and the "
+            f"same command starts from the beginning."
         )
     return (
-        f"Stopped after step {done} of {total}; the same command goes on from there, as does\n"
+        f"Stopped after step {done} of {total}; the same command resumes from there, as does\n"
         f"  poa train {shlex.quote(str(run))}"
     )
 

@@ -23,7 +23,7 @@ RECORD, NAMES = "data.json", "data_names.gz"
 
 
 class ImageRecord(NamedTuple):
-    """What is written down of a run's images: how many, and the SHA-256 of their names in order."""
+    """The record of a run's images: how many, and the SHA-256 of their names in order."""
 
     n_images: int
     sha256: str
@@ -50,8 +50,8 @@ def read_record(run: Path) -> ImageRecord | None:
         return ImageRecord(int(record["n_images"]), str(record["sha256"]))
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"'{file}', which says what images the run is trained on, is damaged. Remove it, and the next "
-            f"start writes down those that it meets."
+            f"'{file}', which records the images that the run is trained on, is damaged. Remove it, and the "
+            f"next start records the images that it reads."
         ) from error
 
 
@@ -62,30 +62,29 @@ def check_images(run: Path, config: Config, names: Names, newest: Path | None) -
 
     Args:
         run: the output folder.
-        config: the whole configuration.
+        config: the full configuration.
         names: of the images, in order.
-        newest: the checkpoint to go on from, if there is one.
+        newest: the checkpoint to resume from, if there is one.
 
     Raises:
         UserError: they differ, and `train.accept_changes` is off.
     """
-    there, here = read_record(run), ImageRecord.of(names)
-    if there in (None, here) or (newest is not None and checkpoint.is_imported(newest)):
+    recorded, current = read_record(run), ImageRecord.of(names)
+    if recorded in (None, current) or (newest is not None and checkpoint.is_imported(newest)):
         return []
-    changes = [_difference(run, there, names)]
+    changes = [_difference(run, recorded, names)]
     if not config.train.accept_changes:
         raise UserError(
             f"'{run}' holds a run on other images: {changes[0]}. Choose another output_dir, give it the "
-            f"images that it had, or go on with these by train.accept_changes=true in this command."
+            f"former images, or resume with these by train.accept_changes=true in this command."
         )
     return changes
 
 
 def record_images(run: Path, names: Names) -> None:
-    """Write down which images a run is trained on, unless it is written already.
+    """Record the images that a run is trained on, unless that is recorded already.
 
-    The names are in a file of their own, from which the first difference can be told; without it that is all
-    that cannot be.
+    The names are in a separate file, which is needed only to name the first difference.
     """
     record = ImageRecord.of(names)
     if record != read_record(run):
@@ -93,23 +92,23 @@ def record_images(run: Path, names: Names) -> None:
         write_whole(run / RECORD, json.dumps(record._asdict(), indent=2) + "\n")
 
 
-def _difference(run: Path, there: ImageRecord, names: Names) -> str:
-    if there.n_images == len(names):
-        said = f"as many, {len(names)}, but of other names or in another order"
+def _difference(run: Path, recorded: ImageRecord, names: Names) -> str:
+    if recorded.n_images == len(names):
+        counts = f"as many, {len(names)}, but of other names or in another order"
     else:
-        said = f"{there.n_images} there and {len(names)} here"
-    former = _former_names(run, there)
+        counts = f"{recorded.n_images} there and {len(names)} here"
+    former = _former_names(run, recorded)
     if former is None:
-        return said
+        return counts
     first = _first_difference(former, names)
     shown = [f"'{printable(x[first])}'" if first < len(x) else "none" for x in (former, names)]
     return (
-        f"{said}; the first to differ is number {first + 1}, {shown[0]} there and {shown[1]} here"
+        f"{counts}; the first to differ is number {first + 1}, {shown[0]} there and {shown[1]} here"
     )
 
 
 def _first_difference(former: Names, names: Names) -> int:
-    """Return the number of the first name that differs, which may be one past the last of the fewer."""
+    """Return the index of the first name that differs, which may be one past the end of the shorter list."""
     texts = [np.frombuffer(x.text, np.uint8) for x in (former, names)]
     n = min(map(len, texts))
     differs = texts[0][:n] != texts[1][:n]
@@ -118,9 +117,9 @@ def _first_difference(former: Names, names: Names) -> int:
 
 
 def _former_names(run: Path, record: ImageRecord) -> Names | None:
-    """Return the names that belong to a record, or None where they are not there, whole."""
+    """Return the names that belong to a record, or None if they are missing or damaged."""
     try:
         names = Names(gzip.decompress((run / NAMES).read_bytes()))
-    except (OSError, EOFError, zlib.error):  # the record stands without them
+    except (OSError, EOFError, zlib.error):  # the record is valid without them
         return None
     return names if ImageRecord.of(names) == record else None

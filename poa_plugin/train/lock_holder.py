@@ -1,4 +1,4 @@
-"""Who holds a lock, and whether that process has ended, as far as another process can tell."""
+"""Who holds a lock, and whether that process has ended, as far as another process can see."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ class Holder:
     Attributes:
         token: a random name for this lock alone.
         host: the machine's name.
-        machine: tells machines of one name apart (`/etc/machine-id`); may be empty.
+        machine: distinguishes machines of one name (`/etc/machine-id`); may be empty.
         boot: of the machine (`/proc/sys/kernel/random/boot_id`); may be empty.
         pid_namespace: in which `pid` counts: containers on one machine each have one.
         pid: the process.
-        started: when it was started, in clock ticks since the boot: tells two processes of one number
-            apart; None where there is no `/proc`.
+        started: when it was started, in clock ticks since the boot, which distinguishes two processes of one
+            number; None where there is no `/proc`.
         since: local date and time at which the lock was taken, for people.
         slurm_job: cluster and job, or empty.
         slurm_restarts: how often that job had been requeued.
@@ -60,7 +60,7 @@ class Holder:
             slurm_restarts=int(restarts) if restarts.isdigit() else 0,
         )
 
-    def has_ended(self, here: Holder, silent_seconds: float) -> bool:
+    def has_ended(self, observer: Holder, silent_seconds: float) -> bool:
         """Whether this process has ended.
 
         * It has, if it is of the same SLURM job, and that was requeued since.
@@ -70,16 +70,16 @@ class Holder:
           its lock for `STALE_SECONDS`.
 
         Args:
-            here: the process that asks.
+            observer: the process that asks.
             silent_seconds: since the lock was touched, by the file system's clock.
         """
-        requeued = self.slurm_restarts < here.slurm_restarts
-        if self.slurm_job and self.slurm_job == here.slurm_job and requeued:
+        requeued = self.slurm_restarts < observer.slurm_restarts
+        if self.slurm_job and self.slurm_job == observer.slurm_job and requeued:
             return True
-        if (self.host, self.machine) == (here.host, here.machine):
-            if self.machine and self.boot != here.boot:
+        if (self.host, self.machine) == (observer.host, observer.machine):
+            if self.machine and self.boot != observer.boot:
                 return True
-            if (self.boot, self.pid_namespace) == (here.boot, here.pid_namespace):
+            if (self.boot, self.pid_namespace) == (observer.boot, observer.pid_namespace):
                 ended = _process_ended(self.pid, self.started)
                 if ended is not None:
                     return ended
@@ -99,7 +99,7 @@ UNKNOWN = Holder(token="unknown", host="unknown")
 def start_of(pid: int) -> int | None:
     """Return when a process was started, in clock ticks since the boot, or None if that cannot be read.
 
-    For a process that has ended, and whose parent has not asked how yet, that is -1.
+    For a process that has ended, and was not reaped by its parent yet, that is -1.
     """
     fields = _read(f"/proc/{pid}/stat").rpartition(")")[2].split()
     if len(fields) < 20:
@@ -109,9 +109,9 @@ def start_of(pid: int) -> int | None:
 
 def _process_ended(pid: int, started: int | None) -> bool | None:
     """Whether a process of this machine has ended; None if that cannot be seen."""
-    now = start_of(pid)
-    if now is not None and started is not None:
-        return now != started
+    start = start_of(pid)
+    if start is not None and started is not None:
+        return start != started
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

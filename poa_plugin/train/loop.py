@@ -50,11 +50,11 @@ class Outcome(NamedTuple):
 def train(config: Config) -> Outcome:
     """Pre-train, from the newest checkpoint of `config.output_dir` if there is one.
 
-    Writes the resolved configuration, `metrics.jsonl`, `ckpt/<step>/` and the steps that had to be
-    skipped into the output folder, which is locked meanwhile, and logs to `train.loggers`.
+    Writes the resolved configuration, `metrics.jsonl`, `ckpt/<step>/` and the skipped
+    steps into the output folder, which is locked meanwhile, and logs to `train.loggers`.
 
     Returns:
-        How the run ended; a checkpoint has been written, unless a signal came before the first good step.
+        How the run ended; a checkpoint has been written, unless a signal came before the first finite step.
 
     Raises:
         UserError: the configuration, the data, the folder, a logger or a checkpoint cannot be used, the
@@ -105,7 +105,7 @@ def _train(
     stop: StopRequest,
     lock: Lock,
 ) -> Outcome:
-    """Take all steps from `state["step"]` on, whatever the earlier ones left there."""
+    """Run all steps from `state["step"]` on."""
     schedules, start = Schedules(config), int(state["step"])
     total, period = schedules.total_steps, config.train.checkpoint_period
     metrics, skipped = _records(run, config, state)
@@ -113,43 +113,43 @@ def _train(
     deadline = time.perf_counter() + 60 * (config.train.max_minutes or math.inf)
     model.train()
 
-    done, good, stop.training = start, state, True
-    wrong: list[str] = []
+    done, last_good, stop.training = start, state, True
+    non_finite: list[str] = []
     with closing(metrics):
         for step in range(start, total):
             shards, values = StepShards(all_shards, config.train.shards), schedules(step)
             subnets = model.sample_subnets(config.train.shards)
-            terms, norms, wrong, scaler = train_step(model, optimizer, shards, values, subnets)
+            terms, norms, non_finite, scaler = train_step(model, optimizer, shards, values, subnets)
             times = shards.times()
-            if wrong and not skipped.in_a_row:
-                good = {"step": step, "scaler": scaler, "metrics": metrics.state()}
+            if non_finite and not skipped.in_a_row:
+                last_good = {"step": step, "scaler": scaler, "metrics": metrics.state()}
             elastic = subnets if model.has_elastic_student else []
             lock.check()
             heads = model.terms_by_head
-            metrics.add(step, terms, norms, values, elastic, times, bool(wrong), heads)
-            skipped.note(step, wrong, shards.image_ids, subnets, scaler)
+            metrics.add(step, terms, norms, values, elastic, times, bool(non_finite), heads)
+            skipped.record(step, non_finite, shards.image_ids, subnets, scaler)
 
             done = step + 1
             ends = done == total or stop.requested or time.perf_counter() > deadline
             ends = ends or skipped.too_many
             if skipped.in_a_row and ends and (done < total or skipped.too_many):
-                if good["step"] > start:
-                    _save(run, model, optimizer, good)
-            elif skipped.any_good and (ends or (done % period == 0 and not skipped.in_a_row)):
+                if last_good["step"] > start:
+                    _save(run, model, optimizer, last_good)
+            elif skipped.any_finite and (ends or (done % period == 0 and not skipped.in_a_row)):
                 metrics.flush()
-                now = {"scaler": _scaler_state(model), "metrics": metrics.state()}
-                _save(run, model, optimizer, {"step": done, **now})
+                states = {"scaler": _scaler_state(model), "metrics": metrics.state()}
+                _save(run, model, optimizer, {"step": done, **states})
             if ends:
                 break
-    if skipped.too_many or not (skipped.any_good or stop.requested):
-        raise UserError(_failure(run, skipped, wrong, done, good["step"]))
+    if skipped.too_many or not (skipped.any_finite or stop.requested):
+        raise UserError(_failure(run, skipped, non_finite, done, last_good["step"]))
     if done < total:
-        print(after_a_stop(run, done, total, skipped.any_good))
+        print(after_a_stop(run, done, total, skipped.any_finite))
     return Outcome(done == total, stop.signal)
 
 
 def _records(run: Path, config: Config, state: dict[str, Any]) -> tuple[Metrics, SkippedSteps]:
-    """Return what writes down the steps of a run from `state["step"]` on."""
+    """Return the records of the steps of a run from `state["step"]` on."""
     train, start, total = config.train, int(state["step"]), Schedules(config).total_steps
     epoch, images = train.OFFICIAL_EPOCH_LENGTH, train.shards * train.batch_size_per_shard
     scaler_fits = state.get("scaler") is not None
@@ -161,18 +161,18 @@ def _records(run: Path, config: Config, state: dict[str, Any]) -> tuple[Metrics,
 
 
 class Step(NamedTuple):
-    """What a step put out.
+    """The outcome of a step.
 
     Attributes:
-        terms: summands of the loss.
+        terms: loss terms.
         norms: of the gradients, before clipping.
-        wrong: what was not finite; the step was skipped if anything.
-        scaler: the state in which the fp16 gradient scaler entered a step that was skipped.
+        non_finite: names of the values that were not finite; if there are any, the step was skipped.
+        scaler: the state of the fp16 gradient scaler before a skipped step.
     """
 
     terms: dict[str, Tensor]
     norms: dict[str, Tensor]
-    wrong: list[str]
+    non_finite: list[str]
     scaler: dict[str, Any] | None
 
 
@@ -183,7 +183,7 @@ def train_step(
     values: Values,
     subnets: Sequence[Subnet],
 ) -> Step:
-    """Take one step: gradients of all branches, clipping, AdamW, and the teacher's average.
+    """Run one step: gradients of all branches, clipping, AdamW, and the teacher's average.
 
     A step in which the loss, a gradient or a scheduled value is not finite leaves weights, moments and the
     teacher untouched; it is counted. A gradient that overflows at the fp16 scaler's scale is one of
@@ -197,25 +197,25 @@ def train_step(
         scaler.unscale_(optimizer)
     norms = clip_gradients(model.student, model.config.optim.clip_grad)
     gradients = {f"{GRADIENT}{name}": norm for name, norm in norms.items()}
-    wrong = not_finite({**terms, **gradients}) + _not_finite_settings(optimizer, values)
-    entered_with = _scaler_state(model) if wrong else None
-    if wrong:
+    non_finite = not_finite({**terms, **gradients}) + _not_finite_settings(optimizer, values)
+    entered_with = _scaler_state(model) if non_finite else None
+    if non_finite:
         model.skip_step()
     else:
         optimizer.step() if scaler is None else scaler.step(optimizer)
         model.update_teacher(values.momentum)
     if scaler is not None:
         scaler.update()
-    return Step(terms, norms, wrong, entered_with)
+    return Step(terms, norms, non_finite, entered_with)
 
 
 def _not_finite_settings(optimizer: torch.optim.Optimizer, values: Values) -> list[str]:
-    """Return the names of scheduled values, and of settings made of them, that are not finite."""
+    """Return the names of scheduled values, and of settings computed from them, that are not finite."""
     groups = [group[key] for group in optimizer.param_groups for key in ("lr", "weight_decay")]
-    wrong = [name for name, value in asdict(values).items() if not math.isfinite(value)]
-    if not wrong and not all(map(math.isfinite, groups)):
-        wrong = ["lr or weight_decay of a parameter group"]
-    return wrong
+    non_finite = [name for name, value in asdict(values).items() if not math.isfinite(value)]
+    if not non_finite and not all(map(math.isfinite, groups)):
+        non_finite = ["lr or weight_decay of a parameter group"]
+    return non_finite
 
 
 def build_model(config: Config) -> POA:
@@ -228,7 +228,7 @@ def build_model(config: Config) -> POA:
 
 
 def _newest(run: Path, config: Config) -> Path | None:
-    """Return the checkpoint to go on from, if there is one."""
+    """Return the checkpoint to resume from, if there is one."""
     root, fall_back = run / "ckpt", config.train.damaged_checkpoint == "previous"
     with disk_errors(run):
         checkpoint.clear_unfinished(root)
@@ -243,7 +243,7 @@ def _resume(folder: Path | None, model: POA, optimizer: torch.optim.Optimizer) -
     if model.fp16_scaler is not None and state.get("scaler"):
         model.fp16_scaler.load_state_dict(state["scaler"])
     if model.steps_taken != state["step"]:
-        raise UserError(f"'{folder}' disagrees with itself: step {model.steps_taken} and {state}.")
+        raise UserError(f"'{folder}' contradicts itself: step {model.steps_taken} and {state}.")
     return state
 
 
@@ -259,13 +259,15 @@ def _scaler_state(model: POA) -> dict[str, Any] | None:
 
 
 def _failure(
-    run: Path, skipped: SkippedSteps, wrong: Sequence[str], done: int, good_step: int
+    run: Path, skipped: SkippedSteps, non_finite: Sequence[str], done: int, last_good_step: int
 ) -> str:
     """Return why a run ends in which too many steps in a row, or all, were skipped."""
-    what = f"{skipped.in_a_row} steps in a row" if skipped.any_good else f"all {done} steps"
-    saved = f"The weights are those from before them, saved as '{run / 'ckpt' / str(good_step)}'"
+    what = f"{skipped.in_a_row} steps in a row" if skipped.any_finite else f"all {done} steps"
+    saved = (
+        f"The weights are those from before them, saved as '{run / 'ckpt' / str(last_good_step)}'"
+    )
     return (
-        f"The loss was not finite in {what} ({', '.join(wrong)}). "
-        f"{saved if skipped.any_good else 'No checkpoint is written'}; '{skipped.path}' lists the images. "
+        f"The loss was not finite in {what} ({', '.join(non_finite)}). "
+        f"{saved if skipped.any_finite else 'No checkpoint is written'}; '{skipped.path}' lists the images. "
         f"Lower optim.base_lr or use train.precision=fp32, with train.accept_changes=true."
     )

@@ -1,4 +1,4 @@
-"""What a run says while it trains: metrics.jsonl, its loggers, and a progress display."""
+"""The output of a run while it trains: metrics.jsonl, its loggers, and a progress display."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rich.text import Text
 from torch import Tensor
 
 from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.files import append_line, disk_errors, flush, keep_lines_before
+from poa_plugin.files import append_record, disk_errors, drop_records_from, flush
 from poa_plugin.loggers import Loggers
 from poa_plugin.train.schedules import Values
 from poa_plugin.train.timing import Times
@@ -40,18 +40,18 @@ GROUPS = ("terms", "terms_by_head", "grad_norm")
 class Metrics:
     """Means over `period` steps, written as one line each; every elastic student is listed.
 
-    A line stands at the same step and has the same numbers, but for times, however often the run was
-    stopped: what has come together since the last line is part of a checkpoint (`state`).
+    A line is written at the same step with the same numbers, except times, however often the run was
+    stopped: the sums since the last line are part of a checkpoint (`state`).
 
     Args:
         run: the output folder.
         period: steps between two lines.
-        start: the step from which the run goes on; later lines of an earlier attempt are dropped.
-        total: steps of the whole run; the last line stands at its end.
+        start: the step from which the run resumes; later lines of an earlier attempt are dropped.
+        total: steps of the run; the last line is written at its end.
         epoch_length: steps of an epoch.
         images_per_step: over all shards.
         state: what `state` returned at `start`.
-        loggers: get each line, too, and are closed with this; None for none.
+        loggers: also receive each line, and are closed with this; None for none.
 
     Raises:
         UserError: here or in any method, the disk refuses to write.
@@ -72,7 +72,7 @@ class Metrics:
         self.images_per_step, self.loggers = images_per_step, loggers
         self.run, self.path = run, run / "metrics.jsonl"
         with disk_errors(run):
-            keep_lines_before(self.path, start)
+            drop_records_from(self.path, start)
         self.display = Display(start, total)
         self.latest: dict[str, Any] | None = None
         state = state or {}
@@ -96,7 +96,7 @@ class Metrics:
         skipped: bool = False,
         by_head: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Take in one step's results; a skipped step is counted, and no part of the means.
+        """Add one step's results; a skipped step is counted, but is not part of the means.
 
         Args:
             step: its number.
@@ -104,9 +104,9 @@ class Metrics:
             norms: of the gradients.
             values: of the schedules.
             subnets: the elastic students.
-            times: how long it took; counted if it is skipped, too.
+            times: how long it took; also counted if it is skipped.
             skipped: whether it is.
-            by_head: the loss terms that heads have a part in, (heads,) each.
+            by_head: the loss terms that heads compute, (heads,) each.
         """
         if skipped:
             self._skipped += 1
@@ -115,7 +115,7 @@ class Metrics:
                 self._sums[name] = self._sums.get(name, 0.0) + value
             for name, heads in (by_head or {}).items():
                 before = self._heads.get(name)
-                if isinstance(before, list):  # of a checkpoint
+                if isinstance(before, list):  # from a checkpoint
                     before = heads.new_tensor(before)
                 self._heads[name] = heads if before is None else before + heads
             self._norms.update(norms)
@@ -129,7 +129,7 @@ class Metrics:
         self.display.advance(step, self.latest, subnets)
 
     def state(self) -> dict[str, Any]:
-        """Return, as JSON values, what has come together since the last line."""
+        """Return the sums since the last line, as JSON values."""
         return {
             "seconds": self.seconds + time.perf_counter() - self._since,
             "sums": {name: float(value) for name, value in self._sums.items()},
@@ -141,7 +141,7 @@ class Metrics:
         }
 
     def flush(self) -> None:
-        """Have everything written so far on the disk, so that a kill leaves no gap in it."""
+        """Flush everything written so far to the disk, so that a kill leaves no gap."""
         if self.loggers is not None:
             self.loggers.flush()
         with disk_errors(self.run):
@@ -178,7 +178,7 @@ class Metrics:
             "subnets": self._subnets,
         }
         with disk_errors(self.run):
-            append_line(self.path, line)
+            append_record(self.path, line)
         if self.loggers is not None:
             self.loggers.log(step, scalars(line))
         self.latest = line
@@ -204,14 +204,14 @@ def _floats(heads: Tensor | list[float]) -> list[float]:
 
 
 class Bar(Progress):
-    """A progress bar with a line of words under it, cut at the terminal's edge."""
+    """A progress bar with a line of text under it, truncated at the terminal's edge."""
 
-    words = ""
+    text = ""
 
     def get_renderables(self) -> Iterator[RenderableType]:
-        """Yield the bar, then the words."""
+        """Yield the bar, then the text."""
         yield self.make_tasks_table(self.tasks)
-        yield Text(self.words, no_wrap=True, overflow="ellipsis")
+        yield Text(self.text, no_wrap=True, overflow="ellipsis")
 
 
 class Display:
@@ -231,9 +231,9 @@ class Display:
 
     def advance(self, step: int, line: dict[str, Any] | None, subnets: Sequence[Subnet]) -> None:
         """Show that a step is done, with the newest means and the step's sub-networks."""
-        words = f"{_few(subnets)}  {_summary(line)}".strip()
+        text = f"{_few(subnets)}  {_summary(line)}".strip()
         if self._bar is not None:
-            self._bar.words = words
+            self._bar.text = text
             self._bar.update(self._task, completed=step + 1)
             return
         now = time.perf_counter()
@@ -241,18 +241,18 @@ class Display:
             return
         self._last_line = now
         done = step + 1 - self.start
-        left = (now - self.began) / done * (self.total - step - 1)
-        print(f"step {step + 1}/{self.total}  left {_clock(left)}  {words}", flush=True)
+        remaining = (now - self.began) / done * (self.total - step - 1)
+        print(f"step {step + 1}/{self.total}  left {_clock(remaining)}  {text}", flush=True)
 
     def close(self) -> None:
-        """Leave the terminal as it was found."""
+        """Restore the terminal."""
         if self._bar is not None:
             self._bar.stop()
         sys.stdout.flush()
 
 
 def _summary(line: dict[str, Any] | None) -> str:
-    """Return loss, speed, and the terms, each with both students' shares and both kinds of crops."""
+    """Return loss, speed, and the terms, each summed over both students and both kinds of crops."""
     if line is None or line["loss"] is None:
         return ""
     grouped: dict[str, float] = defaultdict(float)

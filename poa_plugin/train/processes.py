@@ -1,4 +1,4 @@
-"""One process trains: what says that it is one of several."""
+"""One process trains: how a process detects that it is one of several."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ LAUNCHERS = {
 }
 """Variables that a launcher sets for each of the processes it starts, to their number.
 
-`SLURM_NTASKS` is none of them: it counts what a job may start, and a batch script, which is one process,
-has it too.
+`SLURM_NTASKS` is not among them: it counts what a job may start, and is also set for a batch script, which is
+one process.
 """
 
 
@@ -40,6 +40,6 @@ def refuse_several_processes(environment: Mapping[str, str] = os.environ) -> Non
 
 def _refuse(what: str) -> None:
     raise UserError(
-        f"One process trains, and {what}: start a single one. The batch of several GPUs, a shard for "
+        f"Training runs in one process, and {what}: start a single one. The batch of several GPUs, a shard for "
         f"each, is train.shards; one process computes the shards one after the other."
     )

@@ -1,4 +1,4 @@
-"""Reading a run's images: what a disk or a permission refuses is told as a failure to read."""
+"""Reading a run's images: an error of the disk or a permission is reported as a failure to read."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def _reading(config: Config) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        # From a worker process comes a traceback in place of a reason; its last line is the error.
+        # A worker process sends a traceback in place of a reason; its last line is the error.
         reason = error.strerror or (str(error).splitlines() or [type(error).__name__])[-1]
         place = f"'{error.filename}'" if error.filename else f"data.path={config.data.path}"
         raise UserError(
-            f"The images cannot be read: {place}: {reason}. Checkpoints that were written before are "
-            f"whole; mend that, and the same command goes on."
+            f"The images cannot be read: {place}: {reason}. Earlier checkpoints are intact; fix "
+            f"that, and the same command resumes."
         ) from error

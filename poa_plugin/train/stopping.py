@@ -26,7 +26,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
-        """Whether one has."""
+        """Whether a signal has asked the run to end."""
         return self.signal is not None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
@@ -46,8 +46,8 @@ class StopRequest:
 def stop_on_signals() -> Iterator[StopRequest]:
     """Turn Ctrl-C, SIGTERM and SIGHUP into a request to end after the step, while the context lasts.
 
-    SIGHUP that is ignored, as under `nohup`, stays ignored. In a thread that is not the main one, signals
-    are left to it.
+    SIGHUP that is ignored, as under `nohup`, stays ignored. In a thread other than the main one, signals
+    are not handled.
     """
     stop = StopRequest()
     handled = [signal.SIGINT, signal.SIGTERM]

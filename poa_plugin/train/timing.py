@@ -11,14 +11,14 @@ from poa_plugin.data import ShardBatch
 
 
 class Times(NamedTuple):
-    """Seconds: that a step waited for its images, and that all else in it took."""
+    """Seconds that a step waited for its images, and seconds of everything else in it."""
 
     data: float
     step: float
 
 
 class StepShards:
-    """The batches of a step's shards, each taken when it is due.
+    """The batches of a step's shards, each read when it is needed.
 
     Args:
         shards: of this step and those after it.
@@ -37,9 +37,9 @@ class StepShards:
         return self
 
     def __next__(self) -> ShardBatch:
-        asked = time.perf_counter()
+        started = time.perf_counter()
         batch = next(self._shards)
-        self._waited += time.perf_counter() - asked
+        self._waited += time.perf_counter() - started
         self.image_ids.append(batch["image_ids"])
         return batch
 

@@ -160,9 +160,9 @@ def test_views_are_a_chain_of_torchvisions_functions(
     views = [*run.global_views, *[run.local_view] * 3]
     other, different = 0, 0
     for seed in range(10):
-        found = [view for kind in run(image, rng(seed)) for view in kind]
+        actual = [view for kind in run(image, rng(seed)) for view in kind]
         generator = rng(seed)
-        for view, mine in zip(views, found, strict=True):
+        for view, mine in zip(views, actual, strict=True):
             apart = (normalize(mine) - torchvision_view(image, run, view, generator)).abs()
             assert apart.max() < 0.02
             other += int((apart > 0).sum())

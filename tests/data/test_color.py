@@ -70,8 +70,8 @@ def test_jitter_is_torchvisions(name: str, channels: int, size: tuple[int, int])
 @pytest.mark.parametrize("factor", [-0.5, -0.08, 0.0, 0.03, 0.1])
 def test_hue_of_every_color(factor: float) -> None:
     image = every_color()
-    wanted = TF.adjust_hue(image, factor).float()
-    assert torch.equal(color.adjust_hue(levels(image), factor), wanted)
+    expected = TF.adjust_hue(image, factor).float()
+    assert torch.equal(color.adjust_hue(levels(image), factor), expected)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -82,8 +82,8 @@ def test_gray_and_solarized_and_normalized(channels: int, size: tuple[int, int])
         assert torch.equal(gray, TF.rgb_to_grayscale(image, 1).float())
         assert torch.equal(color.solarize(levels(image)), TF.solarize(image, 128).float())
         three = TF.to_dtype(TF.grayscale_to_rgb(image), torch.float32, scale=True)
-        wanted = TF.normalize(three, list(crops.IMAGENET_MEAN), list(crops.IMAGENET_STD))
-        assert torch.equal(crops.normalize(image), wanted)
+        expected = TF.normalize(three, list(crops.IMAGENET_MEAN), list(crops.IMAGENET_STD))
+        assert torch.equal(crops.normalize(image), expected)
 
 
 @pytest.mark.parametrize("size", [*SIZES, (2, 5), (4, 7), (5, 8), (9, 12)])
@@ -94,8 +94,8 @@ def test_blur_is_torchvisions(channels: int, size: tuple[int, int]) -> None:
     other, pixels = 0, 0
     for image in images(channels, size):
         for sigma in (0.1, 0.17, 0.34, 0.6, 1.1, 2.0):
-            wanted = TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma]).float()
-            apart = (color.gaussian_blur(levels(image), sigma) - wanted).abs()
+            expected = TF.gaussian_blur(image, [kernel, kernel], [sigma, sigma]).float()
+            apart = (color.gaussian_blur(levels(image), sigma) - expected).abs()
             assert apart.max() <= 1
             other, pixels = other + int((apart > 0).sum()), pixels + apart.numel()
     assert other <= max(1, 5e-5 * pixels)
@@ -103,8 +103,8 @@ def test_blur_is_torchvisions(channels: int, size: tuple[int, int]) -> None:
 
 def test_normalizing_a_batch() -> None:
     batch = torch.stack(images(3, (16, 16)))
-    wanted = torch.stack([crops.normalize(image) for image in batch])
-    assert torch.equal(crops.normalize(batch), wanted)
+    expected = torch.stack([crops.normalize(image) for image in batch])
+    assert torch.equal(crops.normalize(batch), expected)
 
 
 @pytest.mark.parametrize("size", [224, 96, 33, 16, 2])
@@ -116,9 +116,9 @@ def test_crops_are_torchvisions(channels: int, size: int, packed: bool) -> None:
     if packed:
         image = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
     for box in ((0, 0, 150, 131), (10, 3, 80, 77), (149, 130, 1, 1), (5, 9, 40, 53)):
-        wanted = TF.resized_crop(
+        expected = TF.resized_crop(
             image, *box, [size, size], InterpolationMode.BICUBIC, antialias=True
         )
-        found = augment.resized_crop(image, box, size)
-        assert torch.equal(found, wanted)
-        assert found.is_contiguous()
+        actual = augment.resized_crop(image, box, size)
+        assert torch.equal(actual, expected)
+        assert actual.is_contiguous()

@@ -16,9 +16,9 @@ from tests.data.image_files import BAD, UNUSUAL, encoded, good, noise, sixteen_b
 
 @pytest.mark.parametrize("kind", BAD)
 def test_what_cannot_be_used_is_named(kind: str) -> None:
-    with pytest.raises(BadImageError, match="'some name' cannot be used") as found:
+    with pytest.raises(BadImageError, match="'some name' cannot be used") as actual:
         decode(BAD[kind], "some name")
-    assert (found.value.name, found.value.kind) == ("some name", kind)
+    assert (actual.value.name, actual.value.kind) == ("some name", kind)
 
 
 @pytest.mark.parametrize("kind", UNUSUAL)
@@ -26,9 +26,9 @@ def test_what_is_unusual_is_converted_or_refused(kind: str) -> None:
     pixels = decode(UNUSUAL[kind], "x")
     assert pixels.dtype == torch.uint8
     assert len(pixels) == (1 if kind == "16-bit" else 3)
-    with pytest.raises(BadImageError) as found:
+    with pytest.raises(BadImageError) as actual:
         decode(UNUSUAL[kind], "x", convert_unusual=False)
-    assert found.value.kind == kind
+    assert actual.value.kind == kind
 
 
 def test_an_animation_gives_its_first_frame() -> None:
@@ -43,9 +43,9 @@ def test_every_cut_is_found(kind: str) -> None:
     """Wherever pixels are missing; a PNG, BMP or TIFF may lack what follows its last pixel."""
     content = encoded(noise(0), kind)
     for share in (0.02, 0.1, 0.5, 0.9):
-        with pytest.raises(BadImageError) as found:
+        with pytest.raises(BadImageError) as actual:
             decode(content[: int(share * len(content))], "x")
-        assert found.value.kind in ("truncated", "corrupt")
+        assert actual.value.kind in ("truncated", "corrupt")
 
 
 @pytest.mark.parametrize("cut", [1, 2, 10, 300])
@@ -56,9 +56,9 @@ def test_the_end_of_a_jpeg(cut: int) -> None:
 
 def test_a_jpeg_is_what_pillow_reads() -> None:
     for seed in (0, 2):
-        wanted = np.array(Image.open(io.BytesIO(good(seed))))
-        wanted = wanted[..., None] if wanted.ndim == 2 else wanted
-        assert torch.equal(decode(good(seed), "x"), torch.tensor(wanted).permute(2, 0, 1))
+        expected = np.array(Image.open(io.BytesIO(good(seed))))
+        expected = expected[..., None] if expected.ndim == 2 else expected
+        assert torch.equal(decode(good(seed), "x"), torch.tensor(expected).permute(2, 0, 1))
 
 
 def test_sixteen_bits_of_color_are_noticed() -> None:

@@ -30,7 +30,7 @@ def test_bad_images_are_counted_once_and_over_resumptions(
     first = BadImages(tmp_path, 100, 0.02)
     first.note([note("a"), note("a")])
     first.note([note("a")])
-    assert capsys.readouterr().out.count("'a' is passed over (corrupt): it is no image") == 1
+    assert capsys.readouterr().out.count("'a' is skipped (corrupt): it is no image") == 1
     with (tmp_path / "bad_images.jsonl").open("a") as file:
         file.write('{"image": "cut o')
     second = BadImages(tmp_path, 100, 0.02)
@@ -48,8 +48,8 @@ def test_training_passes_over_each_kind(
     """Up to the share; a batch lists the images that it is made of."""
     content = {**BAD, **UNUSUAL}[kind]
     files = {f"{i}.jpg": good(i) for i in range(9)} | {"bad.jpg": content}
-    words = (f"data.path={write_folder(tmp_path / 'x', files)}", "data.unusual_images=skip")
-    config = small_config(*words, "data.max_bad_ratio=0.1")
+    overrides = (f"data.path={write_folder(tmp_path / 'x', files)}", "data.unusual_images=skip")
+    config = small_config(*overrides, "data.max_bad_ratio=0.1")
     dataset = ImageFolder(config.data.path, "train")
     dataset.convert_unusual = False
     bad_id = dataset.files.index("bad.jpg")
@@ -60,7 +60,7 @@ def test_training_passes_over_each_kind(
     [record] = (tmp_path / "run/bad_images.jsonl").read_text().splitlines()
     assert json.loads(record)["kind"] == kind
     assert json.loads(record)["image"] == "bad.jpg"
-    strict = small_config(*words, "data.max_bad_ratio=0.09")
+    strict = small_config(*overrides, "data.max_bad_ratio=0.09")
     with pytest.raises(UserError, match="1 of 10 images cannot be used"):
         list(train_shards(strict, dataset, (6, 6), 0, 5))
 
@@ -70,7 +70,7 @@ def test_a_data_set_of_bad_images_alone(
 ) -> None:
     files = {f"{i}.jpg": BAD["corrupt"] for i in range(5)}
     config = small_config(f"data.path={write_folder(tmp_path, files)}", "data.max_bad_ratio=1")
-    with pytest.raises(UserError, match="100 images drawn one after the other"):
+    with pytest.raises(UserError, match="100 images drawn in a row"):
         next(iter(train_shards(config, ImageFolder(config.data.path, "train"), (6, 6), 0, 1)))
 
 
@@ -82,16 +82,16 @@ def test_workers_that_are_killed_are_replaced(
     config = small_config(f"data.path={path}", "data.num_workers=2")
     dataset = ImageFolder(str(path), "train")
     alone = small_config(f"data.path={path}")
-    wanted = list(train_shards(alone, dataset, (6, 6), 0, 14))
-    found = []
+    expected = list(train_shards(alone, dataset, (6, 6), 0, 14))
+    actual = []
     for step, batch in enumerate(train_shards(config, dataset, (6, 6), 0, 14)):
-        found.append(batch)
+        actual.append(batch)
         if step in (2, 7):
             for child in multiprocessing.active_children():
                 os.kill(child.pid, signal.SIGKILL)
                 child.join()
     assert capsys.readouterr().err.count("A worker process of the data loader died") == 2
-    for ours, theirs in zip(found, wanted, strict=True):
+    for ours, theirs in zip(actual, expected, strict=True):
         assert ours["image_ids"] == theirs["image_ids"]
         assert torch.equal(ours["collated_global_crops"], theirs["collated_global_crops"])
 
@@ -119,15 +119,15 @@ def test_a_check_of_a_whole_data_set(tmp_path: Path, capsys: pytest.CaptureFixtu
     files = {f"train/y/{i}.jpg": good(i) for i in range(4)} | {"val/x/0.jpg": good(0)}
     path = write_folder(tmp_path, files | odd)
     assert main(["data", "check", str(path)]) == 1
-    said = capsys.readouterr().out
-    assert "train: 12 images; classes: 2, images of each: 4 to 8" in said
+    message = capsys.readouterr().out
+    assert "train: 12 images; classes: 2, images of each: 4 to 8" in message
     for kind in BAD:
-        assert f"{kind}: 1 cannot be used\n    x/{kind}." in said
+        assert f"{kind}: 1 cannot be used\n    x/{kind}." in message
     for kind in UNUSUAL:
-        assert f"{kind}: 1 converted\n    x/{kind}." in said
-    assert "5 of 12 images (41.67%) cannot be used; training would stop" in said
-    assert "test: 1 images; classes: 1, images of each: 1" in said
-    assert "height 30 to 30 pixels, median 30" in said
+        assert f"{kind}: 1 converted\n    x/{kind}." in message
+    assert "5 of 12 images (41.67%) cannot be used; training would stop" in message
+    assert "test: 1 images; classes: 1, images of each: 1" in message
+    assert "height 30 to 30 pixels, median 30" in message
     for name in odd:
         (path / name).unlink()
     assert main(["data", "check", str(path), "--workers", "2"]) == 0

@@ -43,14 +43,14 @@ def test_files_of_other_endings_are_counted_and_said_once(
     config = small_config(f"data.dataset={kind}", f"data.path={tmp_path}")
     for _ in range(2):
         assert len(build_dataset(config, "train")) == 3
-    said = capsys.readouterr().err
-    assert "13 files are left out: .heic (10), .jp2 (1), .tar (1), no ending (1)." in said
-    assert said.count("left out") == 1
+    message = capsys.readouterr().err
+    assert "13 files are left out: .heic (10), .jp2 (1), .tar (1), no ending (1)." in message
+    assert message.count("left out") == 1
     assert main(["data", "check", str(tmp_path), "--dataset", kind]) == 0
-    said = capsys.readouterr().out
-    assert ".heic: 10 left out\n    x/" in said
-    assert "    and 5 more" in said
-    assert "no ending: 1 left out\n    x/scan" in said
+    message = capsys.readouterr().out
+    assert ".heic: 10 left out\n    x/" in message
+    assert "    and 5 more" in message
+    assert "no ending: 1 left out\n    x/scan" in message
 
 
 def test_nothing_left_out_is_not_said(
@@ -122,10 +122,10 @@ def test_the_order_is_that_of_paths(tmp_path: Path) -> None:
         "c.d/q.jpg",
     ]
     write_folder(tmp_path, dict.fromkeys(names, b""))
-    wanted = [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*.jpg"))]
+    expected = [str(p.relative_to(tmp_path)) for p in sorted(tmp_path.rglob("*.jpg"))]
     dataset = ImageFolder(str(tmp_path), "train")
-    assert list(dataset.all_names()) == wanted
-    assert [dataset.name(i) for i in range(9)] == wanted
+    assert list(dataset.all_names()) == expected
+    assert [dataset.name(i) for i in range(9)] == expected
 
 
 def test_names_of_any_bytes(
@@ -142,22 +142,22 @@ def test_names_of_any_bytes(
     config = small_config(f"data.path={tmp_path}", "data.max_bad_ratio=1")
     (tmp_path / "run").mkdir()
     list(train_shards(config, dataset, (6, 6), 0, 4, tmp_path / "run"))
-    assert "bad \\udcff.jpg' is passed over" in capsys.readouterr().out
+    assert "bad \\udcff.jpg' is skipped" in capsys.readouterr().out
     (tmp_path / "list.txt").write_bytes(b"\n".join(odd[1:3]) + b"\r\n")
     listed = FileList(str(tmp_path / "list.txt"), "train")
     assert [len(listed.image(i)) for i in range(2)] == [3, 1]
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         ("a.jpg\n".encode("utf-16"), "it is UTF-16: save it as UTF-8"),
-        (good(0), "it is no text: a list has a path on each line"),
+        (good(0), "it is not text: a list has a path on each line"),
     ],
 )
-def test_lists_that_are_no_text(tmp_path: Path, content: bytes, said: str) -> None:
+def test_lists_that_are_no_text(tmp_path: Path, content: bytes, message: str) -> None:
     (tmp_path / "list.txt").write_bytes(content)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         FileList(str(tmp_path / "list.txt"), "train")
 
 
@@ -180,8 +180,8 @@ def test_paths_that_lead_nowhere(
     (tmp_path / "file").write_text("")
     (tmp_path / "link").symlink_to(tmp_path / "gone")
     (tmp_path / "round").symlink_to(tmp_path / "round")
-    for path, said in (
-        ("none/deeper", f"'{tmp_path}' is there, 'none' is not"),
+    for path, message in (
+        ("none/deeper", f"'{tmp_path}' exists, 'none' in it does not"),
         ("file/x", "cannot be read: a part of its path is a file"),
         ("link", ""),
         ("round", "cannot be read: its links lead in a circle"),
@@ -189,11 +189,15 @@ def test_paths_that_lead_nowhere(
         ("a\0b", "no file can be named"),
     ):
         assert main(["data", "check", str(tmp_path / path), "--dataset", name]) == 2
-        found = capsys.readouterr().err
-        assert said in found, (path, found)
+        actual = capsys.readouterr().err
+        assert message in actual, (path, actual)
     assert main(["data", "check", str(tmp_path / "file"), "--dataset", name]) == 2
-    said = capsys.readouterr().err
-    assert "is a file, not a folder" in said or "no images in" in said or "cannot be read" in said
+    message = capsys.readouterr().err
+    assert (
+        "is a file, not a folder" in message
+        or "no images in" in message
+        or "cannot be read" in message
+    )
 
 
 def test_a_file_for_a_folder_names_what_takes_it(tmp_path: Path) -> None:
@@ -209,14 +213,14 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("error", "said"), REFUSALS)
+@pytest.mark.parametrize(("error", "message"), REFUSALS)
 @pytest.mark.parametrize("name", ["image_folder", "imagenet"])
 def test_folders_that_cannot_be_read(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     small_config: Callable[..., Config],
     error: OSError,
-    said: str,
+    message: str,
     name: str,
 ) -> None:
     """It is told as reading, in training too, where the disk is watched for writing."""
@@ -231,10 +235,10 @@ def test_folders_that_cannot_be_read(
         return honest(path)
 
     monkeypatch.setattr(os, "scandir", refuse)
-    words = (f"data.dataset={name}", f"data.path={tmp_path}", f"output_dir={tmp_path / 'run'}")
-    with pytest.raises(UserError, match=f"cannot be read: 'x': {said}") as found:
-        train(small_config(*words))
-    assert "written" not in str(found.value)
+    overrides = (f"data.dataset={name}", f"data.path={tmp_path}", f"output_dir={tmp_path / 'run'}")
+    with pytest.raises(UserError, match=f"cannot be read: 'x': {message}") as actual:
+        train(small_config(*overrides))
+    assert "written" not in str(actual.value)
 
 
 def test_an_image_that_may_not_be_read_is_no_bad_image(
@@ -256,9 +260,9 @@ def test_an_image_that_may_not_be_read_is_no_bad_image(
     ):
         dataset.image(1)
     assert main(["data", "check", str(tmp_path)]) == 1
-    said = capsys.readouterr().out
-    assert "unreadable: 1 cannot be used\n    1.jpg: you may not read it" in said
-    assert "training stops at one that cannot be read" in said
+    message = capsys.readouterr().out
+    assert "unreadable: 1 cannot be used\n    1.jpg: you may not read it" in message
+    assert "training stops at one that cannot be read" in message
 
 
 def test_a_disk_that_is_gone_ends_a_check(

@@ -76,9 +76,9 @@ def write_all(root: Path, files: dict[str, bytes] = FILES) -> dict[str, Path]:
 def batches(small_config: Callable[..., Config], tmp_path: Path) -> Callable[..., list[ShardBatch]]:
     """Return a function that makes the batches of steps 2 to 8 of two shards."""
 
-    def run(*words: str) -> list[ShardBatch]:
+    def run(*overrides: str) -> list[ShardBatch]:
         always = ("train.shards=2", "train.batch_size_per_shard=2", "data.max_bad_ratio=1")
-        config = small_config(*always, *words)
+        config = small_config(*always, *overrides)
         dataset = build_dataset(config, "train")
         return list(train_shards(config, dataset, (6, 6), 2, 8))
 
@@ -99,10 +99,10 @@ def test_batches_are_the_same_from_every_format(
     """With a bad image among them, in whose place each format takes the same one."""
     files = {**FILES, "ant/03.jpg": BAD["truncated"]}
     paths = write_all(tmp_path, files)
-    wanted = batches("data.dataset=image_folder", f"data.path={paths['image_folder']}")
-    assert any(batch["bad_images"] for batch in wanted)
+    expected = batches("data.dataset=image_folder", f"data.path={paths['image_folder']}")
+    assert any(batch["bad_images"] for batch in expected)
     for name, path in paths.items():
-        assert_same(batches(f"data.dataset={name}", f"data.path={path}"), wanted)
+        assert_same(batches(f"data.dataset={name}", f"data.path={path}"), expected)
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # more workers than cores
@@ -111,13 +111,13 @@ def test_batches_are_the_same_with_any_number_of_workers(
     tmp_path: Path, batches: Callable[..., list[ShardBatch]], name: str
 ) -> None:
     files = {**FILES, "bee/07.jpg": BAD["corrupt"]}
-    words = (f"data.dataset={name}", f"data.path={write_all(tmp_path, files)[name]}")
-    wanted = batches(*words)
-    assert [b["bad_images"] for b in wanted] == [
-        b["bad_images"] for b in batches(*words, "data.num_workers=1")
+    overrides = (f"data.dataset={name}", f"data.path={write_all(tmp_path, files)[name]}")
+    expected = batches(*overrides)
+    assert [b["bad_images"] for b in expected] == [
+        b["bad_images"] for b in batches(*overrides, "data.num_workers=1")
     ]
     for workers in (1, 3):
-        assert_same(batches(*words, f"data.num_workers={workers}"), wanted)
+        assert_same(batches(*overrides, f"data.num_workers={workers}"), expected)
 
 
 @pytest.mark.parametrize("name", ["image_folder", "imagenet", "file_list", "webdataset", "parquet"])
@@ -243,9 +243,9 @@ def test_a_disk_with_a_hiccup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     dataset.failures = 2
     assert dataset.image(0).shape == (3, 30, 40)
     dataset.failures = 3
-    with pytest.raises(UserError, match="could not be read, in 3 attempts") as found:
+    with pytest.raises(UserError, match="could not be read, in 3 attempts") as actual:
         dataset.image(0)
-    assert not isinstance(found.value, BadImageError)
+    assert not isinstance(actual.value, BadImageError)
 
 
 @pytest.mark.parametrize("failures", [2, 3])
@@ -255,7 +255,7 @@ def test_a_hiccup_as_a_parquet_file_is_opened(
     """Each worker process opens it anew."""
     monkeypatch.setattr("poa_plugin.data.datasets.PAUSES", (0.0, 0.0))
     dataset = Parquet(str(write_parquet(tmp_path / "a.parquet", [good(0)], None)), "train")
-    wanted, honest, left = dataset.image(0), parquet.ParquetFile, failures
+    expected, honest, left = dataset.image(0), parquet.ParquetFile, failures
 
     def opened(path: Path) -> parquet.ParquetFile:
         nonlocal left
@@ -268,7 +268,7 @@ def test_a_hiccup_as_a_parquet_file_is_opened(
     parquet_files._parquet.cache_clear()
     parquet_files._row_group.cache_clear()
     if failures == 2:
-        assert torch.equal(dataset.image(0), wanted)
+        assert torch.equal(dataset.image(0), expected)
     else:
         with pytest.raises(UnreadableImageError, match="could not be read, in 3 attempts"):
             dataset.image(0)
@@ -281,7 +281,7 @@ def test_an_archive_that_ends_early(tmp_path: Path) -> None:
     content = file.read_bytes()
     file.write_bytes(content[: int(dataset.places[1][1]) + 100])
     assert dataset.image(0).shape == (3, 30, 40)
-    with pytest.raises(UserError, match=r"'a\.tar/b\.jpg' cannot be used .*shard ends before"):
+    with pytest.raises(UserError, match=r"'a\.tar/b\.jpg' cannot be used .*shard ends within"):
         dataset.image(1)
 
 

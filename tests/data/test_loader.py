@@ -43,9 +43,9 @@ def test_batches_do_not_depend_on_workers(small_config: Make, workers: int) -> N
 
 def test_a_run_can_start_at_any_step(small_config: Make) -> None:
     config = small_config("train.shards=2")
-    whole = list(train_shards(config, Noise(20), GRID, 0, 5))
+    uninterrupted = list(train_shards(config, Noise(20), GRID, 0, 5))
     late = list(train_shards(config, Noise(20), GRID, 3, 5))
-    for first, second in zip(whole[6:], late, strict=True):
+    for first, second in zip(uninterrupted[6:], late, strict=True):
         assert same(first, second)
 
 
@@ -74,9 +74,9 @@ def test_a_batch_is_made_of_its_key(small_config: Make) -> None:
     augmentation = MultiCropAugmentation(config.crops)
     for j, image in enumerate(batch["image_ids"]):
         views = augmentation(dataset.image(image), numpy_generator("crops", 7, 2, 1, j))
-        for kind, wanted in zip(("global", "local"), views, strict=True):
-            found = batch[f"collated_{kind}_crops"][j::3]
-            assert torch.equal(found, torch.stack(wanted))
+        for kind, expected in zip(("global", "local"), views, strict=True):
+            actual = batch[f"collated_{kind}_crops"][j::3]
+            assert torch.equal(actual, torch.stack(expected))
     masks = shard_masks(6, GRID, 0.5, (0.1, 0.5), numpy_generator("masks", 7, 2, 1))
     assert torch.equal(batch["collated_masks"], masks)
 

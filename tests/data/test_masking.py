@@ -20,8 +20,8 @@ def test_a_mask_never_exceeds_its_count(grid: tuple[int, int]) -> None:
 
 def test_masks_come_close_to_their_count() -> None:
     rng = np.random.default_rng(0)
-    found = [block_mask((14, 14), 60, rng).sum() for _ in range(200)]
-    assert np.mean(found) > 57
+    actual = [block_mask((14, 14), 60, rng).sum() for _ in range(200)]
+    assert np.mean(actual) > 57
 
 
 def test_a_first_block_is_smaller_than_the_grid_on_both_sides() -> None:

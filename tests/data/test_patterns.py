@@ -16,7 +16,7 @@ from tests.data.image_files import good, write_tar
 
 
 @pytest.mark.parametrize(
-    ("pattern", "wanted"),
+    ("pattern", "expected"),
     [
         ("a", "a"),
         ("{0..3}", "0 1 2 3"),
@@ -33,8 +33,8 @@ from tests.data.image_files import good, write_tar
         ("}{{1,2}", "}{1 }{2"),
     ],
 )
-def test_braces_are_those_of_bash(pattern: str, wanted: str) -> None:
-    assert expand_braces(pattern) == wanted.split(" ")
+def test_braces_are_those_of_bash(pattern: str, expected: str) -> None:
+    assert expand_braces(pattern) == expected.split(" ")
 
 
 def test_a_path_through_a_file(tmp_path: Path) -> None:
@@ -61,8 +61,8 @@ def names(path: object, split: Split = "train") -> list[str]:
 
 def test_missing_shards_are_counted_and_named(tmp_path: Path) -> None:
     touch(tmp_path, *(f"train-{i:03}.tar" for i in range(147) if i not in (3, 50, 51, 146)))
-    said = r"4 of the 147 \.tar files .*missing: train-003\.tar, train-050\.tar, train-051\.tar and 1 more"
-    with pytest.raises(UserError, match=said):
+    message = r"4 of the 147 \.tar files .*missing: train-003\.tar, train-050\.tar, train-051\.tar and 1 more"
+    with pytest.raises(UserError, match=message):
         names(tmp_path / "train-{000..146}.tar")
     assert len(names(tmp_path / "train-{000..002}.tar")) == 3
     assert len(names(tmp_path / "train-{000..002}{,}.tar")) == 3  # each once

@@ -27,8 +27,8 @@ def test_another_process_draws_the_same() -> None:
     program = (
         "from poa_plugin.randomness import numpy_generator as g; print(g('order', 3, 4).random())"
     )
-    found = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
-    assert float(found.stdout) == pytest.approx(numpy_generator("order", 3, 4).random(), abs=0)
+    actual = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True)
+    assert float(actual.stdout) == pytest.approx(numpy_generator("order", 3, 4).random(), abs=0)
 
 
 def test_the_global_generator_is_left_alone() -> None:

@@ -44,40 +44,42 @@ def test_headers_are_what_tarfile_reads(tmp_path: Path, layout: int) -> None:
             archive.addfile(info)
     content = (tmp_path / "a.tar").read_bytes()
     with (tmp_path / "a.tar").open("rb") as file:
-        found = list(tar_entries(file.fileno(), len(content)))
+        actual = list(tar_entries(file.fileno(), len(content)))
     with tarfile.open(tmp_path / "a.tar", errors="surrogateescape") as archive:
         members = [m for m in archive if m.isfile()]
-    wanted = [(m.name, m.offset_data, m.size) for m in members]
-    regular = [(os.fsdecode(e.name), e.offset, e.size) for e in found if e.offset >= 0]
-    assert regular == wanted
-    assert [os.fsdecode(e.name) for e in found if e.offset < 0] == ["link.jpg"]
+    expected = [(m.name, m.offset_data, m.size) for m in members]
+    regular = [(os.fsdecode(e.name), e.offset, e.size) for e in actual if e.offset >= 0]
+    assert regular == expected
+    assert [os.fsdecode(e.name) for e in actual if e.offset < 0] == ["link.jpg"]
 
 
 def test_a_shard_that_is_cut_off_is_used_up_to_the_cut(
     tmp_path: Path, small_config: Callable[..., Config], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    whole = write_tar(tmp_path / "train-0.tar", FILES).read_bytes()
+    intact = write_tar(tmp_path / "train-0.tar", FILES).read_bytes()
     places = opened(tmp_path / "train-0.tar").places
-    (tmp_path / "train-0.tar").write_bytes(whole[: places[2][1] + 100])
+    (tmp_path / "train-0.tar").write_bytes(intact[: places[2][1] + 100])
     config = small_config(
         "data.dataset=webdataset", f"data.path={tmp_path}", "data.max_bad_ratio=0.5"
     )
     dataset = build_dataset(config, "train")
-    said = capsys.readouterr().err
-    assert "WARNING: The shard 'train-0.tar' is damaged: it ends in the middle of '2.jpg'" in said
+    message = capsys.readouterr().err
+    assert (
+        "WARNING: The shard 'train-0.tar' is damaged: it ends in the middle of '2.jpg'" in message
+    )
     assert len(dataset) == 3
     (tmp_path / "run").mkdir()
     batches = train_shards(config, dataset, (6, 6), 0, 3, tmp_path / "run")
     assert {i for batch in batches for i in batch["image_ids"]} == {0, 1}
     assert "'train-0.tar/2.jpg'" in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path), "--dataset", "webdataset"]) == 1
-    said = capsys.readouterr().out
-    assert "train-0.tar/2.jpg: the shard ends before it does" in said
-    assert "the shard 'train-0.tar' is damaged" in said
+    message = capsys.readouterr().out
+    assert "train-0.tar/2.jpg: the shard ends within it" in message
+    assert "the shard 'train-0.tar' is damaged" in message
 
 
 @pytest.mark.parametrize(
-    ("damage", "images", "said"),
+    ("damage", "images", "message"),
     [
         (lambda tar, at: tar[: at[2] - 300], 2, "it ends within a header"),
         (lambda tar, at: tar[: at[2] - 512], 2, "without the mark of a tar's end"),
@@ -87,18 +89,18 @@ def test_a_shard_that_is_cut_off_is_used_up_to_the_cut(
     ],
 )  # fmt: skip
 def test_where_a_shard_is_damaged_is_said(
-    tmp_path: Path, damage: Callable[[bytes, list[int]], bytes], images: int, said: str
+    tmp_path: Path, damage: Callable[[bytes, list[int]], bytes], images: int, message: str
 ) -> None:
     """By `data check` too, where every image that is left can be used."""
     files = {f"{i}.jpg": good(0)[:1000] for i in range(4)}
-    whole = write_tar(tmp_path / "0.tar", files).read_bytes()
+    intact = write_tar(tmp_path / "0.tar", files).read_bytes()
     (tmp_path / "0.tar").write_bytes(
-        damage(whole, opened(tmp_path / "0.tar").places[:, 1].tolist())
+        damage(intact, opened(tmp_path / "0.tar").places[:, 1].tolist())
     )
     dataset = opened(tmp_path / "0.tar")
     assert len(dataset) == images
-    [found] = dataset.damaged
-    assert re.search(said, found)
+    [actual] = dataset.damaged
+    assert re.search(message, actual)
 
 
 def test_a_class_that_is_cut_off(tmp_path: Path) -> None:
@@ -108,9 +110,9 @@ def test_a_class_that_is_cut_off(tmp_path: Path) -> None:
         for i in range(3)
         for kind in ("jpg", "cls")
     }
-    whole = write_tar(tmp_path / "0.tar", files).read_bytes()
+    intact = write_tar(tmp_path / "0.tar", files).read_bytes()
     last = opened(tmp_path / "0.tar").places[2]
-    (tmp_path / "0.tar").write_bytes(whole[: last[1] + last[2] + 512])
+    (tmp_path / "0.tar").write_bytes(intact[: last[1] + last[2] + 512])
     dataset = opened(tmp_path / "0.tar")
     assert dataset.labels == [1, 1]
     assert dataset.left_out.examples == {"an image whose class is cut off": ["0.tar/2.jpg"]}
@@ -118,16 +120,16 @@ def test_a_class_that_is_cut_off(tmp_path: Path) -> None:
 
 def test_what_is_no_tar_is_refused(tmp_path: Path) -> None:
     tar = write_tar(tmp_path / "good.tar", FILES).read_bytes()
-    for content, said in (
+    for content, message in (
         (gzip.compress(tar), r"0\.tar' cannot be read: it is compressed \(gzip\).*unpack it"),
         (b"\x28\xb5\x2f\xfd" + tar, r"compressed \(zstd\)"),
-        (b"x" * 5000, "it is no tar file"),
-        (b"x", "it is no tar file"),
+        (b"x" * 5000, "it is not a tar file"),
+        (b"x", "it is not a tar file"),
         (b"", r"no images in the 1 shards .*it is empty \(0 bytes\)"),
         (bytes(10240), "no images in the 1 shards"),
     ):
         (tmp_path / "0.tar").write_bytes(content)
-        with pytest.raises(UserError, match=said):
+        with pytest.raises(UserError, match=message):
             opened(tmp_path / "0.tar")
     with pytest.raises(UserError, match=r"There is no \.tar file.*\.tgz \(1\)"):
         (tmp_path / "z").mkdir()
@@ -158,7 +160,7 @@ def test_what_is_left_out_of_shards_is_counted(tmp_path: Path) -> None:
 def test_permission_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_tar(tmp_path / "0.tar", FILES)
 
-    def refuse(self: Path, *arguments: Any, **words: Any) -> None:
+    def refuse(self: Path, *arguments: Any, **keywords: Any) -> None:
         raise PermissionError(13, "Permission denied", str(self))
 
     monkeypatch.setattr(Path, "open", refuse)
@@ -228,11 +230,11 @@ def test_a_damaged_index_is_made_anew(
     shard = old(write_tar(tmp_path / "0.tar", FILES))
     opened(shard)
     index = tmp_path / ".poa_index/0.tar.index"
-    whole = index.read_bytes()
-    index.write_bytes(damage(whole))
+    intact = index.read_bytes()
+    index.write_bytes(damage(intact))
     assert len(opened(shard)) == 4
     assert len(count) == 2
-    assert index.read_bytes() == whole
+    assert index.read_bytes() == intact
 
 
 def test_where_an_index_is_kept(

@@ -82,7 +82,7 @@ def test_a_death_is_no_loss(
 ) -> None:
     fail(error, 3)
     assert list(in_order(Numbers(), range(4, 40, 3), Workers(2, ""))) == list(range(4, 40, 3))
-    assert capsys.readouterr().err.count("new ones go on") == 3
+    assert capsys.readouterr().err.count("new ones continue") == 3
 
 
 @pytest.mark.parametrize("error", DEATHS, ids=repr)
@@ -115,17 +115,17 @@ def test_processes_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> No
         raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
 
     monkeypatch.setattr("poa_plugin.data.workers.DataLoader.__iter__", refuse)
-    said = "cannot be started: Resource temporarily unavailable; have fewer"
-    with pytest.raises(UserError, match=said):
+    message = "cannot be started: Resource temporarily unavailable; have fewer"
+    with pytest.raises(UserError, match=message):
         list(in_order(Numbers(), range(9), Workers(2, "have fewer")))
 
 
 def test_the_number_that_torch_draws_next_stays_the_same() -> None:
     torch.manual_seed(0)
-    wanted = torch.rand(1)
+    expected = torch.rand(1)
     torch.manual_seed(0)
     list(in_order(Numbers(), range(3), Workers(0, "")))
-    assert torch.equal(torch.rand(1), wanted)
+    assert torch.equal(torch.rand(1), expected)
 
 
 class TwoArgumentsError(UserError):
@@ -149,7 +149,7 @@ class Failing(Noise):
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("number", [0, 1])
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (UnreadableImageError("a.png", ": it is busy"), r"^The image 'a\.png' could not be read"),
         (TwoArgumentsError("a.png", "is odd"), r"^a\.png is odd$"),
@@ -158,10 +158,10 @@ class Failing(Noise):
     ids=["unreadable", "of a user's", "system"],
 )
 def test_an_unreadable_image_is_a_sentence_from_a_worker_too(
-    small_config: Make, number: int, error: Exception, said: str, tmp_path: Path
+    small_config: Make, number: int, error: Exception, message: str, tmp_path: Path
 ) -> None:
     config = small_config(f"data.num_workers={number}")
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         next(train_shards(config, Failing(error), (6, 6), 0, 1))
 
 

@@ -67,8 +67,8 @@ def test_wrong_input(network: Find, tmp_path: Path, capsys: pytest.CaptureFixtur
 
     assert "is no extracted network: there is no config.json" in said(str(full), "timm")
     assert "Unknown export format 'onxn': did you mean 'onnx'?" in said(folder, "onxn")
-    assert "is there already" in said(folder, "timm", to=full)
-    assert "is there already" in said(folder, "timm", to=full / "mine.txt")
+    assert "already exists" in said(folder, "timm", to=full)
+    assert "already exists" in said(folder, "timm", to=full / "mine.txt")
     assert (full / "mine.txt").read_text() == "keep me"
     assert "no license's identifier" in said(folder, "timm", "--license", "my own: see\nbelow")
     assert "takes no --image-size" in said(folder, "timm", "--image-size", "32")

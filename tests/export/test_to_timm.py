@@ -31,7 +31,7 @@ def test_weights_are_loaded_strictly(tmp_path: Path) -> None:
     folder = write(tmp_path, "vit")
     weights = load_file(folder / "model.safetensors")
     save_file({**weights, "extra": torch.zeros(1)}, folder / "model.safetensors")
-    with pytest.raises(poa.UserError, match="1 keys are unknown here, such as 'extra'"):
+    with pytest.raises(poa.UserError, match="1 keys are unexpected, such as 'extra'"):
         poa.to_timm(folder)
 
 

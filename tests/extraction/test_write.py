@@ -74,7 +74,7 @@ def test_a_run_in_python(trained: Path, tmp_path: Path) -> None:
         write_networks(opened, {tmp_path / "c": "w30_d3"})
     with pytest.raises(poa.UserError, match="branch must be teacher or student"):
         write_networks(opened, {tmp_path / "c": "intact"}, "both")
-    with pytest.raises(poa.UserError, match="is there already"):
+    with pytest.raises(poa.UserError, match="already exists"):
         write_networks(opened, {tmp_path / "c": "intact", tmp_path / "a": "intact"})
     with pytest.raises(poa.UserError, match="name a folder in it"):
         write_networks(opened, {"": "intact"})
@@ -89,7 +89,7 @@ def test_force_replaces_whole_what_was_extracted(
     assert main([*argv, "--with-heads"]) == 0
     mark(target)
     said = fails(capsys, *argv)
-    assert "is there already: choose another folder, or replace what 'poa extract'" in said
+    assert "already exists: choose another folder, or replace what 'poa extract'" in said
     assert "--force" in said
     assert step_of(target) == 99
     assert main([*argv, "--force"]) == 0
@@ -107,7 +107,7 @@ def test_force_replaces_a_folder_of_networks(
     everything = names(target)
     assert len(everything) == 8
     (target / "w24_d3").rename(target / "of_another_run")
-    assert "is there already" in fails(capsys, *argv)
+    assert "already exists" in fails(capsys, *argv)
     assert main([*argv, "--force"]) == 0
     assert names(target) == everything
     (target / "w24_d4" / "notes.txt").write_text("mine")
@@ -123,9 +123,9 @@ def test_force_replaces_a_folder_of_networks(
         ("sub/model.safetensors", "mine", "'sub' in it was not written"),
         ("config.json", "{}", "was not written by 'poa extract'"),
         ("config.json", "[]", "was not written by 'poa extract'"),
-        ("config.json", "no json", "it is no JSON"),
+        ("config.json", "no json", "it is not JSON"),
         ("config.json", '{"poa": 3}', "was not written by 'poa extract'"),
-        ("config.json", "", "it is no JSON"),
+        ("config.json", "", "it is not JSON"),
         ("config.json", None, "there is no config.json"),
     ],
 )
@@ -224,7 +224,7 @@ def test_an_empty_path_is_an_error(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main(argv) == 2
-    assert "takes a path, and was given an empty text" in capsys.readouterr().err
+    assert "takes a path, and got an empty one" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -152,7 +152,7 @@ def test_a_run_that_is_there_is_not_overwritten(
 
     assert main(argv) == 0
     files = {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")}
-    assert "is there already" in fails(capsys, *argv)
+    assert "already exists" in fails(capsys, *argv)
     assert files == {file: file.stat().st_mtime_ns for file in (tmp_path / "run").rglob("*")}
 
 

@@ -112,7 +112,7 @@ def test_ranks_that_are_missing(run: Path, tmp_path: Path) -> None:
     (tmp_path / "kept.pth").rename(run / f"{NAME}.rank_1.pth")
     (run / f"{NAME}.rank_0.pth").unlink()
     assert f"'{NAME}.rank_0.pth'" in refused(run / f"{NAME}.rank_1.pth", tmp_path)
-    assert "cannot be read: it is not there" in refused(run, tmp_path)
+    assert "cannot be read: it does not exist" in refused(run, tmp_path)
 
 
 def test_ranks_that_were_exchanged(run: Path, tmp_path: Path) -> None:

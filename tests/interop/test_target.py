@@ -55,7 +55,7 @@ def test_targets(file: Path, tmp_path: Path, unread: None) -> None:
     assert "is a file" in refused(file, tmp_path / "note/below/run")
     (tmp_path / "full").mkdir()
     (tmp_path / "full/mine.txt").write_text("")
-    assert "choose a folder that is not there, or is empty" in refused(file, tmp_path / "full")
+    assert "choose a new or empty folder" in refused(file, tmp_path / "full")
     assert "the current folder" in refused(file, Path())
     assert "a name in it is longer than" in refused(file, tmp_path / ("x" * 300))
     assert {path.name for path in tmp_path.iterdir()} == {"note", "full", "loop", "dangling"}
@@ -70,7 +70,7 @@ def test_sources(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
         (tmp_path / "file.pth").write_text(text)
         assert "it is damaged, or of another kind" in refused(tmp_path / "file.pth", run)
     assert "is a file" in refused(file / "below.pth", run)
-    assert "it is not there" in refused(tmp_path / "none.pth", run)
+    assert "it does not exist" in refused(tmp_path / "none.pth", run)
     assert "its name is too long" in refused(tmp_path / ("x" * 300), run)
     config = ["--config", str(tmp_path / "none.yaml")]
     said = fails(capsys, "import", str(file), "--to", str(run), *config)

@@ -25,12 +25,12 @@ def killed_before(operation: int, error: BaseException | None = None) -> Iterato
     count = 0
 
     def counted(original: Callable[..., Any]) -> Callable[..., Any]:
-        def run(*arguments: Any, **words: Any) -> Any:
+        def run(*arguments: Any, **keywords: Any) -> Any:
             nonlocal count
             count += 1
             if count > operation:
                 raise error or Killed
-            return original(*arguments, **words)
+            return original(*arguments, **keywords)
 
         return run
 

@@ -96,18 +96,18 @@ DAMAGES: list[tuple[Callable[[Path], None], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("harm", "said"), DAMAGES, ids=lambda x: getattr(x, "__name__", ""))
+@pytest.mark.parametrize(("harm", "message"), DAMAGES, ids=lambda x: getattr(x, "__name__", ""))
 def test_damage_is_named_and_an_earlier_one_used_when_asked(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     harm: Callable[[Path], None],
-    said: str,
+    message: str,
 ) -> None:
     write(tmp_path, 1, 2, 3)
     harm(tmp_path / "3")
-    with pytest.raises(UserError, match=rf"'.*/3' is damaged: its? .*{said[3:]}") as found:
+    with pytest.raises(UserError, match=rf"'.*/3' is damaged: its? .*{message[3:]}") as actual:
         checkpoint.latest(tmp_path)
-    assert f"newest whole one is '{tmp_path / '2'}'" in str(found.value)
+    assert f"newest whole one is '{tmp_path / '2'}'" in str(actual.value)
     assert checkpoint.latest(tmp_path, fall_back=True) == tmp_path / "2"
     assert f"WARNING: The checkpoint '{tmp_path / '3'}' is damaged" in capsys.readouterr().err
 
@@ -176,8 +176,8 @@ def test_damaged_ones_are_set_aside_and_the_new_one_is_kept(
         truncate(tmp_path / "6")
         truncate(tmp_path / "4")
         assert checkpoint.latest(tmp_path, fall_back=True) == tmp_path / "2"
-        said = capsys.readouterr().err
-        assert f"set aside as '6.damaged{'.2' * (attempt == 2)}'" in said
+        message = capsys.readouterr().err
+        assert f"set aside as '6.damaged{'.2' * (attempt == 2)}'" in message
         assert checkpoint.steps(tmp_path) == [2]
         write(tmp_path, 4, 6)
     write(tmp_path, 7, keep=1)
@@ -258,10 +258,10 @@ def test_a_kill_while_old_ones_are_deleted_leaves_the_newest(tmp_path: Path) -> 
 
     newest = []
     for _ in at_every_point(prepare, lambda: write(root, 3, keep=1)):
-        found = checkpoint.latest(root)
-        assert found in (root / "2", root / "3")
+        actual = checkpoint.latest(root)
+        assert actual in (root / "2", root / "3")
         checkpoint.clear_unfinished(root)
-        assert checkpoint.latest(root) == found
+        assert checkpoint.latest(root) == actual
         assert all(checkpoint.damage(root / str(step)) is None for step in checkpoint.steps(root))
         newest.append(checkpoint.steps(root)[-1])
     assert newest == sorted(newest)
@@ -281,9 +281,9 @@ def test_a_kill_while_a_kill_is_cleared_up(tmp_path: Path) -> None:
         shutil.copytree(written, root)
 
     for _ in at_every_point(prepare, lambda: checkpoint.clear_unfinished(root)):
-        found = checkpoint.latest(root)
-        assert found is not None
-        assert checkpoint.step_of(found) == 2
+        actual = checkpoint.latest(root)
+        assert actual is not None
+        assert checkpoint.step_of(actual) == 2
     assert sorted(entry.name for entry in root.iterdir()) == ["1", "2"]
 
 
@@ -324,8 +324,8 @@ def test_no_checkpoint_of_what_is_not_finite(tmp_path: Path, where: str, value: 
     held = model.linear.bias if where == "weight" else optimizer.state[model.linear.bias][where]
     with torch.no_grad():
         held[3] = value
-    said = "linear.bias" if where == "weight" else "linear.bias/exp_avg_sq"
-    with pytest.raises(checkpoint.NotFiniteError, match=rf"'{said}'.* step 1 stays the newest"):
+    message = "linear.bias" if where == "weight" else "linear.bias/exp_avg_sq"
+    with pytest.raises(checkpoint.NotFiniteError, match=rf"'{message}'.* step 1 stays the newest"):
         checkpoint.save(tmp_path, model, optimizer, {"step": 2}, keep=1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["1"]
 
@@ -391,7 +391,7 @@ def test_a_hiccup_of_the_disk_is_not_damage(
 ) -> None:
     write(tmp_path, 1, 2)
 
-    def refuse(self: Path, **words: object) -> str:
+    def refuse(self: Path, **keywords: object) -> str:
         raise OSError(errno.ESTALE, "Stale file handle", str(self))
 
     monkeypatch.setattr(Path, "read_text", refuse)
@@ -414,8 +414,8 @@ def test_an_old_one_that_cannot_be_removed_ends_nothing(
 
     monkeypatch.setattr(Path, "rename", refuse)
     write(tmp_path, 3, keep=1)
-    said = capsys.readouterr().err
-    assert "that need not be kept cannot be removed: you may not write there" in said
+    message = capsys.readouterr().err
+    assert "that need not be kept cannot be removed: you may not write there" in message
     assert checkpoint.latest(tmp_path) == tmp_path / "3"
     assert checkpoint.steps(tmp_path) == [1, 2, 3]
 

@@ -38,13 +38,15 @@ RUN = [
 def test_a_stopped_run_goes_on_bit_for_bit_and_its_networks_are_evaluated(
     family: str, tmp_path: Path
 ) -> None:
-    words = [*FAMILIES[family], *DROP_PATH.get(family, []), *RUN]
-    assert train(default_config([*words, f"output_dir={tmp_path / 'whole'}"])).finished
-    pieces = default_config([*words, f"output_dir={tmp_path / 'run'}", "train.max_minutes=1e-9"])
+    overrides = [*FAMILIES[family], *DROP_PATH.get(family, []), *RUN]
+    assert train(default_config([*overrides, f"output_dir={tmp_path / 'whole'}"])).finished
+    pieces = default_config(
+        [*overrides, f"output_dir={tmp_path / 'run'}", "train.max_minutes=1e-9"]
+    )
     assert sum(1 for _ in iter(lambda: train(pieces).finished, True)) > 0
-    found = [weights(tmp_path / name) for name in ("whole", "run")]
-    assert found[0].keys() == found[1].keys()
-    assert all(torch.equal(value, found[1][key]) for key, value in found[0].items())
+    actual = [weights(tmp_path / name) for name in ("whole", "run")]
+    assert actual[0].keys() == actual[1].keys()
+    assert all(torch.equal(value, actual[1][key]) for key, value in actual[0].items())
     assert timeless(lines(tmp_path / "whole")) == timeless(lines(tmp_path / "run"))
 
     run = open_run(tmp_path / "run")
@@ -52,13 +54,13 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_networks_are_evaluated(
     write_networks(run, {tmp_path / "net": smallest}, with_heads=True)
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
-        wanted = run.backbone()(images, smallest)["x_norm_clstoken"]
+        expected = run.backbone()(images, smallest)["x_norm_clstoken"]
         torch.testing.assert_close(
-            poa.load(tmp_path / "net")(images)["x_norm_clstoken"], wanted, atol=1e-5, rtol=1e-5
+            poa.load(tmp_path / "net")(images)["x_norm_clstoken"], expected, atol=1e-5, rtol=1e-5
         )
         heads, mask_token = load_heads(tmp_path / "net")
-        found, whole = heads([wanted])[0][0], run.heads()([wanted])[0][0]
-        torch.testing.assert_close(found, whole, atol=1e-4, rtol=1e-4)
+        actual, of_run = heads([expected])[0][0], run.heads()([expected])[0][0]
+        torch.testing.assert_close(actual, of_run, atol=1e-4, rtol=1e-4)
     assert torch.equal(mask_token, run.backbone().sliced_mask_token(smallest))
     options = EvaluationOptions(["smallest", "intact"], settings={"ks": [3]})
     entries = entries_of(evaluate_run(run, options))
@@ -70,7 +72,7 @@ def test_a_stopped_run_goes_on_bit_for_bit_and_its_networks_are_evaluated(
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_students_together_and_one_after_the_other_are_one_step(family: str) -> None:
-    found = []
+    actual = []
     for lockstep in (True, False):
         config = default_config([*FAMILIES[family], f"train.joint_students={lockstep}"])
         model = POA(config).train()
@@ -83,8 +85,8 @@ def test_students_together_and_one_after_the_other_are_one_step(family: str) -> 
         subnet = model.space["smallest"]
         terms = model.forward_backward(random_batch(config), 0.05, [subnet])
         gradients = {n: p.grad for n, p in model.student.named_parameters() if p.grad is not None}
-        found.append((terms, gradients, calls))
-    (terms, gradients, calls), (other_terms, other_gradients, other_calls) = found
+        actual.append((terms, gradients, calls))
+    (terms, gradients, calls), (other_terms, other_gradients, other_calls) = actual
     assert len(other_calls) == 2 * len(calls) == 2 * len(set(calls))
     for name, value in terms.items():
         torch.testing.assert_close(value, other_terms[name], atol=1e-5, rtol=1e-5)

@@ -35,8 +35,8 @@ def test_a_full_disk(
     disk: Callable[[int], Path],
     tmp_path: Path,
 ) -> None:
-    whole = make("train.keep_checkpoints=0", "train.checkpoint_period=1")
-    train(whole)
+    config = make("train.keep_checkpoints=0", "train.checkpoint_period=1")
+    train(config)
     size = sum(file.stat().st_size for file in (tmp_path / "run/ckpt/1").iterdir())
     folder = disk(2 * size + size // 2 + 64 * 1024)
     full = make(
@@ -104,8 +104,10 @@ def test_the_folder_of_another_configuration(
     run = tmp_path / "run"
     train(make("optim.epochs=1"))
     before = weights(run)
-    said = r"optim.base_lr is 0.004 there and 0.1 here; train.seed is 0 there and 1 here\. Choose"
-    with pytest.raises(UserError, match=said):
+    message = (
+        r"optim.base_lr is 0.004 there and 0.1 here; train.seed is 0 there and 1 here\. Choose"
+    )
+    with pytest.raises(UserError, match=message):
         train(make("optim.epochs=1", "optim.base_lr=0.1", "train.seed=1"))
     assert load_config(run / "config.yaml").optim.base_lr == 0.004
     free = ["train.log_period=1", "train.keep_checkpoints=9", "data.num_workers=1"]
@@ -163,13 +165,13 @@ def test_a_damaged_checkpoint_is_passed_over_when_asked(
 ) -> None:
     """The run from the earlier checkpoint ends as the unbroken one did."""
     train(make())
-    whole, run = weights(tmp_path / "run"), tmp_path / "run"
+    saved, run = weights(tmp_path / "run"), tmp_path / "run"
     (run / "ckpt/6" / checkpoint.MODEL).write_bytes(b"damaged")
     with pytest.raises(UserError, match=r"'.*ckpt/6' is damaged.*newest whole one is '.*ckpt/4'"):
         train(make())
     assert train(make("train.damaged_checkpoint=previous")).finished
     assert "WARNING: The checkpoint" in capsys.readouterr().err
-    assert all(torch.equal(value, weights(run)[key]) for key, value in whole.items())
+    assert all(torch.equal(value, weights(run)[key]) for key, value in saved.items())
 
 
 def test_a_folder_in_which_another_training_runs(make: Make, tmp_path: Path) -> None:
@@ -190,10 +192,10 @@ def test_a_training_outlives_its_lock(
     """Somebody removes it, and a quota refuses each heartbeat."""
     run, honest = tmp_path / "run", Path.write_text
 
-    def refuse(self: Path, *arguments: Any, **words: Any) -> int:
+    def refuse(self: Path, *arguments: Any, **keywords: Any) -> int:
         if NAME in self.name and (run / "metrics.jsonl").exists():
             raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(self))
-        return honest(self, *arguments, **words)
+        return honest(self, *arguments, **keywords)
 
     class Removed(Blobs):
         def image(self, index: int) -> torch.Tensor:
@@ -206,8 +208,8 @@ def test_a_training_outlives_its_lock(
     monkeypatch.setattr(Path, "write_text", refuse)
     monkeypatch.setitem(DATASETS._obj_map, "blobs", Removed)
     assert train(make()).finished
-    said = capsys.readouterr().err
-    assert said.count(f"the lock '{run / NAME}' cannot be touched: the quota is used up") == 1
+    message = capsys.readouterr().err
+    assert message.count(f"the lock '{run / NAME}' cannot be touched: the quota is used up") == 1
     assert checkpoint.steps(run / "ckpt")[-1] == 6
 
 
@@ -224,7 +226,9 @@ def test_one_of_several_processes_is_refused(
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(UserError, match=r"One process trains, and \d processes were started by"):
+    with pytest.raises(
+        UserError, match=r"Training runs in one process, and \d processes were started by"
+    ):
         train(make())
     assert not (tmp_path / "run").exists()
 
@@ -245,12 +249,12 @@ def test_images_that_cannot_be_read_are_no_full_disk(
         raise OSError(number, os.strerror(number), "/images/7.png")
 
     monkeypatch.setattr(Blobs, "__init__" if when == "opened" else "image", refuse)
-    said = (
+    message = (
         r"data set 'blobs' cannot be read: '/images/7\.png'"
         if when == "opened"
         else "image '.*' could not be read"
     )
-    with pytest.raises(UserError, match=said) as raised:
+    with pytest.raises(UserError, match=message) as raised:
         train(make())
     assert "written" not in str(raised.value)
     assert (tmp_path / "run").exists() == (when == "read")

@@ -26,8 +26,8 @@ def commands(printed: str) -> list[list[str]]:
 def test_the_header_and_the_end(
     make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    words = ["train.shards=2", f"output_dir={tmp_path / 'a run'}"]
-    assert not train(make(*words, "train.max_minutes=1e-9")).finished
+    overrides = ["train.shards=2", f"output_dir={tmp_path / 'a run'}"]
+    assert not train(make(*overrides, "train.max_minutes=1e-9")).finished
     printed = capsys.readouterr().out
     rows = [line.split(maxsplit=1) for line in printed.splitlines()[:5]]
     assert rows == [
@@ -38,13 +38,13 @@ def test_the_header_and_the_end(
         ["images", "12 (blobs)"],
     ]
     assert "Resuming" not in printed
-    assert "Stopped after step 1 of 6; the same command goes on from there" in printed
+    assert "Stopped after step 1 of 6; the same command resumes from there" in printed
     assert commands(printed) == [["train", str(tmp_path / "a run")]]
 
-    for said in ("Resuming from '.*/ckpt/1'", "Resuming from '.*/ckpt/6'"):
-        assert train(make(*words)).finished
+    for message in ("Resuming from '.*/ckpt/1'", "Resuming from '.*/ckpt/6'"):
+        assert train(make(*overrides)).finished
         printed = capsys.readouterr().out
-        assert re.search(said, printed)
+        assert re.search(message, printed)
         assert [command[0] for command in commands(printed)] == ["sweep", "extract"]
         for command in commands(printed):
             assert build_parser().parse_args(command).run_folder == tmp_path / "a run"

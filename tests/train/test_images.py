@@ -28,7 +28,7 @@ FILES = {f"{name}/{i}.jpg": good(i) for name in "ab" for i in range(3)}
 def run(make: Make, tmp_path: Path) -> Any:
     """Return a function that trains some epochs of one step on a folder of images."""
 
-    def start(path: Path, epochs: int, *words: str) -> Any:
+    def start(path: Path, epochs: int, *overrides: str) -> Any:
         always = (
             "data.dataset=image_folder",
             "train.OFFICIAL_EPOCH_LENGTH=1",
@@ -40,7 +40,7 @@ def run(make: Make, tmp_path: Path) -> Any:
                 f"data.path={path}",
                 f"optim.epochs={epochs}",
                 "train.max_minutes=1e-9",
-                *words,
+                *overrides,
             )
         )
 
@@ -50,14 +50,14 @@ def run(make: Make, tmp_path: Path) -> Any:
 def test_the_same_images_elsewhere_go_on(run: Any, tmp_path: Path) -> None:
     """As after a requeue whose images were staged anew; the weights are those of a run that stayed."""
     first, second = (write_folder(tmp_path / name, FILES) for name in ("job1/x", "job2/x"))
-    whole = f"output_dir={tmp_path / 'whole'}"
-    for path, word in ((first, "output_dir=" + str(tmp_path / "run")), (first, whole)):
+    output_dir = f"output_dir={tmp_path / 'whole'}"
+    for path, word in ((first, "output_dir=" + str(tmp_path / "run")), (first, output_dir)):
         assert not run(path, 2, word).finished
     shutil.rmtree(first)
     assert run(second, 2).finished
     assert load_config(tmp_path / "run/config.yaml").data.path == str(second)
     write_folder(first, FILES)
-    assert run(first, 2, whole).finished
+    assert run(first, 2, output_dir).finished
     ours, theirs = weights(tmp_path / "run"), weights(tmp_path / "whole")
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
 
@@ -68,13 +68,15 @@ def test_other_images_are_refused_even_in_the_same_place(
     path = write_folder(tmp_path / "x", FILES)
     run(path, 9)
     write_folder(path, {"a/1b.jpg": good(0)})
-    said = r"other images: 6 there and 7 here; .* number 3, 'a/2\.jpg' there and 'a/1b\.jpg' here"
-    with pytest.raises(UserError, match=said):
+    message = (
+        r"other images: 6 there and 7 here; .* number 3, 'a/2\.jpg' there and 'a/1b\.jpg' here"
+    )
+    with pytest.raises(UserError, match=message):
         run(path, 9)
     (path / "a/1b.jpg").unlink()
     (path / "b/2.jpg").rename(path / "b/3.jpg")
-    said = r"as many, 6, but of other names .*number 6, 'b/2\.jpg' there and 'b/3\.jpg' here"
-    with pytest.raises(UserError, match=said):
+    message = r"as many, 6, but of other names .*number 6, 'b/2\.jpg' there and 'b/3\.jpg' here"
+    with pytest.raises(UserError, match=message):
         run(path, 9)
     (path / "b/3.jpg").unlink()
     with pytest.raises(UserError, match=r"6 there and 5 here; .*'b/2\.jpg' there and none here"):
@@ -83,7 +85,7 @@ def test_other_images_are_refused_even_in_the_same_place(
     with pytest.raises(UserError, match=r"6 there and 5 here\. Choose another output_dir"):
         run(path, 9)
     run(path, 9, "train.accept_changes=true")
-    assert "Going on with other values than before: 6 there and 5 here" in capsys.readouterr().out
+    assert "Resuming with changed values: 6 there and 5 here" in capsys.readouterr().out
     assert not run(path, 9).finished  # they are the run's images from here on
     assert json.loads((tmp_path / "run" / RECORD).read_text())["n_images"] == 5
 
@@ -92,25 +94,25 @@ def test_the_order_of_a_list_counts(make: Make, run: Any, tmp_path: Path) -> Non
     write_folder(tmp_path / "x", {f"{i}.jpg": good(i) for i in range(4)})
     for name, order in (("a", "0123"), ("b", "0132")):
         (tmp_path / f"x/{name}.txt").write_text("".join(f"{i}.jpg\n" for i in order))
-    words = ("data.dataset=file_list",)
-    run(tmp_path / "x/a.txt", 9, *words)
+    overrides = ("data.dataset=file_list",)
+    run(tmp_path / "x/a.txt", 9, *overrides)
     with pytest.raises(
         UserError, match=r"in another order; .* number 3, '2\.jpg' there and '3\.jpg'"
     ):
-        run(tmp_path / "x/b.txt", 9, *words)
+        run(tmp_path / "x/b.txt", 9, *overrides)
 
 
 def test_shards_are_known_by_their_names(run: Any, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         write_tar(tmp_path / folder / "train-0.tar", {f"{i}.jpg": good(i) for i in range(4)})
-    words = ("data.dataset=webdataset",)
-    run(tmp_path / "a", 9, *words)
-    run(tmp_path / "b/train-{0..0}.tar", 9, *words)
+    overrides = ("data.dataset=webdataset",)
+    run(tmp_path / "a", 9, *overrides)
+    run(tmp_path / "b/train-{0..0}.tar", 9, *overrides)
     (tmp_path / "b/train-0.tar").rename(tmp_path / "b/train-1.tar")
     with pytest.raises(
         UserError, match=r"'train-0\.tar/0\.jpg' there and 'train-1\.tar/0\.jpg' here"
     ):
-        run(tmp_path / "b", 9, *words)
+        run(tmp_path / "b", 9, *overrides)
 
 
 def test_a_run_without_a_record(run: Any, tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_it_is_released_and_a_folder_made_for_it_goes(run: Path) -> None:
 
 
 def test_a_disk_that_is_full(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(self: Path, *arguments: object, **words: object) -> int:
+    def refuse(self: Path, *arguments: object, **keywords: object) -> int:
         self.touch()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
 
@@ -106,8 +106,8 @@ def test_a_disk_that_is_full(run: Path, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_second_training_is_refused(run: Path, other: int) -> None:
-    said = rf"'{run}' is in use by process {other} on host '.+', since \d+-.*kill {other}"
-    with pytest.raises(UserError, match=said), hold(run):
+    message = rf"'{run}' is in use by process {other} on host '.+', since \d+-.*kill {other}"
+    with pytest.raises(UserError, match=message), hold(run):
         pass
     assert (run / NAME).exists()
 
@@ -272,7 +272,7 @@ def test_a_signal_just_after_it_was_taken_leaves_no_lock(
 
 
 def refuse_with(number: int) -> Callable[..., None]:
-    def refuse(path: Path, *arguments: object, **words: object) -> None:
+    def refuse(path: Path, *arguments: object, **keywords: object) -> None:
         raise OSError(number, os.strerror(number), str(path))
 
     return refuse
@@ -295,9 +295,9 @@ def test_a_heartbeat_that_fails_says_so_and_ends_nothing(
                 for _ in range(3):
                     held.beat()
                     held.check()
-            said = capsys.readouterr().err
-            assert said.count(f"the lock '{run / NAME}' cannot be touched: ") == 1, attempt
-            assert "The training goes on" in said
+            message = capsys.readouterr().err
+            assert message.count(f"the lock '{run / NAME}' cannot be touched: ") == 1, attempt
+            assert "The training continues" in message
             os.utime(run / NAME, (0, 0)) if not removed else None
             held.beat()
             assert (run / NAME).stat().st_mtime > 1
@@ -376,9 +376,9 @@ def test_a_quota_removes_no_lock_that_another_process_makes_meanwhile(
     has_no_links(monkeypatch)
     honest = Path.open
 
-    def refuse(self: Path, mode: str = "r", *arguments: object, **words: object) -> object:
+    def refuse(self: Path, mode: str = "r", *arguments: object, **keywords: object) -> object:
         if mode != "x":
-            return honest(self, mode, *arguments, **words)  # type: ignore[call-overload]
+            return honest(self, mode, *arguments, **keywords)  # type: ignore[call-overload]
         leave(run, **ELSEWHERE)
         raise OSError(errno.EDQUOT, os.strerror(errno.EDQUOT), str(self))
 
@@ -419,12 +419,14 @@ def test_of_several_that_start_at_the_same_instant_one_wins(
     children = [fork.Process(target=start, args=(number,)) for number in range(processes)]
     for child in children:
         child.start()
-    found = [results.get() for _ in range(processes * tries)]
+    actual = [results.get() for _ in range(processes * tries)]
     for child in children:
         child.join()
-    said = [text for _, text in found if text != "won"]
-    assert sorted(attempt for attempt, text in found if text == "won") == list(range(tries))
-    assert all("is in use by process" in text and "on host 'host" in text for text in said), said
+    message = [text for _, text in actual if text != "won"]
+    assert sorted(attempt for attempt, text in actual if text == "won") == list(range(tries))
+    assert all("is in use by process" in text and "on host 'host" in text for text in message), (
+        message
+    )
 
 
 def test_attempts_that_make_and_remove_the_folder_at_the_same_time(run: Path) -> None:
@@ -443,8 +445,8 @@ def test_attempts_that_make_and_remove_the_folder_at_the_same_time(run: Path) ->
     children = [fork.Process(target=start) for _ in range(4)]
     for child in children:
         child.start()
-    said = {results.get() for _ in range(4 * 150)}
+    message = {results.get() for _ in range(4 * 150)}
     for child in children:
         child.join()
-    assert all("is in use by" in text for text in said - {""}), said
+    assert all("is in use by" in text for text in message - {""}), message
     assert not (run / NAME).exists()

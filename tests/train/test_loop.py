@@ -37,10 +37,10 @@ def lines(run: Path) -> list[dict]:
     return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
 
 
-def timeless(found: list[dict]) -> list[dict]:
+def timeless(actual: list[dict]) -> list[dict]:
     """Return metrics without what a clock put into them."""
     clocks = ("seconds", "images_per_second", "data_seconds", "step_seconds")
-    return [{key: value for key, value in line.items() if key not in clocks} for line in found]
+    return [{key: value for key, value in line.items() if key not in clocks} for line in actual]
 
 
 def test_what_a_run_leaves(make: Make, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -50,9 +50,9 @@ def test_what_a_run_leaves(make: Make, tmp_path: Path, capsys: pytest.CaptureFix
     assert "step 6/6" in capsys.readouterr().out
     assert (run / "config.yaml").is_file()
     assert list((run / "events").glob("events*"))
-    found = lines(run)
-    assert [line["step"] for line in found] == [1, 3, 5]
-    for line in found:
+    actual = lines(run)
+    assert [line["step"] for line in actual] == [1, 3, 5]
+    for line in actual:
         assert len(line["subnets"]) == 4
         assert line["loss"] == pytest.approx(sum(line["terms"].values()))
         assert line["images_per_second"] > 0
@@ -62,13 +62,13 @@ def test_what_a_run_leaves(make: Make, tmp_path: Path, capsys: pytest.CaptureFix
             assert sum(heads) == pytest.approx(line["terms"][name])
         kinds = {name for name in line["terms"] if not name.startswith("koleo")}
         assert set(line["terms_by_head"]) == kinds
-    assert found[0]["epoch"] == pytest.approx(2 / 3)
+    assert actual[0]["epoch"] == pytest.approx(2 / 3)
     model = build_model(config)
     drawn = []
     for step in range(6):
         model.set_step(step)
         drawn += [subnet.name for subnet in model.sample_subnets(2)]
-    assert [name for line in found for name in line["subnets"]] == drawn
+    assert [name for line in actual for name in line["subnets"]] == drawn
     assert train(config).finished
     assert "already trained to its last step" in capsys.readouterr().out
 
@@ -84,24 +84,28 @@ def test_the_last_layer_is_still_in_the_first_epoch(make: Make, tmp_path: Path) 
 
 
 def test_a_run_that_was_stopped_goes_on_bit_for_bit(make: Make, tmp_path: Path) -> None:
-    words = ["train.log_period=4"]
-    train(make(*words, f"output_dir={tmp_path / 'whole'}"))
+    overrides = ["train.log_period=4"]
+    train(make(*overrides, f"output_dir={tmp_path / 'whole'}"))
     for _ in range(8):
-        if train(make(*words, "train.max_minutes=1e-9")).finished:
+        if train(make(*overrides, "train.max_minutes=1e-9")).finished:
             break
-    whole, pieces = weights(tmp_path / "whole"), weights(tmp_path / "run")
-    assert whole.keys() == pieces.keys()
-    assert all(torch.equal(value, pieces[key]) for key, value in whole.items())
-    found = [timeless(lines(tmp_path / name)) for name in ("whole", "run")]
-    assert found[0] == found[1]
-    assert [line["step"] for line in found[0]] == [3, 5]
+    uninterrupted, pieces = weights(tmp_path / "whole"), weights(tmp_path / "run")
+    assert uninterrupted.keys() == pieces.keys()
+    assert all(torch.equal(value, pieces[key]) for key, value in uninterrupted.items())
+    actual = [timeless(lines(tmp_path / name)) for name in ("whole", "run")]
+    assert actual[0] == actual[1]
+    assert [line["step"] for line in actual[0]] == [3, 5]
 
 
 def test_shards_of_the_batch_are_part_of_the_recipe(make: Make, tmp_path: Path) -> None:
     """One step of two shards differs from one step of one."""
     for shards in (1, 2):
-        words = (f"train.shards={shards}", f"output_dir={tmp_path / str(shards)}", "optim.epochs=1")
-        train(make(*words))
+        overrides = (
+            f"train.shards={shards}",
+            f"output_dir={tmp_path / str(shards)}",
+            "optim.epochs=1",
+        )
+        train(make(*overrides))
     first, second = lines(tmp_path / "1")[0], lines(tmp_path / "2")[0]
     assert first["subnets"][0] == second["subnets"][0]
     assert first["loss"] != second["loss"]
@@ -137,7 +141,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert process.returncode == 128 + sent, output + errors
     assert output.count("saving after this step") == 1
     assert "Error" not in errors
-    assert "the same command goes on from there" in output
+    assert "the same command resumes from there" in output
     [step] = checkpoint.steps(run / "ckpt")
     assert 0 < step < 200
     again = subprocess.run(
@@ -151,10 +155,10 @@ def test_a_signal_saves_and_the_same_command_goes_on(
 
 
 def test_a_bar_on_a_terminal(demo_words: list[str], tmp_path: Path) -> None:
-    words = [*demo_words, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
+    overrides = [*demo_words, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "poa_plugin", "train", *words],
+        [sys.executable, "-m", "poa_plugin", "train", *overrides],
         stdout=theirs,
         stderr=theirs,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "70"},

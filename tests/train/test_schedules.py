@@ -19,10 +19,10 @@ def test_a_cosine_at_every_step() -> None:
     ramp = np.linspace(0, base, warmup)
     iterations = np.arange(total - warmup)
     cosine = final + 0.5 * (base - final) * (1 + np.cos(np.pi * iterations / len(iterations)))
-    wanted = np.concatenate([ramp, cosine])
+    expected = np.concatenate([ramp, cosine])
     schedule = Cosine(base, final, total, warmup)
-    found = [schedule(step) for step in range(total)]
-    assert found == pytest.approx(wanted, abs=1e-15)
+    actual = [schedule(step) for step in range(total)]
+    assert actual == pytest.approx(expected, abs=1e-15)
     assert schedule(total) == schedule(10 * total) == final
 
 
@@ -37,9 +37,9 @@ def test_the_last_layer_waits(small_config: Make) -> None:
 
 
 def test_scaling_rules(small_config: Make) -> None:
-    words = ("train.shards=32", "train.batch_size_per_shard=50")
-    assert scaled_lr(small_config(*words)) == pytest.approx(0.005)
-    assert scaled_lr(small_config(*words, "optim.scaling_rule=none")) == 0.004
+    overrides = ("train.shards=32", "train.batch_size_per_shard=50")
+    assert scaled_lr(small_config(*overrides)) == pytest.approx(0.005)
+    assert scaled_lr(small_config(*overrides, "optim.scaling_rule=none")) == 0.004
 
 
 def test_a_stretched_schedule_does_not_reach_its_end(small_config: Make) -> None:

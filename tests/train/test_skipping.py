@@ -32,8 +32,8 @@ def poison(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     honest = POA.forward_backward
 
     def inject(*steps: int, gradient: bool = False) -> None:
-        def poisoned(self: POA, *arguments: Any, **words: Any) -> dict[str, Tensor]:
-            terms = honest(self, *arguments, **words)
+        def poisoned(self: POA, *arguments: Any, **keywords: Any) -> dict[str, Tensor]:
+            terms = honest(self, *arguments, **keywords)
             if int(self.step) in steps:
                 if gradient:
                     next(self.student["backbone"].parameters()).grad.fill_(float("inf"))
@@ -55,13 +55,13 @@ def test_a_step_that_is_not_finite_is_skipped(
     gradient: bool,
     centering: str,
 ) -> None:
-    words = (
+    overrides = (
         f"train.centering={centering}",
         "train.checkpoint_period=1",
         "train.keep_checkpoints=0",
     )
     poison(2, 3, gradient=gradient)
-    config, run = make(*words), tmp_path / "run"
+    config, run = make(*overrides), tmp_path / "run"
     assert train(config).finished
     at = {
         step: checkpoint.load_tensors(run / f"ckpt/{step}" / checkpoint.MODEL)
@@ -73,13 +73,13 @@ def test_a_step_that_is_not_finite_is_skipped(
     assert not torch.equal(at[2][key], at[5][key])
     records = [json.loads(line) for line in (run / "skipped_steps.jsonl").read_text().splitlines()]
     assert [record["step"] for record in records] == [2, 3]
-    said = "gradient of backbone" if gradient else "cross_view_intact_local"
-    assert records[0]["not_finite"] == [said]
+    message = "gradient of backbone" if gradient else "cross_view_intact_local"
+    assert records[0]["not_finite"] == [message]
     assert len(records[0]["image_ids"][0]) == config.train.batch_size_per_shard
-    found = lines(run)
-    assert [line["skipped_steps"] for line in found] == [0, 2, 0]
-    assert found[1]["loss"] is None
-    assert found[1]["terms"] == {}
+    actual = lines(run)
+    assert [line["skipped_steps"] for line in actual] == [0, 2, 0]
+    assert actual[1]["loss"] is None
+    assert actual[1]["terms"] == {}
 
 
 def test_skipping_leaves_weights_moments_and_teacher_untouched(
@@ -101,20 +101,20 @@ def test_too_many_in_a_row_end_the_run_at_its_last_good_state(
     tmp_path: Path,
     poison: Callable[..., None],
 ) -> None:
-    words = ("train.max_skipped_steps=3", "train.checkpoint_period=5")
+    overrides = ("train.max_skipped_steps=3", "train.checkpoint_period=5")
     poison(1, 2, 3)
     run = tmp_path / "run"
-    said = r"not finite in 3 steps in a row .*saved as '.*ckpt/1'"
+    message = r"not finite in 3 steps in a row .*saved as '.*ckpt/1'"
     for _ in range(2):  # the same command meets the same steps
-        with pytest.raises(UserError, match=said):
-            train(make(*words))
+        with pytest.raises(UserError, match=message):
+            train(make(*overrides))
         assert checkpoint.steps(run / "ckpt") == [1]
     model = build_model(make())
     optimizer = build_optimizer(model.get_params_groups(), make())
     assert checkpoint.load(run / "ckpt/1", model, optimizer)["step"] == int(model.step) == 1
     poison()
-    assert train(make(*words)).finished
-    train(make(*words, f"output_dir={tmp_path / 'whole'}"))
+    assert train(make(*overrides)).finished
+    train(make(*overrides, f"output_dir={tmp_path / 'whole'}"))
     assert timeless(lines(tmp_path / "whole")) == timeless(lines(run))
     ours, theirs = weights(run), weights(tmp_path / "whole")
     assert all(torch.equal(value, theirs[key]) for key, value in ours.items())
@@ -160,7 +160,7 @@ def test_a_schedule_that_is_not_finite(
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "limit", "minutes", "said"),
+    ("key", "value", "limit", "minutes", "message"),
     [
         ("optim.base_lr", float("nan"), 3, None, "lr"),
         ("optim.base_lr", float("nan"), 100, 1e-9, "lr"),
@@ -176,13 +176,13 @@ def test_a_run_without_one_good_step_is_a_failure(
     value: float,
     limit: int,
     minutes: float | None,
-    said: str,
+    message: str,
 ) -> None:
     config = make(f"train.max_skipped_steps={limit}", "teacher.warmup_teacher_temp_epochs=0")
     config.train.max_minutes = minutes
     OmegaConf.update(cast(DictConfig, config), key, value)
     steps = 1 if minutes else min(limit, 6)
-    with pytest.raises(UserError, match=rf"in all {steps} steps \(.*{said}.*No checkpoint"):
+    with pytest.raises(UserError, match=rf"in all {steps} steps \(.*{message}.*No checkpoint"):
         train(config)
     assert not checkpoint.steps(tmp_path / "run/ckpt")
 
@@ -194,8 +194,8 @@ def test_weights_that_are_broken_make_no_checkpoint(
     """In the step before a checkpoint that is due, or before the end."""
     honest = torch.optim.AdamW.step
 
-    def breaking(self: torch.optim.AdamW, *arguments: Any, **words: Any) -> Any:
-        result = honest(self, *arguments, **words)
+    def breaking(self: torch.optim.AdamW, *arguments: Any, **keywords: Any) -> Any:
+        result = honest(self, *arguments, **keywords)
         first = self.param_groups[0]["params"][0]
         if int(self.state[first]["step"]) == at:
             broken = first if held_by == "student" else self.state[first]["exp_avg"]
@@ -213,8 +213,8 @@ def test_weights_that_are_broken_make_no_checkpoint(
     monkeypatch.setattr(torch.optim.AdamW, "step", breaking)
     if held_by == "teacher":
         monkeypatch.setattr(POA, "update_teacher", broken_teacher)
-    said = rf"The weights are not finite after {at} steps \('.+'.*step {at - 2} stays the newest"
-    with pytest.raises(UserError, match=said):
+    message = rf"The weights are not finite after {at} steps \('.+'.*step {at - 2} stays the newest"
+    with pytest.raises(UserError, match=message):
         train(make())
     assert checkpoint.steps(tmp_path / "run/ckpt")[-1] == at - 2
 
@@ -234,10 +234,11 @@ def test_steps_that_the_gradient_scaler_skips(
 
     A run that is stopped in the search, or right after it, goes on bit for bit.
     """
-    whole, run = tmp_path / "whole", tmp_path / "run"
-    assert train(make(*HALF, f"output_dir={whole}")).finished
+    uninterrupted, run = tmp_path / "whole", tmp_path / "run"
+    assert train(make(*HALF, f"output_dir={uninterrupted}")).finished
     records = [
-        json.loads(line) for line in (whole / "skipped_steps.jsonl").read_text().splitlines()
+        json.loads(line)
+        for line in (uninterrupted / "skipped_steps.jsonl").read_text().splitlines()
     ]
     n_skipped = len(records)
     assert 2 < n_skipped < 14
@@ -246,23 +247,23 @@ def test_steps_that_the_gradient_scaler_skips(
         2.0 ** (16 - i) for i in range(n_skipped)
     ]
     assert all("gradient of dino_head" in record["not_finite"] for record in records)
-    assert sum(line["skipped_steps"] for line in lines(whole)) == n_skipped
+    assert sum(line["skipped_steps"] for line in lines(uninterrupted)) == n_skipped
 
     honest, stops = POA.forward_backward, [3, n_skipped + 1]
 
-    def stopping(self: POA, *arguments: Any, **words: Any) -> dict[str, Tensor]:
+    def stopping(self: POA, *arguments: Any, **keywords: Any) -> dict[str, Tensor]:
         if int(self.step) in stops:
             stops.remove(int(self.step))
             os.kill(os.getpid(), signal.SIGTERM)
-        return honest(self, *arguments, **words)
+        return honest(self, *arguments, **keywords)
 
     monkeypatch.setattr(POA, "forward_backward", stopping)
     signals = [train(make(*HALF)).signal for _ in range(3)]
     assert signals == [signal.SIGTERM, signal.SIGTERM, None]
-    found, pieces = weights(whole), weights(run)
-    assert found.keys() == pieces.keys()
-    assert all(torch.equal(value, pieces[key]) for key, value in found.items())
-    assert timeless(lines(whole)) == timeless(lines(run))
+    actual, pieces = weights(uninterrupted), weights(run)
+    assert actual.keys() == pieces.keys()
+    assert all(torch.equal(value, pieces[key]) for key, value in actual.items())
+    assert timeless(lines(uninterrupted)) == timeless(lines(run))
 
 
 def test_a_step_that_the_gradient_scaler_skips_leaves_the_teacher(make: Make) -> None:
@@ -289,8 +290,8 @@ def test_a_gradient_that_always_overflows_ends_a_run_in_fp16(
     make: Make, tmp_path: Path, poison: Callable[..., None], first: int
 ) -> None:
     poison(*range(first, 40), gradient=True)
-    said = "in all 19 steps" if first == 0 else r"in 2 steps in a row .*ckpt/13'"
-    with pytest.raises(UserError, match=said):
+    message = "in all 19 steps" if first == 0 else r"in 2 steps in a row .*ckpt/13'"
+    with pytest.raises(UserError, match=message):
         train(make(*HALF, "train.OFFICIAL_EPOCH_LENGTH=20"))
     assert checkpoint.steps(tmp_path / "run/ckpt") == [] if first == 0 else [4, 8, 12, 13]
 

@@ -28,11 +28,11 @@ def signal_in_a_step(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Signals that the process gets in its second step."""
     honest, sent = POA.forward_backward, []
 
-    def stopping(self: POA, *arguments: Any, **words: Any) -> dict[str, Tensor]:
+    def stopping(self: POA, *arguments: Any, **keywords: Any) -> dict[str, Tensor]:
         if int(self.step) == 1:
             for number in sent:
                 os.kill(os.getpid(), number)
-        return honest(self, *arguments, **words)
+        return honest(self, *arguments, **keywords)
 
     monkeypatch.setattr(POA, "forward_backward", stopping)
     return sent
