@@ -137,7 +137,7 @@ def test_copies_to_a_device_do_not_block(family: str, monkeypatch: pytest.Monkey
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_gpu_is_not_waited_for(family: str) -> None:
-    """CUDA itself raises at whatever waits: forward and backward passes, clipping, and the teacher's average."""
+    """CUDA raises at whatever waits, in forward and backward passes, clipping, AdamW and the average."""
     overrides = ["train.device=cuda", "train.prototype_chunk=20", *DROP_PATH[family]]
     config = default_config([*FAMILIES[family], *overrides])
     model = build_model(config).train()
