@@ -64,8 +64,8 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
 def has_fast_bf16(device: torch.device) -> bool:
     """Tell whether a device multiplies matrices of bf16 faster than those of float32.
 
-    A CPU does where its flags name such instructions (x86's AMX and AVX-512 extensions, Arm's); others take longer
-    for bf16.
+    A CPU does where its flags name such instructions (x86's AMX and AVX-512 extensions, Arm's); others take
+    longer for bf16.
     """
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
