@@ -11,7 +11,6 @@ from typing import Any
 from poa_plugin.evaluate.evaluator import PIXELS, Evaluator
 from poa_plugin.evaluate.latency_rows import is_measured, latency_rows, measure_rows
 from poa_plugin.evaluate.networks import by_width, chosen_networks
-from poa_plugin.evaluate.outputs import check_writable
 from poa_plugin.evaluate.source import Source, reference_source, trained_source, untrained_source
 from poa_plugin.evaluate.splits import labeled_splits
 from poa_plugin.evaluate.tree import PrefixTree
@@ -19,8 +18,8 @@ from poa_plugin.registry import PROTOCOLS
 from poa_plugin.runs.entries import series_of
 from poa_plugin.runs.former_results import BY_KNN, BY_SWEEP
 from poa_plugin.runs.results import Results, Row, by_key
-from poa_plugin.runs.results_file import CSV, JSON
 from poa_plugin.runs.run import Run
+from poa_plugin.targets import EVALUATION, check_entries
 
 SILENT = ("images", "series", "by")
 """Conditions of which a user reads nothing in a sentence, or that others cause."""
@@ -74,7 +73,7 @@ def evaluate_run(run: Run, options: EvaluationOptions) -> Results:
             settings do not fit, the memory does not suffice for one image, or the results cannot be written.
     """
     folder = options.to or run.folder / "eval"
-    check_writable(folder, JSON, CSV)
+    check_entries(folder, "The folder for results", EVALUATION)
     sources = _sources(run, options)
     splits = labeled_splits(run.config)
     protocol = PROTOCOLS.get(options.protocol)(*splits, **options.settings)

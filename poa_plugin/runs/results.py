@@ -54,7 +54,7 @@ class Row:
     @property
     def k(self) -> int | None:
         """The neighbors of a k-NN accuracy; None for any other metric."""
-        match = re.fullmatch(r"top1_k(\d+)", self.metric)
+        match = re.fullmatch(r"top1_k(\d+)", self.metric) if self.protocol == "knn" else None
         return int(match[1]) if match else None
 
     @property
@@ -66,12 +66,6 @@ class Row:
     def by(self) -> str:
         """The command that wrote the row."""
         return str(self.conditions.get("by", ""))
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Equal for two measurements of the same thing, of which the later replaces the earlier."""
-        [key] = by_key([self])
-        return key
 
 
 @dataclass(frozen=True)
@@ -142,7 +136,10 @@ class Results:
 
 
 def by_key(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
-    """Return rows by their keys, of equal ones the last; rows share their conditions, which are named once."""
+    """Return rows by a key that two measurements of the same thing share; of these the last.
+
+    Many rows share their conditions, which are named once.
+    """
     names: dict[int, str] = {}  # by identity: what is named stays alive meanwhile
     keyed = {}
     rows = list(rows)
