@@ -42,7 +42,7 @@ def add_group(subcommands: Commands, name: str, metavar: str, text: str) -> Comm
 
 
 def add_config(parser: Parser) -> None:
-    """Add the recipe, and the words that are laid over it."""
+    """Add the recipe, and the overrides of its values."""
     parser.add_argument(
         "config",
         metavar="CONFIG",
@@ -50,7 +50,7 @@ def add_config(parser: Parser) -> None:
         help="a recipe's name, a YAML file, or the folder of a run",
     )
     parser.add_argument(
-        "words", nargs="*", default=[], metavar=KEY_VALUE, help="laid over the file"
+        "overrides", nargs="*", default=[], metavar=KEY_VALUE, help="override values of the file"
     )
 
 
@@ -72,7 +72,7 @@ def add_branch(parser: Parser) -> None:
 def add_threads(parser: Parser) -> None:
     """Add `--threads`."""
     parser.add_argument(
-        "--threads", type=THREADS, metavar="N", help="of the CPU; torch's own choice if left out"
+        "--threads", type=THREADS, metavar="N", help="of the CPU; torch chooses if left out"
     )
 
 

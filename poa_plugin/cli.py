@@ -47,7 +47,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, too")
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in command_arguments.EVERY:
+    for add in command_arguments.IN_ORDER:
         add(subcommands)
     parser.set_defaults(main_parser=parser)
     return parser

@@ -39,7 +39,7 @@ def train(subcommands: Commands) -> None:
         subcommands,
         "train",
         commands.train,
-        "pre-train, or go on where a run stopped",
+        "pre-train, or resume where a run stopped",
         writes=True,
     )
     add_config(train)
@@ -146,7 +146,7 @@ def import_(subcommands: Commands) -> None:
         "--format",
         default="auto",
         metavar="NAME",
-        help="of the file, such as poa or timm; told from names if auto",
+        help="of the file, such as poa or timm; inferred from names if auto",
     )
     import_.add_argument(
         "--config",
@@ -295,7 +295,7 @@ def completion(subcommands: Commands) -> None:
     completion.add_argument("shell", choices=SHELLS, metavar="SHELL", help=", ".join(SHELLS))
 
 
-EVERY = (
+IN_ORDER = (
     train,
     networks,
     recipes,

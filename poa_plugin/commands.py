@@ -32,13 +32,13 @@ if TYPE_CHECKING:
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Train, or go on; return the exit status."""
+    """Train, or resume; return the exit status."""
     recipe = recipe_file(arguments.config, "poa train")
 
     from poa_plugin.config.load import load_config
     from poa_plugin.train.loop import train
 
-    config = load_config(recipe, _words(arguments, recipe))
+    config = load_config(recipe, _overrides(arguments, recipe))
     check_entries(Path(config.output_dir), "output_dir", TRAINING)
     outcome = train(config)
     return 0 if outcome.signal is None else 128 + outcome.signal
@@ -53,7 +53,7 @@ def networks(arguments: argparse.Namespace) -> None:
     from poa_plugin.device import on_meta
     from poa_plugin.report.tables import space_table
 
-    config = load_config(recipe, _words(arguments, recipe))
+    config = load_config(recipe, _overrides(arguments, recipe))
     with on_meta():
         space = build_backbone(config).space
     print(space_table(space, arguments.image_size))
@@ -265,14 +265,18 @@ def _evaluate(arguments: argparse.Namespace, **options: Any) -> Results:
     return evaluate_run(run, replace(shared, **options))
 
 
-def _words(arguments: argparse.Namespace, recipe: Path) -> list[str]:
-    """Return the `key=value` words; a run whose `config.yaml` is the recipe goes on where that lies."""
+def _overrides(arguments: argparse.Namespace, recipe: Path) -> list[str]:
+    """Return the `key=value` overrides; a run whose `config.yaml` is the recipe resumes where that lies."""
     from poa_plugin.config.recipes import is_run_recipe
     from poa_plugin.config.values import path_override
 
     folder = recipe.parent
     is_run = os.path.isdir(arguments.config) or is_run_recipe(recipe)  # noqa: PTH112
-    return [path_override("output_dir", folder), *arguments.words] if is_run else arguments.words
+    return (
+        [path_override("output_dir", folder), *arguments.overrides]
+        if is_run
+        else arguments.overrides
+    )
 
 
 def _results_folder(arguments: argparse.Namespace, names: Sequence[str]) -> Path:

@@ -51,7 +51,7 @@ def demo(config: str, folder: Path, minutes: float) -> bool:
 
     Args:
         config: a recipe on a data set with labels.
-        folder: for all outputs; what is there already is gone on with.
+        folder: for all outputs; trainings that have begun there are resumed.
         minutes: of training.
 
     Returns:
@@ -96,32 +96,35 @@ def _train_side_by_side(
     config: str, folder: Path, runs: dict[str, list[str]], minutes: float
 ) -> None:
     threads = max(1, available_cores() // len(runs))
-    words = {
-        name: [*own, f"train.threads={threads}", path_override("output_dir", folder / name)]
-        for name, own in runs.items()
+    overrides = {
+        name: [*more, f"train.threads={threads}", path_override("output_dir", folder / name)]
+        for name, more in runs.items()
     }
-    epochs = _epochs(config, folder, words, minutes)
+    epochs = _epochs(config, folder, overrides, minutes)
     train = [sys.executable, "-m", "poa_plugin", "train", config]
     limit = f"train.max_minutes={minutes * SLACK}"
     run_side_by_side(
-        {name: [*train, *own, f"optim.epochs={epochs[name]}", limit] for name, own in words.items()}
+        {
+            name: [*train, *more, f"optim.epochs={epochs[name]}", limit]
+            for name, more in overrides.items()
+        }
     )
 
 
 def _epochs(
-    config: str, folder: Path, words: dict[str, list[str]], minutes: float
+    config: str, folder: Path, overrides: dict[str, list[str]], minutes: float
 ) -> dict[str, int]:
     """Return the epochs that fit into the time: measured, or those of a run that has begun."""
     epochs = {
         name: load_config(folder / name / "config.yaml").optim.epochs
-        for name in words
+        for name in overrides
         if (folder / name / "config.yaml").is_file()
     }
-    new = [name for name in words if name not in epochs]
+    new = [name for name in overrides if name not in epochs]
     if new:
         print("Measuring how long a step takes ...", flush=True)
         steps = load_config(config).train.OFFICIAL_EPOCH_LENGTH
-        measure = {name: step_time.command(config, MEASURED, words[name]) for name in words}
+        measure = {name: step_time.command(config, MEASURED, overrides[name]) for name in overrides}
         printed = run_side_by_side(measure)
         for name in new:
             epoch = steps * step_time.parse(printed[name])

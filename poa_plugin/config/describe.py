@@ -18,29 +18,30 @@ INTRODUCTION = """# Configuration
 
 <!-- Made by `poa config --markdown` from poa_plugin/config; change it there. -->
 
-A recipe is a YAML file laid over the schema's defaults; `key=value` overrides on the command line are laid over
-the file, the last one wins. Unknown keys, wrong types, values out of their range and keys that contradict one
-another are refused before anything starts. Names are DINOv2's where DINOv2 has one. The defaults are the
-paper's ViT recipe. The run's folder holds the resolved configuration. `poa config` prints these tables, and
-`poa config KEY` a key, a section, or all keys with KEY in their names.
+A recipe is a YAML file with the keys that differ from the schema's defaults, which are the paper's ViT
+recipe. `key=value` overrides on the command line take precedence over the file; the last one wins. Unknown
+keys, wrong types, values out of range and keys that contradict each other are refused before anything starts.
+Keys have DINOv2's names where DINOv2 has them. The resolved configuration is saved in the run's folder. `poa
+config` prints these tables; `poa config KEY` prints a key, a section, or all keys with KEY in their names.
 
 ## How values are read
 
-* A text is what was typed: `"data.path=/data/flat #2"`, `output_dir=1.10`, `output_dir=on`. In a YAML file
-  comments and quotes are YAML's, and nothing else is interpreted.
+* Text is taken as it is typed: `"data.path=/data/flat #2"`, `output_dir=1.10`, `output_dir=on`. In a YAML
+  file, comments and quotes have YAML's meaning, and nothing else is interpreted.
 * `~` and `~user` at the start of a path are home folders.
-* `null` is no value, where a key may have none; in files, so is nothing, or `~`. A folder of that name is
-  `./null`.
-* `${train.seed}` is the value of another key, `${oc.env:NAME}` that of an environment variable, which must be
-  there, and `${oc.env:NAME,text}` has a default; `\\${` is the text `${`.
-* Numbers: `30`, `1e-3`, `.5`, `1_000`; never `nan` or `inf`. Truth values: `true`, `false`, `yes`, `no`, `on`,
-  `off`. Lists: `[1, 2]`.
-* A warm-up that is longer than the training is a warning: a short trial of a long recipe is legitimate.
+* `null` means no value, for keys that allow it. In files, an empty value and `~` mean the same. A folder
+  called null is `./null`.
+* `${train.seed}` is the value of another key. `${oc.env:NAME}` is the value of an environment variable, which
+  must be set; `${oc.env:NAME,text}` has a default. `\\${` is the text `${`.
+* Numbers are `30`, `1e-3`, `.5`, `1_000`; never `nan` or `inf`. Truth values are `true`, `false`, `yes`,
+  `no`, `on`, `off`. Lists are `[1, 2]`.
+* A warm-up longer than the training is only a warning, so that a long recipe can be tried for a few steps.
 
 ## Options of your own backbone
 
-The `Options` dataclass of a registered backbone is the section `student.<name>`. Its fields may declare ranges
-and meaning with the schema's functions, and `poa config student.mine --imports my_package` prints them:
+The `Options` dataclass of a registered backbone is the section `student.<name>`. Declare the ranges and
+meanings of its fields with the schema's functions; `poa config student.mine --imports my_package` prints
+them:
 
     from poa_plugin.config.fields import choice, number
 
@@ -49,8 +50,8 @@ and meaning with the schema's functions, and `poa config student.mine --imports 
         width: int = number(64, "channels", at_least=1, at_most=4096)
         kind: str = choice("plain", ("plain", "gated"), "of block")
 
-For a field without a declaration the type is checked, and `nan` and `inf` are refused. What a backbone raises
-while it is built becomes a sentence.
+Fields without a declaration are checked for their type, and `nan` and `inf` are refused. An error that a
+backbone raises while it is built is reported as a one-sentence message.
 """
 
 

@@ -19,13 +19,13 @@ class TeacherConfig:
 
     momentum_teacher: float = number(
         0.992,
-        "the teacher's average at the start; 1 leaves the teacher as it is",
+        "momentum of the teacher's average at the start; 1 never updates the teacher",
         at_least=0,
         at_most=1,
         synonyms=("momentum", "ema", "ema_decay"),
     )
     final_momentum_teacher: float = number(
-        0.9999, "the same at the end; a cosine between", at_least=0, at_most=1
+        0.9999, "the same at the end; a cosine in between", at_least=0, at_most=1
     )
     warmup_teacher_temp: float = number(
         0.04, "temperature of the targets at the start", at_least=LOWEST_TEMPERATURE, at_most=10
@@ -67,7 +67,7 @@ class DinoConfig:
     )
     lambda_ie: float = number(
         0.8,
-        "weight of the intact student; the elastic one has the rest",
+        "weight of the intact student; the elastic one has 1 minus this",
         at_least=0,
         at_most=1,
         synonyms=("lambda",),
@@ -85,11 +85,11 @@ class IbotConfig:
         at_most=1000,
     )
     mask_sample_probability: float = number(
-        0.5, "share of the global crops that are masked", at_least=0, at_most=1
+        0.5, "ratio of the global crops that are masked", at_least=0, at_most=1
     )
     mask_ratio_min_max: list[float] = numbers(
         [0.1, 0.5],
-        "share of the patches of such a crop that are masked, from and to",
+        "ratio of the patches that are masked in such a crop, from and to",
         at_least=0,
         at_most=1,
         length=2,
@@ -97,7 +97,7 @@ class IbotConfig:
         synonyms=("mask_ratio",),
     )
     start_epoch: int = number(
-        30, "from which epoch on crops are masked", at_least=0, at_most=COUNT, unit="epochs"
+        30, "first epoch with masked crops", at_least=0, at_most=COUNT, unit="epochs"
     )
 
 
@@ -119,7 +119,7 @@ class TermsConfig:
 
 @dataclass
 class LossConfig:
-    """How terms are weighted, and which are on."""
+    """How loss terms are weighted, and which are enabled."""
 
     normalization: str = choice(
         "code",
@@ -136,7 +136,7 @@ class LossConfig:
     terms: TermsConfig = field(default_factory=TermsConfig)
     extra_terms: list[str] = text(
         [],
-        "terms of a package under `imports`, for each student; see docs/extending.md",
+        "registered loss terms, for each student; see docs/extending.md",
         registry="loss terms",
     )
     extra_weights: list[float] = numbers(

@@ -69,7 +69,7 @@ class TrainConfig:
     )
     shards: int = number(
         32,
-        "a shard is what one GPU of the paper's recipe holds; each has its own elastic student",
+        "shards of a step; a shard is the batch of one GPU in the paper, with its own elastic student",
         at_least=1,
         at_most=2**16,
         synonyms=("gpus", "n_gpus", "num_gpus", "world_size"),
@@ -94,23 +94,22 @@ class TrainConfig:
     precision: str = choice(
         "fp32",
         ("fp32", "bf16", "fp16"),
-        "of the forward and backward pass; fp16 with a gradient scaler",
+        "precision of the forward and backward pass; fp16 uses a gradient scaler",
         synonyms=("amp", "dtype", "fp16", "bf16", "mixed_precision", "use_fp16"),
     )
     device: str = choice(
-        "auto", ("auto", "cpu", "cuda"), "auto is a GPU where there is one", synonyms=("gpu",)
+        "auto", ("auto", "cpu", "cuda"), "auto: a GPU if there is one", synonyms=("gpu",)
     )
     compile: bool = switch(
-        False, "compile the backbone's blocks with `torch.compile`; pays on GPUs, not on a CPU"
+        False, "compile the backbone's blocks with `torch.compile`; for GPUs, no gain on a CPU"
     )
     joint_students: bool = switch(
         False,
-        "both students go through the blocks together, as sharded parameters need; one after the other takes a "
-        "quarter less memory",
+        "run both students in one pass, which sharded parameters need; one after the other takes less memory",
     )
     prototype_chunk: int | None = number(
         None,
-        "prototypes that tokens are compared with at a time; null: as many as 32 MiB of logits allow",
+        "prototypes that tokens are compared with at a time; null: as many as fit into 32 MiB of logits",
         at_least=1,
         at_most=10**7,
     )
@@ -122,7 +121,7 @@ class TrainConfig:
         synonyms=("num_threads", "cpus", "cores"),
     )
     max_minutes: float | None = number(
-        None, "save and end after this time", above=0, unit="minutes", synonyms=("minutes", "time")
+        None, "save and stop after this time", above=0, unit="minutes", synonyms=("minutes", "time")
     )
     log_period: int = number(
         10, "steps that are averaged in a line of metrics", at_least=1, at_most=COUNT, unit="steps"
@@ -150,25 +149,25 @@ class TrainConfig:
     )
     keep_every: int = number(
         0,
-        "every so many-th checkpoint is kept permanently beside the newest; 0: none",
+        "keep every n-th checkpoint permanently, beside the newest; 0: none",
         at_least=0,
         at_most=COUNT,
     )
     damaged_checkpoint: str = choice(
         "stop",
         ("stop", "previous"),
-        "where the newest checkpoint is damaged: stop, or resume from the newest whole one with a warning; "
+        "if the newest checkpoint is damaged: stop, or resume from the newest intact one with a warning; "
         "not saved in the run's `config.yaml`",
     )
     accept_changes: bool = switch(
         False,
-        "resume in the folder of a run whose configuration or images were others; the differences are "
-        "printed. On the command line, for one command: it is not saved, and left out of files",
+        "resume a run with another configuration or other images; the differences are printed. It applies to "
+        "one command: it is not saved, and is ignored in files",
     )
     max_skipped_steps: int = number(
         10,
-        "steps in a row whose loss or gradients are not finite before the run stops at its last good state; "
-        "not counted are the first ones of fp16, in which its gradient scaler looks for a scale",
+        "consecutive steps with a loss or gradients that are not finite before the run stops at its last good "
+        "state; the first ones of fp16, in which the gradient scaler looks for a scale, do not count",
         at_least=1,
         at_most=COUNT,
         unit="steps",
@@ -177,7 +176,7 @@ class TrainConfig:
 
 @dataclass
 class OptimConfig:
-    """AdamW and its schedules, with the values of the published recipe that has 143 networks."""
+    """AdamW and its schedules, with the values of the published ViT recipe."""
 
     epochs: int = number(
         346,
@@ -209,25 +208,29 @@ class OptimConfig:
     )
     min_lr: float = number(
         2.0e-05,
-        "what the cosine of the learning rate tends to",
+        "the end of the learning rate's cosine",
         at_least=0,
         at_most=10,
         synonyms=("final_lr", "lr_end"),
     )
     weight_decay: float = number(
-        0.04, "at the start", at_least=0, at_most=10, synonyms=("wd", "decay")
+        0.04, "weight decay at the start", at_least=0, at_most=10, synonyms=("wd", "decay")
     )
     weight_decay_end: float = number(
-        0.4, "what the cosine of the weight decay tends to", at_least=0, at_most=10
+        0.4, "the end of the weight decay's cosine", at_least=0, at_most=10
     )
     clip_grad: float = number(
         1.5,
-        "largest gradient norm of the backbone and of the heads, each by itself; 0 for none",
+        "largest gradient norm, separately for the backbone and the heads; 0: no clipping",
         at_least=0,
         synonyms=("grad_clip", "max_norm", "clip"),
     )
     freeze_last_layer_epochs: int = number(
-        1, "while prototypes have learning rate 0", at_least=0, at_most=COUNT, unit="epochs"
+        1,
+        "epochs in which the prototypes' learning rate is 0",
+        at_least=0,
+        at_most=COUNT,
+        unit="epochs",
     )
     layerwise_decay: float = number(
         0.9, "factor of the learning rate for each block from the top", above=0, at_most=1
@@ -236,12 +239,14 @@ class OptimConfig:
         0.2, "factor of the patch embedding's learning rate; 0: not trained", at_least=0, at_most=10
     )
     adamw_beta1: float = number(
-        0.9, "of AdamW", at_least=0, below=1, synonyms=("beta1", "betas", "momentum")
+        0.9, "beta1 of AdamW", at_least=0, below=1, synonyms=("beta1", "betas", "momentum")
     )
-    adamw_beta2: float = number(0.999, "of AdamW", at_least=0, below=1, synonyms=("beta2", "betas"))
+    adamw_beta2: float = number(
+        0.999, "beta2 of AdamW", at_least=0, below=1, synonyms=("beta2", "betas")
+    )
     iter_num_scale: float = number(
         0.78,
-        "the cosines are stretched to (all steps / this), and end with the training",
+        "the cosines are stretched to (all steps / this), and cut off at the end of the training",
         at_least=0.01,
         at_most=10,
     )
@@ -253,12 +258,12 @@ class Config:
 
     imports: list[str] = text(
         [],
-        "packages to import first, which may register backbones, data sets, meta-architectures",
+        "packages to import first; they may register backbones, data sets, loss terms, ...",
         may_be_empty=False,
     )
     output_dir: str = path(
         "runs/poa",
-        "where the run writes; the same folder again resumes",
+        "where the run writes; training in the same folder resumes it",
         synonyms=("output", "out", "out_dir", "save_dir", "run_dir", "folder", "work_dir"),
     )
     meta_arch: str = text("poa", "the registered meta-architecture", registry="meta-architectures")

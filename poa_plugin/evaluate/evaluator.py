@@ -7,7 +7,6 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,7 +33,7 @@ from poa_plugin.evaluate.source import Source
 from poa_plugin.evaluate.splits import EvaluationImages, Splits
 from poa_plugin.evaluate.tree import PrefixTree, bytes_per_image, deepest_network
 from poa_plugin.files import disk_errors
-from poa_plugin.runs.results import Network, Row, conditions_name
+from poa_plugin.runs.results import Network, Row, by_key, conditions_name
 from poa_plugin.runs.results_file import add_results, read_results
 
 SPLITS = ("train", "test")
@@ -106,7 +105,7 @@ class Evaluator:
 
     def finished(self, labels: Row) -> list[Row] | None:
         """Return the rows of a network if all are there."""
-        rows = [self._by_key.get(row.key) for row in self.rows(labels)]
+        rows = [self.results.by_key.get(key) for key in by_key(self.rows(labels))]
         return [row for row in rows if row is not None] if None not in rows else None
 
     def missing(self, source: Source) -> list[Subnet]:
@@ -139,21 +138,15 @@ class Evaluator:
         """Write rows into the results."""
         with disk_errors(self.folder, RESUME):
             self.results = add_results(self.folder, rows, networks, self.adopt)
-        self.__dict__.pop("_by_key", None)
 
     def refresh(self) -> None:
         """Read the results, to which other processes may have added."""
         self.results = read_results(self.folder)
-        self.__dict__.pop("_by_key", None)
 
     @cached_property
     def image(self) -> Tensor:
         """The first training image, (1, 3, c, c) on the device."""
         return self.images[0].first().to(self.device)
-
-    @cached_property
-    def _by_key(self) -> Mapping[tuple[Any, ...], Row]:
-        return {row.key: row for row in self.results.rows}
 
     def _check_memory(self, sources: Sequence[Source]) -> None:
         """Raise a `UserError` before anything is evaluated if a width's batch cannot hold one image."""

@@ -100,8 +100,8 @@ def measure(
                 continue
             if limit == float("inf"):
                 limit = max(MORE_ROUNDS * passed, MORE_SECONDS * len(runs))
-            found = _latencies(times, containing)
-            order = [name for name in runs if not found[name].is_reliable and passed < limit]
+            measured = _latencies(times, containing)
+            order = [name for name in runs if not measured[name].is_reliable and passed < limit]
     finally:
         if collects:
             gc.enable()
@@ -119,15 +119,15 @@ def _latencies(
     times: Mapping[Name, Sequence[float]], containing: Mapping[Name, Sequence[Name]]
 ) -> dict[Name, Latency]:
     medians = {name: statistics.median(each) for name, each in times.items()}
-    found = {}
+    by_name = {}
     for name, each in times.items():
         low, _, high = statistics.quantiles(each, n=4, method="inclusive")
         fastest = min((medians[other] for other in containing[name]), default=medians[name])
         excess = medians[name] - fastest
         if excess <= CONTRADICTION * medians[name]:
             excess = 0.0
-        found[name] = Latency(medians[name], max(high - low, excess))
-    return found
+        by_name[name] = Latency(medians[name], max(high - low, excess))
+    return by_name
 
 
 def _contains(

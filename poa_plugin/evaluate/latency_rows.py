@@ -15,7 +15,7 @@ from poa_plugin.evaluate.latency import Latency, latencies
 from poa_plugin.evaluate.networks import by_width
 from poa_plugin.evaluate.source import Source
 from poa_plugin.evaluate.tree import deepest_network
-from poa_plugin.runs.results import Results, Row
+from poa_plugin.runs.results import Results, Row, by_key
 
 METRICS = {"latency_ms": "milliseconds", "latency_spread_ms": "spread"}
 
@@ -45,12 +45,11 @@ def latency_rows(source: Source, image: Tensor, by: str) -> dict[Subnet, list[Ro
 
 def is_measured(rows: Sequence[Row], results: Results) -> bool:
     """Tell whether the latency of these rows is in the results, and can be compared."""
-    by_key = {row.key: row.value for row in results.rows if row.protocol == "latency"}
-    values = [by_key[row.key] for row in rows if row.key in by_key]
+    values = [results.by_key[key].value for key in by_key(rows) if key in results.by_key]
     return len(values) == len(rows) and Latency(*values).is_reliable
 
 
-def measured(
+def measure_rows(
     source: Source, rows: dict[Subnet, list[Row]], image: Tensor, memory: int
 ) -> Iterator[list[Row]]:
     """Measure latencies, and yield rows for networks whose weights fit into the memory together.

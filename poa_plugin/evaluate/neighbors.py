@@ -122,14 +122,14 @@ class FastSearch:
         for k in self.ks:
             if k < cosines.shape[1]:
                 certain &= cosines[:, k - 1] > cosines[:, k]
-        found = cosines[:, : self.k].cpu(), nearest[:, : self.k].cpu()
+        nearest_k = cosines[:, : self.k].cpu(), nearest[:, : self.k].cpu()
         rest = (~certain).nonzero().flatten()
         self.n_decided_in_full += len(rest)
         for rows in rest.split(max(1, SIMILARITIES_AT_A_TIME // len(self.vectors))):
             full = rounded_cosines(queries[rows], self.vectors, self.rows)
-            for whole, own in zip(found, full.cpu().topk(self.k, dim=1), strict=True):
-                whole[rows.cpu()] = own
-        return found
+            for target, decided in zip(nearest_k, full.cpu().topk(self.k, dim=1), strict=True):
+                target[rows.cpu()] = decided
+        return nearest_k
 
     def _candidates(self, queries: Tensor) -> tuple[Tensor, Tensor]:
         """Return the nearest in single precision, (B, C), and a bound (B,) on the cosines of all others."""
@@ -138,8 +138,11 @@ class FastSearch:
         with single_precision_products():
             for start, block in blocks(self.vectors, self.rows):
                 n_best = min(self.n_candidates, len(block))
-                own, where = (queries @ unit(block).float().T).topk(n_best, dim=1)
-                best, indices = torch.cat([best, own], 1), torch.cat([indices, where + start], 1)
+                cosines, places = (queries @ unit(block).float().T).topk(n_best, dim=1)
+                best, indices = (
+                    torch.cat([best, cosines], 1),
+                    torch.cat([indices, places + start], 1),
+                )
                 best, kept = best.topk(min(self.n_candidates, best.shape[1]), dim=1)
                 indices = indices.gather(1, kept)
         everything = self.n_candidates == len(self.vectors)
@@ -151,9 +154,9 @@ class FastSearch:
         each = candidates.shape[1] * queries.shape[1]
         cosines = []
         for start in range(0, len(queries), max(1, 2**25 // each)):
-            own = slice(start, start + max(1, 2**25 // each))
-            vectors = unit(self.vectors[candidates[own]])  # (b, C, D)
-            cosines.append((vectors @ queries[own, :, None]).squeeze(2))
+            rows = slice(start, start + max(1, 2**25 // each))
+            vectors = unit(self.vectors[candidates[rows]])  # (b, C, D)
+            cosines.append((vectors @ queries[rows, :, None]).squeeze(2))
         return torch.cat(cosines).round_(decimals=DECIMALS)
 
 

@@ -17,7 +17,7 @@ class ProgressBar:
     """A bar on stderr, used as a context.
 
     Args:
-        total: of the amounts that `advance` is told.
+        total: of the amounts that `advance` gets.
     """
 
     def __init__(self, total: int) -> None:

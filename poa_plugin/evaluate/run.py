@@ -9,18 +9,17 @@ from pathlib import Path
 from typing import Any
 
 from poa_plugin.evaluate.evaluator import PIXELS, Evaluator
-from poa_plugin.evaluate.latency_rows import is_measured, latency_rows, measured
+from poa_plugin.evaluate.latency_rows import is_measured, latency_rows, measure_rows
 from poa_plugin.evaluate.networks import by_width, chosen_networks
-from poa_plugin.evaluate.outputs import check_writable
 from poa_plugin.evaluate.source import Source, reference_source, trained_source, untrained_source
 from poa_plugin.evaluate.splits import labeled_splits
 from poa_plugin.evaluate.tree import PrefixTree
 from poa_plugin.registry import PROTOCOLS
 from poa_plugin.runs.entries import series_of
 from poa_plugin.runs.former_results import BY_KNN, BY_SWEEP
-from poa_plugin.runs.results import Results, Row
-from poa_plugin.runs.results_file import CSV, JSON
+from poa_plugin.runs.results import Results, Row, by_key
 from poa_plugin.runs.run import Run
+from poa_plugin.targets import EVALUATION, check_entries
 
 SILENT = ("images", "series", "by")
 """Conditions of which a user reads nothing in a sentence, or that others cause."""
@@ -74,17 +73,8 @@ def evaluate_run(run: Run, options: EvaluationOptions) -> Results:
             settings do not fit, the memory does not suffice for one image, or the results cannot be written.
     """
     folder = options.to or run.folder / "eval"
-    check_writable(folder, JSON, CSV)
-    trained = trained_source(run, options.branch)
-    sources = [trained]
-    if options.reference is not None:
-        sources.append(reference_source(options.reference, options.branch))
-    for source in sources:
-        source.backbone.check_image_size(run.config.evaluation.crop_size)
-    subnets = chosen_networks(run, trained.backbone.space, options.networks, options.widths)
-    sources[0] = replace(trained, subnets=subnets)
-    if options.untrained:
-        sources.insert(1, untrained_source(run, options.branch, subnets))
+    check_entries(folder, "The folder for results", EVALUATION)
+    sources = _sources(run, options)
     splits = labeled_splits(run.config)
     protocol = PROTOCOLS.get(options.protocol)(*splits, **options.settings)
     by = BY_SWEEP if options.is_sweep else BY_KNN
@@ -100,13 +90,29 @@ def evaluate_run(run: Run, options: EvaluationOptions) -> Results:
     evaluator.add(
         [_claimed(row, by) for label in labels for row in evaluator.finished(label) or ()]
     )
+    shown = sources[0]
     if options.is_sweep:
-        sources = [replace(trained, subnets=list(trained.backbone.space))]
-        labels = [sources[0].row(subnet) for subnet in sources[0].subnets]
+        shown = replace(shown, subnets=list(shown.backbone.space))
+        labels = [shown.row(subnet) for subnet in shown.subnets]
     rows = [row for label in labels for row in evaluator.finished(label) or ()]
     if options.is_sweep or options.latency:
-        rows += _latencies(evaluator, sources[0])
+        rows += _latencies(evaluator, shown)
     return replace(evaluator.results, rows=rows)
+
+
+def _sources(run: Run, options: EvaluationOptions) -> list[Source]:
+    """Return the networks to evaluate, those of the run first, after a check of the image size."""
+    sources = [trained_source(run, options.branch)]
+    if options.reference is not None:
+        sources.append(reference_source(options.reference, options.branch))
+    for source in sources:
+        source.backbone.check_image_size(run.config.evaluation.crop_size)
+    space = sources[0].backbone.space
+    subnets = chosen_networks(run, space, options.networks, options.widths)
+    sources[0] = replace(sources[0], subnets=subnets)
+    if options.untrained:
+        sources.insert(1, untrained_source(run, options.branch, subnets))
+    return sources
 
 
 def _claimed(row: Row, by: str) -> Row:
@@ -120,15 +126,16 @@ def _measure(evaluator: Evaluator, source: Source) -> None:
     """Measure the latencies that are not in the results, or not reliable."""
     rows = latency_rows(source, evaluator.image, evaluator.by)
     missing = {s: each for s, each in rows.items() if not is_measured(each, evaluator.results)}
-    for measured_rows in measured(source, missing, evaluator.image, evaluator.quarter):
+    for measured_rows in measure_rows(source, missing, evaluator.image, evaluator.quarter):
         evaluator.add(measured_rows)
 
 
 def _latencies(evaluator: Evaluator, source: Source) -> list[Row]:
     """Return the latencies of networks on this device, as far as they were measured."""
     rows = latency_rows(source, evaluator.image, evaluator.by)
-    keys = {row.key for each in rows.values() for row in each}
-    return [row for row in evaluator.results.rows if row.protocol == "latency" and row.key in keys]
+    measured = evaluator.results.by_key
+    keys = by_key(row for each in rows.values() for row in each)
+    return [measured[key] for key in keys if key in measured]
 
 
 def _announce(evaluator: Evaluator, sources: Sequence[Source], is_sweep: bool) -> None:

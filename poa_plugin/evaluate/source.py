@@ -57,11 +57,10 @@ class Source:
         )
 
 
-def trained_source(run: Run, branch: str, subnets: Sequence[Subnet] | None = None) -> Source:
-    """Return members of a branch of a run; all of them if None."""
+def trained_source(run: Run, branch: str) -> Source:
+    """Return all members of a branch of a run."""
     backbone = run.backbone(branch)
-    members = list(backbone.space) if subnets is None else subnets
-    return Source(backbone, members, "trained", branch, run.step, _weights(run))
+    return Source(backbone, list(backbone.space), "trained", branch, run.step, _weights(run))
 
 
 def untrained_source(run: Run, branch: str, subnets: Sequence[Subnet]) -> Source:

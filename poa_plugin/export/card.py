@@ -68,7 +68,7 @@ def _front_matter(library: str, license: str | None) -> str:
 
 def _abstract(facts: Mapping[str, Any]) -> str:
     return (
-        f"An ordinary `{facts['backbone']}`, taken out of an elastic one that was pre-trained without labels "
+        f"An ordinary `{facts['backbone']}`, extracted from an elastic one that was pre-trained without labels "
         f"({PAPER}). It maps images to {facts['features']} features and has no classifier."
     )
 
@@ -89,7 +89,7 @@ def _network(facts: Mapping[str, Any], image_size: int) -> list[tuple[str, Any]]
 
 def _run(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     run = facts.get("run", {})
-    known = [
+    rows = [
         ("run", _code(run.get("name"))),
         ("method", _code(run.get("meta_arch"))),
         ("branch", facts.get("branch")),
@@ -99,18 +99,18 @@ def _run(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
         ("intact network", _code(run.get("intact"))),
         ("seed", run.get("seed")),
     ]
-    return [(name, value) for name, value in known if value is not None]
+    return [(name, value) for name, value in rows if value is not None]
 
 
 def _data(facts: Mapping[str, Any]) -> list[tuple[str, Any]]:
     data = facts.get("data", {})
-    known = [
+    rows = [
         ("data set", _code(data.get("dataset"))),
         ("named", _code(data.get("name"))),
         ("global crops", _pixels(data.get("global_crops_size"))),
         ("local crops", _pixels(data.get("local_crops_size"))),
     ]
-    return [(name, value) for name, value in known if value is not None]
+    return [(name, value) for name, value in rows if value is not None]
 
 
 def _numbers(facts: Mapping[str, Any]) -> str:

@@ -17,22 +17,22 @@ def noise(batch: int, height: int, width: int) -> Tensor:
     return torch.randn(batch, 3, height, width, generator=generator)
 
 
-def difference(found: Tensor, wanted: Tensor, what: str, limits: str = "") -> float:
+def difference(exported: Tensor, wanted: Tensor, what: str, limits: str = "") -> float:
     """Return the largest difference of two tensors.
 
     Args:
-        found, wanted: of the exported and of the original network.
+        exported, wanted: of the exported and of the original network.
         what: begins the sentence, such as `timm's features`.
         limits: a known reason for which they may differ.
 
     Raises:
         UserError: they are of other shapes, or further apart than `TOLERANCE`.
     """
-    if found.shape != wanted.shape:
+    if exported.shape != wanted.shape:
         raise UserError(
-            f"{what} are {tuple(found.shape)}, the network's {tuple(wanted.shape)}; nothing was written."
+            f"{what} are {tuple(exported.shape)}, the network's {tuple(wanted.shape)}; nothing was written."
         )
-    apart = float((found - wanted).abs().max())
+    apart = float((exported - wanted).abs().max())
     allowed = TOLERANCE * max(1.0, float(wanted.abs().max()))
     if not apart <= allowed:
         why = f" ({limits.rstrip('.')})" if limits else ""

@@ -23,7 +23,7 @@ class Task:
     Attributes:
         network: an opened folder.
         target: an empty folder, which gets its final name when the exporter has returned.
-        image_size: the side in pixels that the user asked for; None for the format's own choice.
+        image_size: the side in pixels that the user asked for; None leaves it to the format.
     """
 
     network: Extracted

@@ -43,15 +43,15 @@ def export_hugging_face(task: Task) -> Written:
     """
     task.refuse_image_size("hf")
     network = task.network
-    own = network.hugging_face
-    if own is None:
+    description = network.hugging_face
+    if description is None:
         _check_timm_alone(network)
     transformers = optional("transformers", "export", "The format 'hf'")
-    if own is not None:
+    if description is not None:
         state = load_tensors(network.folder / WEIGHTS)
-        save_tensors(own.rename(state), task.target / WEIGHTS, metadata={"format": "pt"})
-        config = {"model_type": own.model_type, **own.config}
-        limits = own.limits
+        save_tensors(description.rename(state), task.target / WEIGHTS, metadata={"format": "pt"})
+        config = {"model_type": description.model_type, **description.config}
+        limits = description.limits
     else:
         optional("timm", "export", "The format 'hf'")
         shutil.copyfile(network.folder / WEIGHTS, task.target / WEIGHTS)
@@ -67,8 +67,8 @@ def export_hugging_face(task: Task) -> Written:
     title = f"{type(model).__name__} of transformers {transformers.__version__}"
     with torch.no_grad():
         wanted = network.network(images)["x_norm_clstoken"]
-        found = model(pixel_values=images).pooler_output
-    apart = difference(found, wanted, f"The features of {title}", limits)
+        exported = model(pixel_values=images).pooler_output
+    apart = difference(exported, wanted, f"The features of {title}", limits)
     line = (
         f"{title} gives the network's features at {network.image_size} pixels, {closeness(apart)}."
     )

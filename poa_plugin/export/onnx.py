@@ -37,8 +37,8 @@ class Named(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Map (B, C, H, W) images to the outputs."""
-        found = self.network(images)
-        return tuple(found[name] for name in OUTPUTS.values())
+        outputs = self.network(images)
+        return tuple(outputs[name] for name in OUTPUTS.values())
 
 
 @EXPORTERS.register_as("onnx")
@@ -79,7 +79,7 @@ def _write(file: Path, named: Named, network: Extracted, side: int | None) -> No
     """Trace the network and write it; height and width are free where `side` is None.
 
     TorchScript's tracer is used, which records sizes as values: with `torch.export`, whose sizes are
-    symbols, windows that are cut, rolled and put together again led to conditions that it had not solved
+    symbols, windows that are partitioned, rolled and reversed led to conditions that it had not solved
     after ten minutes.
     """
     import onnx
@@ -134,10 +134,10 @@ def _compare(file: Path, wanted: dict[tuple[int, int, int], tuple[Tensor, ...]])
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     apart = dict.fromkeys(OUTPUTS, 0.0)
     for size, outputs in wanted.items():
-        found = session.run(None, {"images": noise(*size).numpy()})
-        for name, own, theirs in zip(OUTPUTS, outputs, found, strict=True):
+        exported = session.run(None, {"images": noise(*size).numpy()})
+        for name, expected, array in zip(OUTPUTS, outputs, exported, strict=True):
             what = f"For {size[0]} images of {size[1]} x {size[2]} pixels, onnxruntime's {name}"
-            apart[name] = max(apart[name], difference(torch.from_numpy(theirs), own, what))
+            apart[name] = max(apart[name], difference(torch.from_numpy(array), expected, what))
     batches = " and ".join(str(b) for b in sorted({size[0] for size in wanted}))
     sizes = " and ".join(f"{h} x {w}" for h, w in dict.fromkeys(size[1:] for size in wanted))
     errors = ", ".join(f"{name} {error:.1g}" for name, error in apart.items())

@@ -41,8 +41,8 @@ def read_description(folder: Path) -> dict[str, Any]:
     file = folder / CONFIG
     if not file.is_file():
         raise UserError(f"'{folder}' is no extracted network: there is no {CONFIG}.")
-    whole = read_json(file)
-    description = whole.get("poa") if isinstance(whole, dict) else None
+    content = read_json(file)
+    description = content.get("poa") if isinstance(content, dict) else None
     if not isinstance(description, dict):
         raise UserError(f"'{file}' was not written by 'poa extract': it has no 'poa' section.")
     missing = [key for key in REQUIRED if key not in description]

@@ -54,7 +54,7 @@ def _why(series: Series, limits: Limits, n_fitting: int, k: int) -> str:
 
 
 def _as_good(series: Series, fitting: list[Entry], network: Entry, k: int) -> str:
-    """Say which of the fitting networks that are smaller cannot be told from a network."""
+    """Say which of the fitting networks that are smaller are not distinguishable from a network."""
     smaller = [entry for entry in fitting if entry.params < network.params]
     same = [entry for entry in smaller if alike(entry.top1[k], network.top1[k], series.n_test)]
     if not same:

@@ -51,9 +51,13 @@ def plot_accuracy(record: RunRecord, file: Target) -> None:
     entries = [entry for entry in evaluated(record.entries, k) if entry.kind != OTHER]
     trained = [entry for entry in entries if entry.kind == "trained"]
     draw_accuracy(axes, trained, "params", k)
-    before = [(own.params, own.before[k]) for own in trained if own.params and k in own.before]
+    before = [
+        (entry.params, entry.before[k]) for entry in trained if entry.params and k in entry.before
+    ]
     before += [
-        (own.params, own.top1[k]) for own in entries if own.kind == "untrained" and own.params
+        (entry.params, entry.top1[k])
+        for entry in entries
+        if entry.kind == "untrained" and entry.params
     ]
     if before:
         x, y = np.array(before).T
@@ -80,12 +84,12 @@ def plot_runs_accuracy(records: Sequence[RunRecord], file: Target) -> None:
     figure, [axes] = new_figure(1)
     sizes: list[float] = []
     for i, record in enumerate(records):
-        trained = [own for own in evaluated(record.entries, k) if own.kind == "trained"]
-        placed = [own for own in trained if own.params]
+        trained = [entry for entry in evaluated(record.entries, k) if entry.kind == "trained"]
+        placed = [entry for entry in trained if entry.params]
         if not placed:
             continue
-        sizes += [own.params or 0 for own in placed]
-        points = np.array([(own.params, own.top1[k]) for own in placed]).T
+        sizes += [entry.params or 0 for entry in placed]
+        points = np.array([(entry.params, entry.top1[k]) for entry in placed]).T
         marker, color = MARKERS[i % len(MARKERS)], run_color(i)
         dot = 4.5 if len(placed) < 200 else 3
         axes.plot(*points, marker, color=color, markersize=dot, label=shown_name(record.name))
@@ -115,9 +119,9 @@ def draw_accuracy(axes: Axes, entries: Sequence[Entry], key: str, k: int) -> Non
     dot = 30 if len(placed) < 60 else 16
     sure = [entry for entry in placed if SIZES[key](entry)]
     for width, color in colors.items():
-        own = [(place(entry), entry.top1[k]) for entry in sure if (entry.width or 0) == width]
+        points = [(place(entry), entry.top1[k]) for entry in sure if (entry.width or 0) == width]
         label = f"width {width}" if width else "other"
-        x, y = np.array(own).reshape(-1, 2).T
+        x, y = np.array(points).reshape(-1, 2).T
         axes.scatter(x, y, s=dot, color=color, label=label, zorder=3)
     rest = [entry for entry in placed if not SIZES[key](entry)]
     if rest:

@@ -30,8 +30,9 @@ def shown_name(name: str) -> str:
     """Return a name as a plot can show it: short, no formula, of characters that the font has."""
     if len(name) > LONGEST:
         name = f"{name[: LONGEST // 2]}…{name[-LONGEST // 2 :]}"
-    known = "".join(c if ord(c) in _characters() else "?" for c in name).replace("$", r"\$")
-    return f" {known}" if known.startswith("_") else known  # matplotlib hides names that begin so
+    drawable = "".join(c if ord(c) in _characters() else "?" for c in name).replace("$", r"\$")
+    # matplotlib hides names that begin with an underscore
+    return f" {drawable}" if drawable.startswith("_") else drawable
 
 
 @cache

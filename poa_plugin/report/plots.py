@@ -50,7 +50,7 @@ def plot_losses(record: RunRecord, file: Target) -> None:
     if losses.from_the_start or n_skipped:
         left.legend(fontsize=8, frameon=False, loc="upper right", bbox_to_anchor=(1.0, 0.92))
     left.set_title("Loss")
-    right.set_title("Its summands")
+    right.set_title("Its terms")
     for axes in (left, right):
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
@@ -116,21 +116,21 @@ def draw_curve(axes: Axes, curve: Curve, label: str, color: str, style: str = "-
     for x, y in zip(*parts, strict=True):
         axes.plot(x, y, style, color=color, linewidth=1.8, label=label)
         label = "_"  # one entry in the legend
-        known = np.concatenate([[False], np.isfinite(y), [False]])
-        alone = known[1:-1] & ~known[:-2] & ~known[2:]
+        finite = np.concatenate([[False], np.isfinite(y), [False]])
+        alone = finite[1:-1] & ~finite[:-2] & ~finite[2:]
         axes.plot(x[alone], y[alone], "o", color=color, markersize=5)
 
 
 def _mark_join(axes: Axes, step: int, names: Sequence[str], row: int) -> None:
     """Mark the step from which further kinds of terms are part of the loss; names of several in rows."""
     axes.axvline(step, color=MUTED, linestyle=":")
-    words = f" {shown_name(' and '.join(names))} {'joins' if len(names) == 1 else 'join'} "
+    text = f" {shown_name(' and '.join(names))} {'joins' if len(names) == 1 else 'join'} "
     low, high = axes.get_xlim()
     side = "right" if step > (low + high) / 2 else "left"
     axes.text(
         step,
         0.98 - 0.06 * (row % 6),
-        words,
+        text,
         transform=axes.get_xaxis_transform(),
         va="top",
         ha=side,

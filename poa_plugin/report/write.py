@@ -98,7 +98,7 @@ def _named_apart(runs: Sequence[Path], records: Sequence[RunRecord]) -> list[Run
     depth, names = 1, [record.name for record in records]
     while len(set(names)) < len(names) and depth < max(map(len, parts)):
         depth += 1
-        names = [printable("/".join(own[-depth:])) for own in parts]
+        names = [printable("/".join(path[-depth:])) for path in parts]
     if len(set(names)) < len(names):  # they differ in bytes that are no text
         names = [f"{name} ({i})" for i, name in enumerate(names, start=1)]
     return [replace(record, name=name) for record, name in zip(records, names, strict=True)]
@@ -107,17 +107,17 @@ def _named_apart(runs: Sequence[Path], records: Sequence[RunRecord]) -> list[Run
 def _pictures(records: Sequence[RunRecord]) -> dict[str, bytes]:
     """Return the plots for where no script runs, PNG files by name."""
     alone = len(records) == 1
-    found = {}
+    pictures = {}
     if any(entry.top1 for record in records for entry in record.entries):
         plot = (plot_accuracy, records[0]) if alone else (plot_runs_accuracy, records)
-        found["accuracy"] = _png(*plot)
+        pictures["accuracy"] = _png(*plot)
     if any(line["loss"] is not None for record in records for line in record.lines):
         plot = (plot_losses, records[0]) if alone else (plot_runs_losses, records)
-        found["losses"] = _png(*plot)
+        pictures["losses"] = _png(*plot)
     draws = [line for record in records for line in record.lines if line.get("subnets")]
     if draws and alone:
-        found["sampling"] = _png(plot_sampling, draws)
-    return found
+        pictures["sampling"] = _png(plot_sampling, draws)
+    return pictures
 
 
 def _png(plot: Callable[[Any, io.BytesIO], None], shown: Any) -> bytes:

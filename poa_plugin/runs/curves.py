@@ -43,7 +43,7 @@ class Losses:
 
     Attributes:
         total: the loss.
-        terms: its summands by name, global and local crops added up.
+        terms: its terms by name, global and local crops added up.
         from_the_start: the sum of the terms that are there from the first line on, where others join; where
             none does, None.
         joins: the step from which further kinds of terms are a part of the loss, and their names.
@@ -65,7 +65,7 @@ def loss_curves(lines: Sequence[dict[str, Any]]) -> Losses | None:
     if not lines:
         return None
     steps = np.array([line["step"] + 1 for line in lines])
-    terms = summands(lines)
+    terms = loss_terms(lines)
     joined: dict[int, set[str]] = defaultdict(set)
     for name, values in terms.items():
         if min(values) > 0:
@@ -85,7 +85,7 @@ def loss_curves(lines: Sequence[dict[str, Any]]) -> Losses | None:
     )
 
 
-def summands(lines: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
+def loss_terms(lines: Sequence[dict[str, Any]]) -> dict[str, dict[int, float]]:
     """Return each summand of the loss, by the index of the line; global and local crops are added up."""
     terms: dict[str, dict[int, float]] = defaultdict(lambda: defaultdict(float))
     for i, line in enumerate(lines):
@@ -107,11 +107,11 @@ def smoothed(values: Any, breaks: Iterable[int] = ()) -> list[Any]:
 
 def running_mean(y: Any, window: int) -> Any:
     """Return the mean over `window` points either side, over fewer at the ends and around NaN."""
-    known = np.isfinite(y)
+    finite = np.isfinite(y)
     ones = np.ones(2 * min(window, (len(y) - 1) // 2) + 1)
-    counts = np.convolve(known.astype(float), ones, mode="same")
-    sums = np.convolve(np.where(known, y, 0.0), ones, mode="same")
-    return np.where(known, sums / np.maximum(counts, 1), np.nan)
+    counts = np.convolve(finite.astype(float), ones, mode="same")
+    sums = np.convolve(np.where(finite, y, 0.0), ones, mode="same")
+    return np.where(finite, sums / np.maximum(counts, 1), np.nan)
 
 
 def thinned(values: Any, breaks: Sequence[int] = ()) -> Any:
@@ -124,10 +124,10 @@ def thinned(values: Any, breaks: Sequence[int] = ()) -> Any:
         return np.arange(len(values))
     kept = {0, len(values) - 1, *breaks, *(i - 1 for i in breaks)}
     for part in np.array_split(np.arange(len(values)), MAX_POINTS // 2 - 1):
-        known = part[np.isfinite(values[part])]
-        if len(known):
-            kept |= {int(known[np.argmin(values[known])]), int(known[np.argmax(values[known])])}
-        if len(known) < len(part):
+        finite = part[np.isfinite(values[part])]
+        if len(finite):
+            kept |= {int(finite[np.argmin(values[finite])]), int(finite[np.argmax(values[finite])])}
+        if len(finite) < len(part):
             kept.add(int(part[~np.isfinite(values[part])][0]))
     return np.array(sorted(kept))
 
@@ -161,18 +161,18 @@ def ranges(steps: Sequence[int], n_most: int = MAX_POINTS) -> list[tuple[int, in
     """
     if not len(steps):
         return []
-    found: list[tuple[int, int, int]] = []
+    joined: list[tuple[int, int, int]] = []
     for gap in (1, max(1, (steps[-1] - steps[0]) // n_most)):
-        found = [(steps[0], steps[0], 1)]
+        joined = [(steps[0], steps[0], 1)]
         for step in steps[1:]:
-            first, last, count = found[-1]
+            first, last, count = joined[-1]
             if step - last <= gap:
-                found[-1] = (first, step, count + 1)
+                joined[-1] = (first, step, count + 1)
             else:
-                found.append((step, step, 1))
-        if len(found) <= n_most:
+                joined.append((step, step, 1))
+        if len(joined) <= n_most:
             break
-    return found
+    return joined
 
 
 def _term(name: str, steps: Any, values: dict[int, float]) -> Curve:

@@ -10,11 +10,6 @@ from poa_plugin.runs.results_file import read_results
 from poa_plugin.runs.uncertainty import alike
 
 
-def recorded_results(folder: Path, network: str, branch: str, step: int) -> list[dict[str, Any]]:
-    """Return the accuracies of one network; see `results_by_network`."""
-    return results_by_network(folder, branch, step).get(network, [])
-
-
 def results_by_network(folder: Path, branch: str, step: int) -> dict[str, list[dict[str, Any]]]:
     """Return the accuracies of a run's networks as they are at a step.
 

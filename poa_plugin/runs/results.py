@@ -9,13 +9,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from poa_plugin.errors import UserError, did_you_mean
 
 KINDS = ("trained", "untrained", "reference", "pixels")
-NOT_MEASURED_BY = ("by",)
+NOT_MEASURED_BY = ("by", "n_train")
 """Conditions on which no value depends."""
 
 
@@ -53,7 +54,7 @@ class Row:
     @property
     def k(self) -> int | None:
         """The neighbors of a k-NN accuracy; None for any other metric."""
-        match = re.fullmatch(r"top1_k(\d+)", self.metric)
+        match = re.fullmatch(r"top1_k(\d+)", self.metric) if self.protocol == "knn" else None
         return int(match[1]) if match else None
 
     @property
@@ -65,13 +66,6 @@ class Row:
     def by(self) -> str:
         """The command that wrote the row."""
         return str(self.conditions.get("by", ""))
-
-    @property
-    def key(self) -> tuple[Any, ...]:
-        """Equal for two measurements of the same thing, of which the later replaces the earlier."""
-        conditions = {k: v for k, v in self.conditions.items() if k not in NOT_MEASURED_BY}
-        labels = (self.network, self.kind, self.branch, self.step, self.protocol, self.metric)
-        return (*labels, conditions_name(conditions))
 
 
 @dataclass(frozen=True)
@@ -110,24 +104,52 @@ class Results:
 
     def merged(self, rows: Iterable[Row], networks: Iterable[Network]) -> Results:
         """Return these results with newer ones in the place of those of the same key, at the end."""
-        by_key = {row.key: row for row in self.rows}
-        for row in rows:
-            by_key.pop(row.key, None)
-            by_key[row.key] = row
+        merged = dict(self.by_key)
+        for key, row in by_key(rows).items():
+            merged.pop(key, None)
+            merged[key] = row
         sizes = {
             (network.is_reference, network.network, network.image_size): network
             for network in (*self.networks, *networks)
         }
         order = sorted(sizes.values(), key=lambda n: (n.is_reference, n.width, n.depth, n.params))
-        return Results(list(by_key.values()), order)
+        return Results(list(merged.values()), order)
 
     def network_of(self, row: Row) -> Network:
         """Return what the network of a row is, at the row's image size if that is recorded."""
-        name = (row.kind == "reference", row.network)
-        sizes = [n for n in self.networks if (n.is_reference, n.network) == name]
+        sizes = self._sizes.get((row.kind == "reference", row.network), [])
         size = row.conditions.get("crop_size")
         same = [network for network in sizes if network.image_size == size]
         return (same or sizes or [Network(row.network)])[-1]
+
+    @cached_property
+    def by_key(self) -> Mapping[tuple[Any, ...], Row]:
+        """The rows by their keys."""
+        return by_key(self.rows)
+
+    @cached_property
+    def _sizes(self) -> dict[tuple[bool, str], list[Network]]:
+        sizes: dict[tuple[bool, str], list[Network]] = {}
+        for network in self.networks:
+            sizes.setdefault((network.is_reference, network.network), []).append(network)
+        return sizes
+
+
+def by_key(rows: Iterable[Row]) -> dict[tuple[Any, ...], Row]:
+    """Return rows by a key that two measurements of the same thing share; of these the last.
+
+    Many rows share their conditions, which are named once.
+    """
+    names: dict[int, str] = {}  # by identity: what is named stays alive meanwhile
+    keyed = {}
+    rows = list(rows)
+    for row in rows:
+        if id(row.conditions) not in names:
+            conditions = {k: v for k, v in row.conditions.items() if k not in NOT_MEASURED_BY}
+            names[id(row.conditions)] = conditions_name(conditions)
+        weights = (row.network, row.kind, row.branch, row.step)
+        keyed[(weights, row.protocol, row.metric, names[id(row.conditions)])] = row
+    return keyed
 
 
 def conditions_name(conditions: Mapping[str, Any]) -> str:

@@ -54,8 +54,9 @@ def add_results(
         results = replace(
             before, rows=_adopted(before.rows, adopt) if adopt else before.rows
         ).merged(rows, networks)
-        write_whole(folder / JSON, _json(results))
-        write_whole(folder / CSV, _csv(results))
+        names = _names(results.rows)
+        write_whole(folder / JSON, _json(results, names))
+        write_whole(folder / CSV, _csv(results, names))
     return results
 
 
@@ -84,17 +85,12 @@ def _parse(record: Mapping[str, Any]) -> Results:
     return check(Results(rows, networks))
 
 
-def _json(results: Results) -> str:
+def _json(results: Results, names: Mapping[int, str]) -> str:
     """Return the text of `results.json`: a row a line, with the conditions' name in their place."""
-    conditions: dict[str, Mapping[str, Any]] = {}
-    rows = []
-    for row in results.rows:
-        name = conditions_name(row.conditions)
-        conditions[name] = row.conditions
-        rows.append({**_labels(row), "conditions": name})
+    conditions = {names[id(row.conditions)]: row.conditions for row in results.rows}
     parts = {
         "networks": [asdict(network) for network in results.networks],
-        "rows": rows,
+        "rows": [_labels(row, names) for row in results.rows],
     }
     lists = [
         f'"{name}": [\n' + ",\n".join(json.dumps(record) for record in records) + "\n]"
@@ -104,23 +100,29 @@ def _json(results: Results) -> str:
     return "{\n" + ",\n".join([f'"version": {VERSION}', named, *lists]) + "\n}\n"
 
 
-def _csv(results: Results) -> str:
+def _csv(results: Results, names: Mapping[int, str]) -> str:
     """Return the text of `results.csv`: the rows, each with the sizes of its network."""
-    names = [f.name for f in fields(Row)] + [f.name for f in fields(Network)][1:-1]
+    sizes = ("width", "depth", "params", "flops", "image_size")
     table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, names)
+    writer = csv.DictWriter(table, [*(f.name for f in fields(Row)), *sizes, "aliases"])
     writer.writeheader()
     for row in results.rows:
-        sizes = asdict(results.network_of(row))
-        sizes = {name: sizes[name] or "" for name in names if name in sizes}
-        sizes["aliases"] = " ".join(sizes["aliases"])
-        conditions = conditions_name(row.conditions)
-        writer.writerow({**sizes, **_labels(row), "conditions": conditions})
+        network = results.network_of(row)
+        columns = {size: getattr(network, size) or "" for size in sizes}
+        aliases = {"aliases": " ".join(network.aliases)}
+        writer.writerow({**_labels(row, names), **columns, **aliases})
     return table.getvalue()
 
 
-def _labels(row: Row) -> dict[str, Any]:
-    return {f.name: getattr(row, f.name) for f in fields(Row)}
+def _labels(row: Row, names: Mapping[int, str]) -> dict[str, Any]:
+    labels = {f.name: getattr(row, f.name) for f in fields(Row)}
+    return {**labels, "conditions": names[id(row.conditions)]}
+
+
+def _names(rows: Sequence[Row]) -> dict[int, str]:
+    """Return the name of each row's conditions by their identity: many rows share one mapping."""
+    by_identity = {id(row.conditions): row.conditions for row in rows}
+    return {identity: conditions_name(each) for identity, each in by_identity.items()}
 
 
 @contextmanager

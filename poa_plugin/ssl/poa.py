@@ -34,6 +34,8 @@ from poa_plugin.ssl.prototypes import chunk_width, chunks, teacher_rows
 from poa_plugin.ssl.students import ROLES, make_shard, run_students
 from poa_plugin.ssl.targets import Teacher
 
+ELASTIC_TERMS = ("cross_view_elastic", "same_view", "masked_patch_elastic", "koleo_elastic")
+
 
 @META_ARCHS.register_as("poa")
 class POA(nn.Module):
@@ -82,13 +84,8 @@ class POA(nn.Module):
         self.fp16_scaler = (
             torch.amp.GradScaler(resolve_device(config.train.device).type) if scaled else None
         )
-        terms = config.loss.terms
-        self.has_elastic_student = (
-            terms.cross_view_elastic
-            or terms.same_view
-            or terms.masked_patch_elastic
-            or terms.koleo_elastic
-        )
+        terms = cast(Mapping[str, bool], config.loss.terms)
+        self.has_elastic_student = any(terms[name] for name in ELASTIC_TERMS)
 
     def train(self, mode: bool = True) -> POA:
         """Set the students' mode; the teacher is always in evaluation mode."""
@@ -181,8 +178,7 @@ class POA(nn.Module):
         roles = ROLES if self.has_elastic_student else ROLES[:1]
         passes = [roles] if self.config.train.joint_students else [(role,) for role in roles]
         for index, subnet in zip(range(n_shards), subnets, strict=True):
-            batch = batches.popleft()
-            shard = make_shard(index, subnet, batch, self.step.device, self.masks_active)
+            shard = self._shard(index, subnet, batches.popleft())
             intact: dict[int, Probabilities] = {}
             for of_pass in passes:
                 with self._autocast():
@@ -203,15 +199,20 @@ class POA(nn.Module):
         def shards() -> Iterator[Shard]:
             for index, batch in enumerate([data] if isinstance(data, Mapping) else data):
                 batches.append(batch)
-                yield make_shard(
-                    index,
-                    self.space.intact,
-                    {**batch, "collated_local_crops": None},
-                    self.step.device,
-                    self.masks_active,
-                )
+                yield self._shard(index, self.space.intact, {**batch, "collated_local_crops": None})
 
-        return self._teacher().targets(shards(), temperature)
+        teacher = Teacher(
+            self.teacher,
+            self.space.intact,
+            self.cls_targets,
+            self.patch_targets,
+            self.chunk_width,
+            teacher_rows(self.config, self.mask_grid),
+        )
+        return teacher.targets(shards(), temperature)
+
+    def _shard(self, index: int, subnet: Subnet, batch: Mapping[str, Any]) -> Shard:
+        return make_shard(index, subnet, batch, self.step.device, self.masks_active)
 
     def _terms(
         self,
@@ -284,16 +285,6 @@ class POA(nn.Module):
         started = self.steps_taken >= ibot.start_epoch * self.config.train.OFFICIAL_EPOCH_LENGTH
         used = terms.masked_patch_intact or terms.masked_patch_elastic
         return bool(started and used and ibot.loss_weight > 0)
-
-    def _teacher(self) -> Teacher:
-        return Teacher(
-            self.teacher,
-            self.space.intact,
-            self.cls_targets,
-            self.patch_targets,
-            self.chunk_width,
-            teacher_rows(self.config, self.mask_grid),
-        )
 
     def _run_students(self, shard: Shard, roles: Sequence[str]) -> dict[str, Student]:
         backbone = cast(ElasticBackbone, self.student["backbone"])

@@ -23,10 +23,12 @@ from poa_plugin.train.integrity import (
     MODEL,
     OPTIMIZER,
     STATE,
+    NewerFormatError,
     UnreadableError,
     damage,
     read_state,
     write_checksums,
+    write_state,
 )
 from poa_plugin.train.rotation import (
     clear_unfinished,
@@ -44,6 +46,7 @@ __all__ = [
     "MODEL",
     "OPTIMIZER",
     "STATE",
+    "NewerFormatError",
     "NotFiniteError",
     "UnreadableError",
     "clear_unfinished",
@@ -99,7 +102,7 @@ def save(
         partial.mkdir(parents=True)
         save_tensors(_owned(weights), partial / MODEL)
         save_tensors(_owned(moments), partial / OPTIMIZER)
-        (partial / STATE).write_text(json.dumps(state, indent=2), encoding="utf-8")
+        write_state(partial, state)
         write_checksums(partial)
         for file in (*partial.iterdir(), partial):
             flush(file)
@@ -144,15 +147,17 @@ def load(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> di
     Nothing in a checkpoint can run: weights are safetensors, all else is JSON.
 
     Raises:
+        NewerFormatError: the checkpoint has a format that this version of the package cannot read.
         UserError: the checkpoint is of another architecture, or cannot be read.
     """
+    state = read_state(folder)
     load_weights(model, load_tensors(folder / MODEL), folder)
     moments = load_tensors(folder / OPTIMIZER)
     for name, parameter in named_parameters(optimizer):
         keys = [key for key in ("step", "exp_avg", "exp_avg_sq") if f"{name}/{key}" in moments]
         for key in keys:
             optimizer.state[parameter][key] = moments[f"{name}/{key}"].to(parameter.device)
-    return read_state(folder)
+    return state
 
 
 def not_finite_tensors(tensors: Mapping[str, Tensor]) -> list[str]:

@@ -11,7 +11,7 @@ from torch import nn
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.schema import Config
 from poa_plugin.data import Dataset
-from poa_plugin.device import on_meta, resolve_device
+from poa_plugin.device import has_fast_bf16, on_meta, resolve_device
 from poa_plugin.train.schedules import Schedules
 
 
@@ -28,6 +28,7 @@ def header(config: Config) -> str:
         "device": f"{_device(config)}, {config.train.precision}",
         "parameters": f"{large} in the intact {config.student.arch}, {small} in the smallest of "
         f"{len(space)} networks",
+        **_advice(config),
         "folder": config.output_dir,
         "steps": f"{total:,} ({optim.epochs} epochs of {epoch}), {images:,} images each",
     }
@@ -73,6 +74,13 @@ def _device(config: Config) -> str:
         return f"{torch.cuda.get_device_name(device)} (cuda)"
     threads = torch.get_num_threads()
     return f"{device.type}, {threads} thread{'s' * (threads > 1)}"
+
+
+def _advice(config: Config) -> dict[str, str]:
+    """Return what would make training faster here, as rows."""
+    if config.train.precision != "fp32" or not has_fast_bf16(resolve_device(config.train.device)):
+        return {}
+    return {"faster": "this device has fast bf16: train.precision=bf16 (see docs/performance.md)"}
 
 
 def _count(network: nn.Module) -> str:

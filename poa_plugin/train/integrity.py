@@ -1,18 +1,30 @@
-"""Whether a checkpoint's files are those that were written: by size and SHA-256, where they may be read."""
+"""Whether a checkpoint can be used: of a format that this version reads, its files those that were written.
+
+`state.json` says which format the others have. `state.json` itself and its entry in `checksums.json` keep
+their form in all formats, so that a version of the package can tell a newer format from damage.
+"""
 
 from __future__ import annotations
 
 import errno
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from poa_plugin.errors import UserError
+from poa_plugin.version import __version__
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 CHECKSUMS = "checksums.json"
-FILES = (MODEL, OPTIMIZER, STATE)
+FILES = (STATE, MODEL, OPTIMIZER)
+"""In the order in which they are compared: the state says whether the others can be read."""
+
+FORMAT_KEY = "format_version"
+"""Where `state.json` has the format; a checkpoint without it is of version 1."""
+FORMAT_VERSION = 1
+"""The format that is written: raise it when an older version of the package would misread a checkpoint."""
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 """Errors that say that there is no file of this name."""
@@ -20,6 +32,16 @@ ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
 
 class UnreadableError(UserError):
     """A checkpoint may not be read by this user, or not now; nothing says that it is damaged."""
+
+
+class NewerFormatError(UserError):
+    """A checkpoint was written by a newer version of the package, in a format that this one cannot read."""
+
+
+def write_state(folder: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint's `state.json`, and with it the format's version."""
+    text = json.dumps({FORMAT_KEY: FORMAT_VERSION, **state}, indent=2)
+    (folder / STATE).write_text(text, encoding="utf-8")
 
 
 def write_checksums(folder: Path) -> None:
@@ -38,8 +60,24 @@ def checksum(file: Path) -> dict[str, Any]:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """Return a checkpoint's `state.json`."""
-    return cast(dict[str, Any], json.loads((folder / STATE).read_text(encoding="utf-8")))
+    """Return a checkpoint's `state.json`.
+
+    Raises:
+        NewerFormatError: the checkpoint has a format that this version of the package cannot read.
+        ValueError: it is no JSON object, or its format's version is no positive integer.
+    """
+    state = json.loads((folder / STATE).read_text(encoding="utf-8"))
+    if not isinstance(state, dict):
+        raise ValueError("it is no JSON object")
+    version = state.get(FORMAT_KEY, 1)
+    if type(version) is not int or version < 1:
+        raise ValueError(f"{FORMAT_KEY} is {version!r}")
+    if version > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"The checkpoint '{folder}' has format version {version}; poa_plugin {__version__} reads "
+            f"versions up to {FORMAT_VERSION}. Upgrade poa_plugin to use it."
+        )
+    return state
 
 
 def damage(folder: Path) -> str | None:
@@ -49,6 +87,7 @@ def damage(folder: Path) -> str | None:
         folder: named by its step, or `.<step>.removed`.
 
     Raises:
+        NewerFormatError: the checkpoint has a format that this version of the package cannot read.
         UnreadableError: the files may not be read, or the system refuses for a reason outside them.
     """
     try:
@@ -90,7 +129,7 @@ class VerifiedCheckpoints:
             if damage(folder) is not None:
                 return False
             self.add(folder)
-        except (OSError, UnreadableError):
+        except (OSError, NewerFormatError, UnreadableError):
             return False
         return True
 
@@ -99,22 +138,35 @@ def _compare(folder: Path) -> str | None:
     """Compare a checkpoint's files with their checksums."""
     try:
         sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        expected = {name: (sums[name]["bytes"], sums[name]["sha256"]) for name in FILES}
-    except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError) as error:
+    except (FileNotFoundError, IsADirectoryError, ValueError) as error:
         return f"its {CHECKSUMS} cannot be used ({error})"
-    for name, (size, digest) in expected.items():
-        file = folder / name
-        found = file.stat().st_size
-        if found != size:
-            return f"its file {name} has {found} bytes, not {size}"
-        if checksum(file)["sha256"] != digest:
-            return f"its file {name} is not the one that was written (SHA-256)"
+    if problem := _compare_file(folder, STATE, sums):
+        return problem
     try:
         step = read_state(folder)["step"]
-    except (ValueError, KeyError, TypeError) as error:
+    except NewerFormatError:
+        raise
+    except (ValueError, KeyError) as error:
         return f"its {STATE} cannot be used ({error})"
+    for name in FILES:
+        if name != STATE and (problem := _compare_file(folder, name, sums)):
+            return problem
     named = folder.name.removeprefix(".").removesuffix(".removed")
     return None if named == str(step) else f"it was written for step {step}"
+
+
+def _compare_file(folder: Path, name: str, sums: Any) -> str | None:
+    """Compare one file with what `checksums.json` says about it."""
+    try:
+        size, digest = sums[name]["bytes"], sums[name]["sha256"]
+    except (KeyError, TypeError) as error:
+        return f"its {CHECKSUMS} cannot be used ({error})"
+    n_bytes = (folder / name).stat().st_size
+    if n_bytes != size:
+        return f"its file {name} has {n_bytes} bytes, not {size}"
+    if checksum(folder / name)["sha256"] != digest:
+        return f"its file {name} is not the one that was written (SHA-256)"
+    return None
 
 
 def _signature(folder: Path) -> tuple[tuple[int, int, int], ...]:

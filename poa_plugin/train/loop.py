@@ -122,7 +122,7 @@ def _train(
             terms, norms, non_finite, scaler = train_step(model, optimizer, shards, values, subnets)
             times = shards.times()
             if non_finite and not skipped.in_a_row:
-                last_good = {"step": step, "scaler": scaler, "metrics": metrics.state()}
+                last_good = _state(step, scaler, metrics)
             elastic = subnets if model.has_elastic_student else []
             lock.check()
             heads = model.terms_by_head
@@ -137,8 +137,7 @@ def _train(
                     _save(run, model, optimizer, last_good)
             elif skipped.any_finite and (ends or (done % period == 0 and not skipped.in_a_row)):
                 metrics.flush()
-                states = {"scaler": _scaler_state(model), "metrics": metrics.state()}
-                _save(run, model, optimizer, {"step": done, **states})
+                _save(run, model, optimizer, _state(done, _scaler_state(model), metrics))
             if ends:
                 break
     if skipped.too_many or not (skipped.any_finite or stop.requested):
@@ -245,6 +244,11 @@ def _resume(folder: Path | None, model: POA, optimizer: torch.optim.Optimizer) -
     if model.steps_taken != state["step"]:
         raise UserError(f"'{folder}' contradicts itself: step {model.steps_taken} and {state}.")
     return state
+
+
+def _state(step: int, scaler: dict[str, Any] | None, metrics: Metrics) -> dict[str, Any]:
+    """Return a checkpoint's `state.json`: the next step to run, and what must not start anew with it."""
+    return {"step": step, "scaler": scaler, "metrics": metrics.state()}
 
 
 def _save(run: Path, model: POA, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -50,6 +50,7 @@ def latest(root: Path, fall_back: bool = False) -> Path | None:
             warning for each on stderr.
 
     Raises:
+        NewerFormatError: it has a format that this version of the package cannot read; with `fall_back`, too.
         UnreadableError: the newest checkpoint may not be read.
         UserError: the newest checkpoint is damaged, or with `fall_back` every one; what is wrong is
             named, and the newest one that is whole.
@@ -93,7 +94,8 @@ def clear_unfinished(root: Path) -> None:
     Call it only where no other process writes checkpoints in this folder.
 
     Raises:
-        UnreadableError: the folder, or a checkpoint that may have to be brought back, may not be read.
+        NewerFormatError: a checkpoint that may have to be brought back has a format of a newer version.
+        UnreadableError: the folder, or such a checkpoint, may not be read.
     """
     for step, folder in _candidates(root).items():
         if folder != root / str(step) and damage(folder) is None:

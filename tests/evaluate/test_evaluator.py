@@ -20,10 +20,11 @@ from poa_plugin.errors import UserError
 from poa_plugin.evaluate import evaluator
 from poa_plugin.evaluate.feature_store import FeatureStore
 from poa_plugin.evaluate.knn import knn_accuracy
-from poa_plugin.evaluate.run import EvaluationOptions
+from poa_plugin.evaluate.protocol import Score
+from poa_plugin.evaluate.run import EvaluationOptions, evaluate_run
 from poa_plugin.evaluate.splits import EvaluationImages, labeled_splits, with_data
 from poa_plugin.extraction.network import extract
-from poa_plugin.registry import DATASETS
+from poa_plugin.registry import DATASETS, PROTOCOLS
 from poa_plugin.runs.entries import series_of
 from poa_plugin.runs.results_file import read_results
 from poa_plugin.runs.run import Run, open_run
@@ -391,3 +392,34 @@ def test_pixels_that_broke_off_are_resumed(run: Run, monkeypatch: pytest.MonkeyP
     assert resumed.value == whole.value
     assert [len(part) for part in seen["test raw"]] == [8]
     assert [len(part) for part in seen["train raw"]] == [4]
+
+
+class NearestMean:
+    """A protocol of somebody else's: the class whose mean is nearest."""
+
+    name, conditions, phrase, metrics = "nearest_mean", {"distance": "cosine"}, "means", ["top1"]
+
+    def __init__(self, train: Many, test: Many) -> None:
+        self.labels = [torch.tensor(split.labels) for split in (train, test)]
+
+    def __call__(
+        self, train: Tensor, test: Tensor, device: torch.device, memory: int
+    ) -> dict[str, Score]:
+        classes = self.labels[0].unique()
+        means = torch.stack([train[self.labels[0] == c].float().mean(0) for c in classes])
+        nearest = classes[(test.float() @ means.T).argmax(1)]
+        return {"top1": Score(100 * float((nearest == self.labels[1]).float().mean()), None)}
+
+
+def test_a_protocol_plugs_in_with_one_class(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PROTOCOLS._obj_map, "nearest_mean", NearestMean)
+    options = EvaluationOptions(["w24_d2", "w24_d3"], protocol="nearest_mean")
+    rows = evaluate_run(run, options).rows
+    assert [(row.protocol, row.metric, row.standard_error) for row in rows] == [
+        ("nearest_mean", "top1", None)
+    ] * 2
+    assert all(0 <= row.value <= 100 and row.n == 24 for row in rows)
+    assert rows[0].data == "many_blobs, 8 of 8 pixels, means"
+    neighbors = evaluated(run, ["w24_d2"])
+    assert read_results(run.folder / "eval").rows == [*rows, *neighbors]
+    assert evaluate_run(run, options).rows == rows

@@ -10,8 +10,8 @@ import pytest
 
 from poa_plugin.errors import UserError
 from poa_plugin.runs.entries import entries_of, series_of
-from poa_plugin.runs.recorded import recorded_results
-from poa_plugin.runs.results import conditions_name
+from poa_plugin.runs.recorded import results_by_network
+from poa_plugin.runs.results import by_key, conditions_name
 from poa_plugin.runs.results_file import add_results, read_results
 from tests.example_results import accuracy
 
@@ -107,7 +107,7 @@ def test_a_sweep(tmp_path: Path) -> None:
     assert (by_name["w24_d2"].latency_ms, by_name["w24_d2"].latency_spread_ms) == (5.0, 0.5)
     assert by_name["w24_d3"].latency_ms is None
     assert by_name["w24_d2"].aliases == ("smallest",)
-    [one, three] = recorded_results(tmp_path, "w24_d3", "teacher", 4)
+    [one, three] = results_by_network(tmp_path, "teacher", 4)["w24_d3"]
     assert (one["k"], three["top1"], three["by"]) == (1, 60.0, "poa sweep")
 
 
@@ -137,7 +137,8 @@ def test_the_state_of_a_sweep_is_resumed(tmp_path: Path) -> None:
         series=SERIES,
         **IMAGES,
     )
-    [row] = [row for row in results.rows if row.key == now.key]
+    [key] = by_key([now])
+    row = results.by_key[key]
     assert (row.value, row.n, row.data) == (60.0, 600, CONDITIONS["data"])
     [timed] = [row for row in results.rows if row.metric == "latency_ms"]
     assert timed.conditions == {"architecture": architecture, **device, "by": "poa sweep"}

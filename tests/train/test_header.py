@@ -9,8 +9,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
+from poa_plugin import device
 from poa_plugin.cli import build_parser
+from poa_plugin.train import header
 from poa_plugin.train.loop import train
 from tests.conftest import Make
 
@@ -21,6 +24,28 @@ def commands(printed: str) -> list[list[str]]:
     return [
         shlex.split(line)[1:] for line in re.findall(r"^  (poa .*?)(?:    .*)?$", printed, re.M)
     ]
+
+
+@pytest.fixture(autouse=True)
+def _slow_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(header, "has_fast_bf16", lambda device: False)
+
+
+def test_fast_bf16_is_pointed_out(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "faster" not in header.header(make())
+    monkeypatch.setattr(header, "has_fast_bf16", lambda device: device.type == "cpu")
+    assert "faster      this device has fast bf16: train.precision=bf16" in header.header(make())
+    assert "faster" not in header.header(make("train.precision=bf16"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "fast"), [("fpu sse amx_bf16 amx_tile", True), ("fpu sse avx512f", False)]
+)
+def test_a_cpu_says_whether_it_has_bf16(
+    monkeypatch: pytest.MonkeyPatch, flags: str, fast: bool
+) -> None:
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags : {flags}")
+    assert device.has_fast_bf16(torch.device("cpu")) == fast
 
 
 def test_the_header_and_the_end(

@@ -17,7 +17,7 @@ from poa_plugin.config.load import default_config
 from poa_plugin.crops import masked_patches
 from poa_plugin.ssl import POA
 from poa_plugin.train.loop import build_model, train_step
-from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.optim import build_optimizer, clip_gradients
 from poa_plugin.train.schedules import Schedules
 from tests.conftest import FAMILIES, random_batch
 
@@ -132,3 +132,25 @@ def test_copies_to_a_device_do_not_block(family: str, monkeypatch: pytest.Monkey
     assert all(term.device.type == "cuda" for term in terms.values())
     assert waits.seen["copies"] >= len(pinned) >= 10
     assert waits.seen["blocking copies"] == 0
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_gpu_is_not_waited_for(family: str) -> None:
+    """CUDA raises at whatever waits, in forward and backward passes, clipping, AdamW and the average."""
+    overrides = ["train.device=cuda", "train.prototype_chunk=20", *DROP_PATH[family]]
+    config = default_config([*FAMILIES[family], *overrides])
+    model = build_model(config).train()
+    optimizer = build_optimizer(model.get_params_groups(), config)
+    values, batches = Schedules(config)(1000), batches_of(model)
+    subnets = model.sample_subnets(2)
+    train_step(model, optimizer, batches, values, subnets)  # fills the caches of tables
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        optimizer.zero_grad(set_to_none=True)
+        model.forward_backward(batches, values.teacher_temp, subnets)
+        clip_gradients(model.student, config.optim.clip_grad)
+        optimizer.step()
+        model.update_teacher(values.momentum)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")

@@ -1,4 +1,4 @@
-"""The page about one run or several: one HTML file, which asks nothing of the network.
+"""The page about one run or several: one self-contained HTML file, which makes no web requests.
 
 Python writes the table, the facts and the pictures, which need no script; the script draws what can be
 touched in the place of the pictures, from the same numbers.

@@ -44,8 +44,8 @@ function scale(low, high, from, to, log) {
   return map;
 }
 
-// The ends of an axis that holds all numbers with some room.
-function ends(numbers, log, room = 0.05) {
+// The ends of an axis that holds all numbers with some margin.
+function ends(numbers, log, share = 0.05) {
   let low = Infinity;
   let high = -Infinity;
   for (const number of numbers) {
@@ -53,10 +53,10 @@ function ends(numbers, log, room = 0.05) {
     high = Math.max(high, number);
   }
   if (log) {
-    const factor = high > low ? (high / low) ** room : 1.5;
+    const factor = high > low ? (high / low) ** share : 1.5;
     return [low / factor, high * factor];
   }
-  const margin = high > low ? (high - low) * room : Math.abs(high) * 0.1 || 1;
+  const margin = high > low ? (high - low) * share : Math.abs(high) * 0.1 || 1;
   return [low - margin, high + margin];
 }
 

@@ -43,8 +43,8 @@ def ks_before(lines: Sequence[Line]) -> list[int]:
 
 def widths_of(lines: Sequence[Line]) -> list[int]:
     """Return the widths of the runs' own networks, in increasing order."""
-    own = [line.entry for line in lines if line.entry.kind in ("trained", "untrained")]
-    return sorted({entry.width for entry in own if entry.width})
+    networks = [line.entry for line in lines if line.entry.kind in ("trained", "untrained")]
+    return sorted({entry.width for entry in networks if entry.width})
 
 
 def page_data(records: Sequence[RunRecord]) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def page_data(records: Sequence[RunRecord]) -> dict[str, Any]:
         "runs": [
             {
                 "name": record.name,
-                "losses": _losses(own, compared),
+                "losses": _losses(curves, compared),
                 "skipped": [
                     {"first": first, "last": last, "count": count}
                     for first, last, count in record.skipped_ranges
@@ -65,7 +65,7 @@ def page_data(records: Sequence[RunRecord]) -> dict[str, Any]:
                 "draws": _draws(record),
                 "best": _best(record, lines),
             }
-            for record, own in zip(records, losses, strict=True)
+            for record, curves in zip(records, losses, strict=True)
         ],
         "rows": [_row(line) for line in lines],
         "widths": widths_of(lines),
@@ -129,15 +129,15 @@ def _row(line: Line) -> dict[str, Any]:
 def _best(record: RunRecord, lines: Sequence[Line]) -> dict[str, Any]:
     """Return, by k, the row of a run's best network, and which rows are not distinguishable from it."""
     numbers = {id(line.entry): i for i, line in enumerate(lines)}
-    found = {}
+    by_k = {}
     for k in sorted({k for entry in record.entries for k in entry.top1}):
         best = best_of(record.entries, k)
         if best is not None:
             like = [numbers[id(entry)] for entry in record.entries if best.is_like(entry)]
             row = numbers[id(best.entry)]
             lowest = exact(best.lowest)
-            found[str(k)] = {"row": row, "lowest": lowest, "nTest": best.n_test, "like": like}
-    return found
+            by_k[str(k)] = {"row": row, "lowest": lowest, "nTest": best.n_test, "like": like}
+    return by_k
 
 
 def _losses(losses: Losses | None, compared: bool) -> list[dict[str, Any]]:
@@ -153,9 +153,9 @@ def _losses(losses: Losses | None, compared: bool) -> list[dict[str, Any]]:
     total = _curve(losses.total)
     total["joins"] = [{"step": step, "names": list(names)} for step, names in losses.joins]
     curves = [total]
-    for own in losses.terms:
-        color = {"color": kinds.index(own.kind), "dashed": own.elastic}
-        curves.append(_curve(own) | {"term": True} | color)
+    for term in losses.terms:
+        color = {"color": kinds.index(term.kind), "dashed": term.elastic}
+        curves.append(_curve(term) | {"term": True} | color)
     if compared:
         start = losses.from_the_start or (None if losses.joins else losses.total)
         if start is not None:
@@ -176,14 +176,14 @@ def _curve(curve: Curve) -> dict[str, Any]:
 def _draws(record: RunRecord) -> list[dict[str, Any]]:
     """Return how often each network was the elastic student."""
     counts = Counter(name for line in record.lines for name in line.get("subnets") or ())
-    known = {entry.network: entry for entry in record.entries}
+    entries = {entry.network: entry for entry in record.entries}
     draws = []
     for name, count in counts.items():
         parsed = re.fullmatch(r"w(\d+)_d(\d+(?:-\d+)*)", name)
         if parsed:
             width, depth = int(parsed[1]), sum(map(int, parsed[2].split("-")))
         else:
-            entry = known.get(name)
+            entry = entries.get(name)
             width, depth = (entry.width, entry.depth) if entry else (0, 0)
         draws.append({"network": name, "width": width, "depth": depth, "count": count})
     return draws

@@ -24,9 +24,9 @@ SETTINGS = {
 
 def facts(record: RunRecord) -> dict[str, str]:
     """Return what is worth knowing of a run at a glance, by name."""
-    found = _trained(record) | _evaluated(record)
-    named = {SETTINGS[key]: word for key, word in record.settings.items() if key in SETTINGS}
-    return found | named
+    shown = _trained(record) | _evaluated(record)
+    named = {SETTINGS[key]: text for key, text in record.settings.items() if key in SETTINGS}
+    return shown | named
 
 
 def fact_list(record: RunRecord) -> str:
@@ -70,32 +70,32 @@ def _trained(record: RunRecord) -> dict[str, str]:
     if not record.lines:
         return {}
     last = record.lines[-1]
-    found = {"steps": f"{last['step'] + 1:,}"}
+    shown = {"steps": f"{last['step'] + 1:,}"}
     if "seconds" in last:
-        found["minutes"] = _amount(last["seconds"] / 60)
+        shown["minutes"] = _amount(last["seconds"] / 60)
     if "images_per_second" in last:
-        found["images per second"] = _amount(last["images_per_second"])
+        shown["images per second"] = _amount(last["images_per_second"])
     losses = [line["loss"] for line in record.lines if line["loss"] is not None]
     if losses:
-        found["loss, first and last"] = f"{losses[0]:.2f} → {losses[-1]:.2f}"
+        shown["loss, first and last"] = f"{losses[0]:.2f} → {losses[-1]:.2f}"
     ranges = record.skipped_ranges
     if ranges or "skipped_steps" in last:
-        found["skipped steps"] = f"{sum(count for _, _, count in ranges):,}"
-    return found
+        shown["skipped steps"] = f"{sum(count for _, _, count in ranges):,}"
+    return shown
 
 
 def _evaluated(record: RunRecord) -> dict[str, str]:
     n_networks = sum(entry.kind == "trained" for entry in record.entries)
-    found = {"networks": str(n_networks)} if n_networks else {}
+    shown = {"networks": str(n_networks)} if n_networks else {}
     trained = [entry for entry in record.entries if entry.kind == "trained"]
     best = best_of(trained, nearest_k({k for entry in trained for k in entry.top1}))
     if best:
         top1 = plus_minus(best.top1, best.n_test)
-        found |= {f"best top-1, k = {best.k}": f"{top1}%", "best network": best.entry.network}
+        shown |= {f"best top-1, k = {best.k}": f"{top1}%", "best network": best.entry.network}
         like = [entry for entry in trained if best.is_like(entry)]
         if like:
-            found["not distinguishable from it"] = f"{len(like)} network{'s' * (len(like) > 1)}"
-    return found
+            shown["not distinguishable from it"] = f"{len(like)} network{'s' * (len(like) > 1)}"
+    return shown
 
 
 def _conditions(record: RunRecord) -> dict[str, str]:

@@ -1,4 +1,4 @@
-// Losses over steps: of one run the total and its summands, of several runs one of them beside each other.
+// Losses over steps: of one run the total and its terms, of several runs one of them beside each other.
 
 function seriesOf(term) {
   const series = [];
@@ -27,7 +27,7 @@ function drawLosses() {
   if (start.length) keys(left, totals);
   if (!right) return;
   const series = terms.map((term) => ({ ...term, stroke: `var(--r${term.color % 7})` }));
-  drawCurves(right, "its summands", series);
+  drawCurves(right, "its terms", series);
   keys(right, series);
 }
 
@@ -116,7 +116,7 @@ function markSkipped(plot, ranges, stroke, row) {
   }
 }
 
-// The step from which further summands are part of the loss; names of several steps in rows.
+// The step from which further terms are part of the loss; names of several steps in rows.
 function markJoin(plot, step, names, stroke, row) {
   const { inner } = plot;
   const x = plot.x(step);

@@ -102,8 +102,8 @@ def _accuracies(k: int, best: Sequence[Best | None]) -> Callable[[Line], str]:
     """Return the cells of accuracies at a k, given the best network of each run."""
 
     def cell(line: Line) -> str:
-        own = best[line.run]
-        like = own is not None and own.is_like(line.entry)
+        best_of_run = best[line.run]
+        like = best_of_run is not None and best_of_run.is_like(line.entry)
         return _accuracy(line.entry.top1, line.entry.n_test, k) + f" {MARK}" * like
 
     return cell
