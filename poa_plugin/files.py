@@ -86,7 +86,7 @@ def reading(path: Path) -> Iterator[None]:
         raise UserError(f"'{shown(where)}' cannot be read: {read_reason(error)}.") from error
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+def write_atomically(path: Path, content: str | bytes) -> None:
     """Write a file such that a kill at any moment leaves the old one or the new one; text as UTF-8."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -160,7 +160,7 @@ def drop_records_from(path: Path, step: int) -> None:
 
 def write_records(path: Path, records: Iterable[dict[str, Any]]) -> None:
     """Replace a JSON Lines file."""
-    write_whole(path, "".join(f"{json.dumps(record)}\n" for record in records))
+    write_atomically(path, "".join(f"{json.dumps(record)}\n" for record in records))
 
 
 def append_record(path: Path, record: dict[str, Any]) -> None:

@@ -118,15 +118,15 @@ Make = Callable[..., Config]
 
 @pytest.fixture
 def small_config() -> Make:
-    """Return a function that builds a configuration of seconds, with words laid over it."""
-    return lambda *words: default_config([*SMALL, *words])
+    """Return a function that builds a configuration of seconds, with overrides."""
+    return lambda *overrides: default_config([*SMALL, *overrides])
 
 
 @pytest.fixture
 def make(small_config: Make, tmp_path: Path) -> Make:
-    """Return a function that builds the configuration of a run of seconds, with words laid over it."""
+    """Return a function that builds the configuration of a run of seconds, with overrides."""
 
-    def config(*words: str) -> Config:
+    def config(*overrides: str) -> Config:
         return small_config(
             "data.dataset=blobs",
             "train.OFFICIAL_EPOCH_LENGTH=3",
@@ -136,7 +136,7 @@ def make(small_config: Make, tmp_path: Path) -> Make:
             "optim.warmup_epochs=1",
             "student.vit.drop_path_rate=0.2",
             f"output_dir={tmp_path / 'run'}",
-            *words,
+            *overrides,
         )
 
     return config
@@ -152,9 +152,9 @@ def randomize(module: ElasticBackbone, seed: int = 0) -> ElasticBackbone:
     """Draw all parameters anew, so that no term is too small to be seen."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for own in module.modules():
-            is_norm = isinstance(own, (nn.LayerNorm, nn.GroupNorm))
-            for name, parameter in own.named_parameters(recurse=False):
+        for submodule in module.modules():
+            is_norm = isinstance(submodule, (nn.LayerNorm, nn.GroupNorm))
+            for name, parameter in submodule.named_parameters(recurse=False):
                 values = torch.randn(parameter.shape, generator=generator)
                 offset = 1.0 if is_norm and name == "weight" else 0.0
                 scale = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.2
@@ -192,7 +192,7 @@ def golden_folder() -> Path:
 
 
 @pytest.fixture
-def demo_words(tmp_path: Path) -> list[str]:
+def demo_overrides(tmp_path: Path) -> list[str]:
     """Words for a quick training on a few images written here."""
     from PIL import Image
 
@@ -228,7 +228,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder.mkdir(parents=True)
             for i in range(size):
                 Image.effect_noise((50, 50), 5 + 60 * kind + i).save(folder / f"{i}.png")
-    words = [
+    overrides = [
         "data.dataset=image_folder",
         f"data.path={root / 'images'}",
         f"output_dir={root / 'run'}",
@@ -239,7 +239,7 @@ def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "optim.warmup_epochs=1",
     ]
     config = Path(__file__).resolve().parents[1] / "configs/ssl/demo_vit.yaml"
-    assert main(["train", str(config), *words]) == 0
+    assert main(["train", str(config), *overrides]) == 0
     return root / "run"
 
 

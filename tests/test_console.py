@@ -77,9 +77,9 @@ def test_characters_that_the_terminal_does_not_have() -> None:
     assert message.startswith("poa: 'nnn")
 
 
-def test_a_training_whose_output_is_full(demo_words: list[str], tmp_path: Path) -> None:
+def test_a_training_whose_output_is_full(demo_overrides: list[str], tmp_path: Path) -> None:
     """It ends as it would have; the run's own disk is not said to be full."""
-    overrides = [*demo_words, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
+    overrides = [*demo_overrides, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
     with Path("/dev/full").open("w") as full:
         ended = subprocess.run(
             [sys.executable, "-m", "poa_plugin", "train", *overrides],

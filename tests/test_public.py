@@ -92,12 +92,12 @@ def test_a_backbone_is_built_in_evaluation_mode_and_trained_in_the_other(family:
 
 
 def test_the_python_page_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_words: list[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, demo_overrides: list[str]
 ) -> None:
     from poa_plugin.cli import main
 
-    overrides = [*demo_words[1:], "optim.epochs=1", "optim.warmup_epochs=0"]
-    argv = ["train", demo_words[0], *overrides, "train.OFFICIAL_EPOCH_LENGTH=1"]
+    overrides = [*demo_overrides[1:], "optim.epochs=1", "optim.warmup_epochs=0"]
+    argv = ["train", demo_overrides[0], *overrides, "train.OFFICIAL_EPOCH_LENGTH=1"]
     assert main([*argv, f"output_dir={tmp_path / 'runs/demo/poa'}"]) == 0
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)

@@ -25,7 +25,7 @@ from poa_plugin.config.values import TRUE
 from poa_plugin.config.yaml_input import Scalar
 from poa_plugin.config.yaml_output import to_yaml
 from poa_plugin.errors import UserError
-from poa_plugin.files import write_whole
+from poa_plugin.files import write_atomically
 from poa_plugin.registry import BACKBONES, LOGGERS, import_packages
 
 FOR_ONE_COMMAND = {"train.accept_changes": False, "train.damaged_checkpoint": "stop"}
@@ -80,7 +80,7 @@ def save_config(config: Config, path: Path) -> None:
     saved = copy.deepcopy(cast(DictConfig, config))
     for key, value in FOR_ONE_COMMAND.items():
         OmegaConf.update(saved, key, value)
-    write_whole(path, to_yaml(saved))
+    write_atomically(path, to_yaml(saved))
 
 
 def _resolve(overlays: list[overlay.Overlay]) -> Config:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from poa_plugin.errors import UserError
-from poa_plugin.files import read_json, write_whole
+from poa_plugin.files import read_json, write_atomically
 
 FOLDER = "loggers"
 """The folder of a run in which loggers store what they need to resume, and what they write offline."""
@@ -83,7 +83,7 @@ def remember(run: Path, name: str, facts: dict[str, str]) -> None:
     """Store what a logger needs to resume the same run, such as its id, in the run's folder."""
     file = _file(run, name)
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(facts, indent=2) + "\n")
+    write_atomically(file, json.dumps(facts, indent=2) + "\n")
 
 
 def _file(run: Path, name: str) -> Path:

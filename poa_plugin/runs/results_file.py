@@ -12,7 +12,7 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
-from poa_plugin.files import write_whole
+from poa_plugin.files import write_atomically
 from poa_plugin.runs.former_results import BY_SWEEP, read_former_results
 from poa_plugin.runs.results import Network, Results, Row, check, conditions_name, damaged
 
@@ -55,8 +55,8 @@ def add_results(
             before, rows=_adopted(before.rows, adopt) if adopt else before.rows
         ).merged(rows, networks)
         names = _names(results.rows)
-        write_whole(folder / JSON, _json(results, names))
-        write_whole(folder / CSV, _csv(results, names))
+        write_atomically(folder / JSON, _json(results, names))
+        write_atomically(folder / CSV, _csv(results, names))
     return results
 
 

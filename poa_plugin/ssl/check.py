@@ -1,4 +1,4 @@
-"""Checks of what only a built model tells, on the meta device: nothing is allocated, read or written."""
+"""Checks that need a built model, on the meta device: nothing is allocated, read or written."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BYTES_PER_PARAMETER = 20
 """Float32 weights of student and teacher, gradients, and the two moments of AdamW."""
 
 THREADS_PER_CORE = 16
-"""Far more than are of use."""
+"""Far more than are useful."""
 
 
 def check_model(config: Config) -> None:

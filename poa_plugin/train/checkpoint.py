@@ -1,6 +1,6 @@
-"""Checkpoints: folders of safetensors, JSON and checksums that are there whole or not at all.
+"""Checkpoints: folders of safetensors, JSON and checksums that are complete or absent.
 
-How their folders are named and moved is in `rotation`, what makes one whole in `integrity`.
+How their folders are named and moved is in `rotation`, what makes one intact in `integrity`.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from poa_plugin.train.rotation import (
     latest,
     partial_folder,
     prune,
-    put_in_place,
+    publish,
+    restore_replaced,
     steps,
-    take_back,
 )
 from poa_plugin.weights import load_tensors, load_weights, save_tensors
 
@@ -63,7 +63,7 @@ __all__ = [
 
 
 class NotFiniteError(UserError):
-    """Weights or moments are not finite, and so no checkpoint is made of them."""
+    """Weights or moments are not finite, so no checkpoint is written."""
 
 
 def save(
@@ -74,10 +74,10 @@ def save(
     keep: int,
     keep_multiples_of: int = 0,
 ) -> Path:
-    """Write `root/<step>/`, and remove older checkpoints that need not be kept.
+    """Write `root/<step>/`, and remove older checkpoints that are no longer needed.
 
     The folder gets its name when all of it is on the disk, so that a kill or a failure at any moment
-    leaves the earlier checkpoints as they were and no half of a new one. An older one that cannot be
+    leaves the earlier checkpoints as they were and no partial new one. An older one that cannot be
     removed is named on stderr, and stays.
 
     Args:
@@ -94,8 +94,8 @@ def save(
     """
     step = int(state["step"])
     weights, moments = model.state_dict(), _optimizer_tensors(optimizer)
-    if wrong := not_finite_tensors({**weights, **moments}):
-        raise NotFiniteError(_not_finite(root, step, wrong))
+    if non_finite := not_finite_tensors({**weights, **moments}):
+        raise NotFiniteError(_not_finite(root, step, non_finite))
     partial = partial_folder(root, step)
     with _writing(root, step):
         shutil.rmtree(partial, ignore_errors=True)
@@ -106,14 +106,14 @@ def save(
         write_checksums(partial)
         for file in (*partial.iterdir(), partial):
             flush(file)
-        target = put_in_place(root, step)
+        target = publish(root, step)
     try:
         prune(root, step, keep, keep_multiples_of)
     except (OSError, UnreadableError) as error:
         reason = write_reason(error) if isinstance(error, OSError) else str(error)
         print(
-            f"\npoa: warning: a checkpoint under '{root}' that need not be kept cannot be removed: "
-            f"{reason}. The one of step {step} is whole, and the training goes on.",
+            f"\npoa: warning: a checkpoint under '{root}' that is no longer needed cannot be removed: "
+            f"{reason}. The one of step {step} is intact, and the training continues.",
             file=sys.stderr,
         )
     return target
@@ -130,7 +130,7 @@ def is_imported(folder: Path) -> bool:
 
 
 def weights_checksum(folder: Path) -> str:
-    """Return the SHA-256 of a checkpoint's weights, as it was written down with them."""
+    """Return the SHA-256 of a checkpoint's weights, as recorded with them."""
     sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
     return str(sums[MODEL]["sha256"])
 
@@ -170,29 +170,29 @@ def not_finite_tensors(tensors: Mapping[str, Tensor]) -> list[str]:
 def _not_finite(root: Path, step: int, names: list[str]) -> str:
     more = f" and {len(names) - 1} more" if len(names) > 1 else ""
     last = steps(root)
-    kept = f"the one of step {last[-1]} stays the newest" if last else "there is no earlier one"
+    remaining = (
+        f"the one of step {last[-1]} remains the newest" if last else "there is no earlier one"
+    )
     return (
         f"The weights are not finite after {step} steps ('{names[0]}'{more}), so that no checkpoint is "
-        f"written under '{root}'; {kept}. Lower optim.base_lr or use train.precision=fp32, with "
+        f"written under '{root}'; {remaining}. Lower optim.base_lr or use train.precision=fp32, with "
         f"train.accept_changes=true."
     )
 
 
 @contextmanager
 def _writing(root: Path, step: int) -> Iterator[None]:
-    """Clear an unfinished checkpoint away when it cannot be written, and say so in a sentence."""
+    """Remove an unfinished checkpoint when it cannot be written, and raise a sentence."""
     try:
         yield
     except OSError as error:
-        with suppress(
-            OSError
-        ):  # a disk that still refuses: the next start brings back what was there
-            take_back(root, step)
+        with suppress(OSError):  # a disk that still refuses: the next start restores the former one
+            restore_replaced(root, step)
         last = steps(root)
-        kept = f"the one of step {last[-1]} is whole" if last else "there is no earlier one"
+        remaining = f"the one of step {last[-1]} is intact" if last else "there is no earlier one"
         raise UserError(
             f"The checkpoint '{step}' cannot be written under '{root}': "
-            f"{write_reason(error)}; {kept}. Mend that, and the same command goes on."
+            f"{write_reason(error)}; {remaining}. Fix that, and the same command resumes."
         ) from error
 
 

@@ -16,7 +16,7 @@ from poa_plugin.data import Names
 from poa_plugin.data.names import printable
 from poa_plugin.data.reading import read_errors
 from poa_plugin.errors import UserError
-from poa_plugin.files import write_whole
+from poa_plugin.files import write_atomically
 from poa_plugin.train import checkpoint
 
 RECORD, NAMES = "data.json", "data_names.gz"
@@ -88,8 +88,8 @@ def record_images(run: Path, names: Names) -> None:
     """
     record = ImageRecord.of(names)
     if record != read_record(run):
-        write_whole(run / NAMES, gzip.compress(names.text, compresslevel=1, mtime=0))
-        write_whole(run / RECORD, json.dumps(record._asdict(), indent=2) + "\n")
+        write_atomically(run / NAMES, gzip.compress(names.text, compresslevel=1, mtime=0))
+        write_atomically(run / RECORD, json.dumps(record._asdict(), indent=2) + "\n")
 
 
 def _difference(run: Path, recorded: ImageRecord, names: Names) -> str:

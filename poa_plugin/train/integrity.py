@@ -106,7 +106,7 @@ def unreadable(place: Path, error: OSError) -> UnreadableError:
     place = Path(error.filename or place)
     if isinstance(error, PermissionError):
         return UnreadableError(
-            f"You may not read '{place}': that is no sign of damage; ask its owner for permission."
+            f"You may not read '{place}': that does not mean damage; ask its owner for permission."
         )
     return UnreadableError(f"'{place}' cannot be read now: {error.strerror or error}.")
 
@@ -118,11 +118,11 @@ class VerifiedCheckpoints:
         self._signatures: dict[Path, tuple[tuple[int, int, int], ...]] = {}
 
     def add(self, folder: Path) -> None:
-        """Take a checkpoint as whole until one of its files changes."""
+        """Count a checkpoint as intact until one of its files changes."""
         self._signatures[folder.absolute()] = _signature(folder)
 
-    def is_whole(self, folder: Path) -> bool:
-        """Whether a checkpoint is whole, as far as it may be read."""
+    def is_intact(self, folder: Path) -> bool:
+        """Whether a checkpoint is intact, as far as it may be read."""
         try:
             if self._signatures.get(folder.absolute()) == _signature(folder):
                 return True

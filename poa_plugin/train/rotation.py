@@ -1,9 +1,9 @@
-"""The folders of a run's checkpoints: which there are, how one takes its place, and which are removed.
+"""The folders of a run's checkpoints: which exist, how a new one gets its name, and which are removed.
 
-A checkpoint of step 40 is written as `.40.partial` and renamed to `40`. One that has to make way, for a
-new one of its step or because it need not be kept, is renamed to `.40.removed` before it is deleted. One
-that is damaged is set aside as `40.damaged`. So a folder with a number for a name was written whole, and
-between any two of these operations every checkpoint that has to be kept is there under one of its names.
+A checkpoint of step 40 is written as `.40.partial` and renamed to `40`. One that is replaced by a
+new one of its step, or is no longer needed, is renamed to `.40.removed` before it is deleted. One
+that is damaged is set aside as `40.damaged`. So a folder with a number for a name was written completely,
+and between any two of these operations every checkpoint that is needed exists under one of its names.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def removed_folder(root: Path, step: int) -> Path:
 def latest(root: Path, fall_back: bool = False) -> Path | None:
     """Return the newest checkpoint's folder, or None where there is none yet.
 
-    One that a kill left as `.<step>.removed`, in the middle of being replaced, counts if it is whole.
+    One that a kill left as `.<step>.removed`, in the middle of being replaced, counts if it is intact.
     Nothing is renamed without `fall_back`: a training may be writing in this folder.
 
     Args:
@@ -52,8 +52,8 @@ def latest(root: Path, fall_back: bool = False) -> Path | None:
     Raises:
         NewerFormatError: it has a format that this version of the package cannot read; with `fall_back`, too.
         UnreadableError: the newest checkpoint may not be read.
-        UserError: the newest checkpoint is damaged, or with `fall_back` every one; what is wrong is
-            named, and the newest one that is whole.
+        UserError: the newest checkpoint is damaged, or with `fall_back` every one; the damage is
+            named, and the newest intact one.
     """
     problems: list[tuple[Path, str]] = []
     candidates = _candidates(root)
@@ -70,13 +70,13 @@ def latest(root: Path, fall_back: bool = False) -> Path | None:
             for damaged, problem in problems:
                 aside = _set_aside(damaged)
                 print(
-                    f"WARNING: {problem}. It is set aside as '{aside.name}'; going back to '{folder}'.",
+                    f"WARNING: {problem}. It is set aside as '{aside.name}'; falling back to '{folder}'.",
                     file=sys.stderr,
                 )
             return folder
         elif problems:
             raise UserError(
-                f"{problems[0][1]}. The newest whole one is '{folder}': to go on from there, set "
+                f"{problems[0][1]}. The newest intact one is '{folder}': to resume from it, set "
                 f"train.damaged_checkpoint=previous, or remove the damaged folder."
             )
         else:
@@ -84,12 +84,12 @@ def latest(root: Path, fall_back: bool = False) -> Path | None:
     if _candidates(root) != candidates:
         return latest(root, fall_back)
     if problems:
-        raise UserError(f"{problems[0][1]}. No checkpoint under '{root}' is whole.")
+        raise UserError(f"{problems[0][1]}. No checkpoint under '{root}' is intact.")
     return None
 
 
 def clear_unfinished(root: Path) -> None:
-    """Undo what a kill interrupted: bring back a checkpoint that was being replaced, delete the rest.
+    """Undo what a kill interrupted: restore a checkpoint that was being replaced, delete the rest.
 
     Call it only where no other process writes checkpoints in this folder.
 
@@ -105,7 +105,7 @@ def clear_unfinished(root: Path) -> None:
             shutil.rmtree(root / name, ignore_errors=True)
 
 
-def put_in_place(root: Path, step: int) -> Path:
+def publish(root: Path, step: int) -> Path:
     """Give the finished `.<step>.partial` its name; one that has the name already is deleted afterwards."""
     partial, target, removed = (
         partial_folder(root, step),
@@ -123,8 +123,8 @@ def put_in_place(root: Path, step: int) -> Path:
     return target
 
 
-def take_back(root: Path, step: int) -> None:
-    """Delete an unfinished checkpoint of a step, and bring back the one that it was to replace."""
+def restore_replaced(root: Path, step: int) -> None:
+    """Delete an unfinished checkpoint of a step, and restore the one that it was to replace."""
     removed, target = removed_folder(root, step), root / str(step)
     shutil.rmtree(partial_folder(root, step), ignore_errors=True)
     if removed.exists() and not target.exists():
@@ -132,9 +132,9 @@ def take_back(root: Path, step: int) -> None:
 
 
 def prune(root: Path, newest: int, keep: int, keep_multiples_of: int = 0) -> None:
-    """Delete the checkpoints from before the one just written that need not be kept.
+    """Delete the checkpoints from before the one just written that are no longer needed.
 
-    Only whole ones count as kept. What is newer than `newest` is left alone.
+    Only intact ones count as kept. What is newer than `newest` is left alone.
 
     Args:
         root: the run's `ckpt` folder.
@@ -148,7 +148,7 @@ def prune(root: Path, newest: int, keep: int, keep_multiples_of: int = 0) -> Non
     for step in reversed([step for step in steps(root) if step < newest]):
         folder = root / str(step)
         if kept < keep:
-            kept += _verified.is_whole(folder)
+            kept += _verified.is_intact(folder)
         elif not (keep_multiples_of and step % keep_multiples_of == 0):
             removed = removed_folder(root, step)
             shutil.rmtree(removed, ignore_errors=True)
@@ -160,8 +160,8 @@ def _candidates(root: Path) -> dict[int, Path]:
     """Return the folder of each step; `.<step>.removed` only where there is no `<step>`."""
     names = _names(root)
     removed = {int(n[1:-8]) for n in names if n.endswith(".removed") and _is_step(n[1:-8])}
-    found = {step: removed_folder(root, step) for step in removed}
-    return found | {int(name): root / name for name in names if _is_step(name)}
+    folders = {step: removed_folder(root, step) for step in removed}
+    return folders | {int(name): root / name for name in names if _is_step(name)}
 
 
 def _names(root: Path) -> list[str]:
@@ -187,7 +187,7 @@ def _inode(folder: Path) -> int | None:
 
 
 def _set_aside(folder: Path) -> Path:
-    """Rename a damaged checkpoint so that it is no longer taken for one; return its new path."""
+    """Rename a damaged checkpoint so that it no longer counts as one; return its new path."""
     target, number = folder.with_name(f"{folder.name}.damaged"), 1
     while target.exists() or target.is_symlink():
         number += 1

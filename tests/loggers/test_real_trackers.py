@@ -26,13 +26,13 @@ STEPS, AGAIN = [*range(6)], [4, 5]
 
 
 @pytest.fixture
-def train(tmp_path: Path, demo_words: list[str]) -> Train:
+def train(tmp_path: Path, demo_overrides: list[str]) -> Train:
     """Return a function that trains in a process of its own, where a tracker writes below `tmp_path`."""
     home = tmp_path / "home"
     home.mkdir()
 
     def run(*overrides: str, **variables: str) -> str:
-        command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, "optim.epochs=3"]
+        command = [sys.executable, "-m", "poa_plugin", "train", *demo_overrides, "optim.epochs=3"]
         command += ["train.checkpoint_period=2", f"output_dir={tmp_path / 'run'}", *overrides]
         without = ("WANDB_", "MLFLOW_", "TRACKIO_")
         env = {name: value for name, value in os.environ.items() if not name.startswith(without)}
@@ -143,13 +143,13 @@ def test_trackio_on_this_machine(train: Train, tmp_path: Path) -> None:
         assert json.loads(row[2]) == pytest.approx(scalars(line))
 
 
-def test_a_server_that_is_not_there(demo_words: list[str], tmp_path: Path) -> None:
+def test_a_server_that_is_not_there(demo_overrides: list[str], tmp_path: Path) -> None:
     """Nothing is trained for hours without being logged."""
     pytest.importorskip("mlflow")
     overrides = ["train.loggers=[tensorboard,mlflow]", f"output_dir={tmp_path / 'run'}"]
     overrides += ["train.logger_options.mlflow.tracking_uri=http://127.0.0.1:9"]
     env = {**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, *overrides]
+    command = [sys.executable, "-m", "poa_plugin", "train", *demo_overrides, *overrides]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     assert ended.returncode == 2
     assert "poa: The logger 'mlflow' cannot be opened: " in ended.stderr
@@ -190,7 +190,7 @@ class Server(BaseHTTPRequestHandler):
         pass
 
 
-def test_a_server_that_goes_away(demo_words: list[str], tmp_path: Path) -> None:
+def test_a_server_that_goes_away(demo_overrides: list[str], tmp_path: Path) -> None:
     pytest.importorskip("mlflow")
     server = ThreadingHTTPServer(("127.0.0.1", 0), Server)
     thread = threading.Thread(target=server.serve_forever)
@@ -199,7 +199,7 @@ def test_a_server_that_goes_away(demo_words: list[str], tmp_path: Path) -> None:
     overrides = ["train.loggers=[tensorboard,mlflow]", f"output_dir={tmp_path / 'run'}"]
     overrides += [f"train.logger_options.mlflow.tracking_uri={address}", "optim.epochs=10"]
     env = {**os.environ, "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, *overrides]
+    command = [sys.executable, "-m", "poa_plugin", "train", *demo_overrides, *overrides]
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     server.shutdown()  # if it has not done so itself
     thread.join()

@@ -268,7 +268,7 @@ if "my_table" not in LOGGERS:
 
 
 def test_a_logger_of_ones_own(
-    demo_words: list[str],
+    demo_overrides: list[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -282,15 +282,17 @@ def test_a_logger_of_ones_own(
         "optim.epochs=1",
         f"output_dir={tmp_path / 'run'}",
     ]
-    assert main(["train", *demo_words, *overrides]) == 0
+    assert main(["train", *demo_overrides, *overrides]) == 0
     logged = [f"{line['step']} {line['loss']:.2f}" for line in lines(tmp_path / "run")]
     assert (tmp_path / "run/table.txt").read_text().split("\n")[:-1] == logged
     assert main(["config", "my_table.digits"]) == 0
     assert "a whole number from 1 to 9" in capsys.readouterr().out
-    assert main(["train", *demo_words, *overrides, "train.logger_options.my_table.digits=10"]) == 2
+    assert (
+        main(["train", *demo_overrides, *overrides, "train.logger_options.my_table.digits=10"]) == 2
+    )
     assert "from 1 to 9" in capsys.readouterr().err
     resume_overrides = overrides[:2]
-    assert main(["train", *demo_words, *resume_overrides]) == 2
+    assert main(["train", *demo_overrides, *resume_overrides]) == 2
     assert "'train.logger_options.my_table.title' is missing" in capsys.readouterr().err
     unused = [
         resume_overrides[0],
@@ -298,7 +300,7 @@ def test_a_logger_of_ones_own(
         "optim.epochs=1",
         f"output_dir={tmp_path / 'unused'}",
     ]
-    assert main(["train", *demo_words, *unused]) == 0, "it is not missed where it is not used"
+    assert main(["train", *demo_overrides, *unused]) == 0, "it is not missed where it is not used"
     assert main(["train", str(tmp_path / "unused")]) == 0
 
 

@@ -59,8 +59,8 @@ def kill_at_random(
     return alive
 
 
-def test_a_run_killed_again_and_again(demo_words: list[str], tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words]
+def test_a_run_killed_again_and_again(demo_overrides: list[str], tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "poa_plugin", "train", *demo_overrides]
     command += [
         f"optim.epochs={12 * KILLS}",
         "train.shards=2",

@@ -107,7 +107,7 @@ def test_damage_is_named_and_an_earlier_one_used_when_asked(
     harm(tmp_path / "3")
     with pytest.raises(UserError, match=rf"'.*/3' is damaged: its? .*{message[3:]}") as actual:
         checkpoint.latest(tmp_path)
-    assert f"newest whole one is '{tmp_path / '2'}'" in str(actual.value)
+    assert f"newest intact one is '{tmp_path / '2'}'" in str(actual.value)
     assert checkpoint.latest(tmp_path, fall_back=True) == tmp_path / "2"
     assert f"WARNING: The checkpoint '{tmp_path / '3'}' is damaged" in capsys.readouterr().err
 
@@ -117,7 +117,7 @@ def test_no_checkpoint_is_whole(tmp_path: Path) -> None:
     truncate(tmp_path / "1")
     truncate(tmp_path / "2")
     for fall_back in (False, True):
-        with pytest.raises(UserError, match=r"No checkpoint under .* is whole"):
+        with pytest.raises(UserError, match=r"No checkpoint under .* is intact"):
             checkpoint.latest(tmp_path, fall_back)
     assert checkpoint.latest(tmp_path / "none") is None
 
@@ -226,7 +226,7 @@ def test_a_kill_while_a_step_is_written_again_leaves_one_of_both(tmp_path: Path)
 
 @pytest.mark.parametrize("number", [errno.EROFS, errno.ENOSPC, errno.EIO])
 def test_a_disk_that_refuses_from_some_operation_on(tmp_path: Path, number: int) -> None:
-    """Cleaning up fails, too. It is a sentence, and once the disk is mended one of both is whole."""
+    """Cleaning up fails, too. It is a sentence, and once the disk is fixed one of both is intact."""
     root, written, refusals = tmp_path / "ckpt", tmp_path / "written", 0
     write(written, 2, 3, seed=1)
     while True:
@@ -325,7 +325,9 @@ def test_no_checkpoint_of_what_is_not_finite(tmp_path: Path, where: str, value: 
     with torch.no_grad():
         held[3] = value
     message = "linear.bias" if where == "weight" else "linear.bias/exp_avg_sq"
-    with pytest.raises(checkpoint.NotFiniteError, match=rf"'{message}'.* step 1 stays the newest"):
+    with pytest.raises(
+        checkpoint.NotFiniteError, match=rf"'{message}'.* step 1 remains the newest"
+    ):
         checkpoint.save(tmp_path, model, optimizer, {"step": 2}, keep=1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["1"]
 
@@ -415,7 +417,7 @@ def test_an_old_one_that_cannot_be_removed_ends_nothing(
     monkeypatch.setattr(Path, "rename", refuse)
     write(tmp_path, 3, keep=1)
     message = capsys.readouterr().err
-    assert "that need not be kept cannot be removed: you may not write there" in message
+    assert "that is no longer needed cannot be removed: you may not write there" in message
     assert checkpoint.latest(tmp_path) == tmp_path / "3"
     assert checkpoint.steps(tmp_path) == [1, 2, 3]
 

@@ -44,7 +44,7 @@ def test_a_full_disk(
     )
     with pytest.raises(UserError, match=r"checkpoint '3' cannot be written.*the disk is full") as e:
         train(full)
-    assert "the one of step 2 is whole" in str(e.value)
+    assert "the one of step 2 is intact" in str(e.value)
     assert checkpoint.steps(folder / "run/ckpt") == [1, 2]
     assert checkpoint.latest(folder / "run/ckpt") == folder / "run/ckpt/2"
     assert not list((folder / "run/ckpt").glob(".*"))
@@ -63,11 +63,11 @@ def fill(disk: Path, left: int) -> None:
 
 @pytest.mark.parametrize("left", [0, 8192])
 def test_a_disk_that_fills_up_between_checkpoints(
-    disk: Callable[[int], Path], demo_words: list[str], left: int
+    disk: Callable[[int], Path], demo_overrides: list[str], left: int
 ) -> None:
     """The metrics and TensorBoard's thread meet it first; the command ends with one sentence."""
     folder = disk(64 * MIB)
-    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words]
+    command = [sys.executable, "-m", "poa_plugin", "train", *demo_overrides]
     command += [f"output_dir={folder / 'run'}", "optim.epochs=2", "train.checkpoint_period=2"]
     subprocess.run(command, check=True, capture_output=True)
     before = checkpoint.latest(folder / "run/ckpt")
@@ -132,11 +132,11 @@ def test_no_former_configuration_is_written_over(make: Make, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
 def test_all_files_of_a_run_have_the_permissions_of_the_umask(
-    tmp_path: Path, demo_words: list[str], umask: int
+    tmp_path: Path, demo_overrides: list[str], umask: int
 ) -> None:
     """Of a process of its own, as a user starts it: each file and folder, of checkpoints too."""
     run = tmp_path / "runs/one"
-    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, f"output_dir={run}"]
+    command = [sys.executable, "-m", "poa_plugin", "train", *demo_overrides, f"output_dir={run}"]
     command += ["optim.epochs=1", "train.max_skipped_steps=3", "train.keep_checkpoints=2"]
     before = os.umask(umask)
     try:
@@ -167,7 +167,7 @@ def test_a_damaged_checkpoint_is_passed_over_when_asked(
     train(make())
     saved, run = weights(tmp_path / "run"), tmp_path / "run"
     (run / "ckpt/6" / checkpoint.MODEL).write_bytes(b"damaged")
-    with pytest.raises(UserError, match=r"'.*ckpt/6' is damaged.*newest whole one is '.*ckpt/4'"):
+    with pytest.raises(UserError, match=r"'.*ckpt/6' is damaged.*newest intact one is '.*ckpt/4'"):
         train(make())
     assert train(make("train.damaged_checkpoint=previous")).finished
     assert "WARNING: The checkpoint" in capsys.readouterr().err

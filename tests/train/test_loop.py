@@ -124,12 +124,12 @@ def test_a_checkpoint_of_another_architecture(make: Make) -> None:
     ("sent", "workers"), [(signal.SIGINT, 1), (signal.SIGHUP, 1), (signal.SIGTERM, 0)]
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
-    tmp_path: Path, sent: signal.Signals, workers: int, demo_words: list[str]
+    tmp_path: Path, sent: signal.Signals, workers: int, demo_overrides: list[str]
 ) -> None:
     """Ctrl-C and the end of a terminal reach all processes of the group, SIGTERM the training process."""
     run = tmp_path / "run"
-    demo_words = [*demo_words, f"data.num_workers={workers}"]
-    command = [sys.executable, "-m", "poa_plugin", "train", *demo_words, f"output_dir={run}"]
+    demo_overrides = [*demo_overrides, f"data.num_workers={workers}"]
+    command = [sys.executable, "-m", "poa_plugin", "train", *demo_overrides, f"output_dir={run}"]
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
@@ -154,8 +154,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert max(checkpoint.steps(run / "ckpt")) > step
 
 
-def test_a_bar_on_a_terminal(demo_words: list[str], tmp_path: Path) -> None:
-    overrides = [*demo_words, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
+def test_a_bar_on_a_terminal(demo_overrides: list[str], tmp_path: Path) -> None:
+    overrides = [*demo_overrides, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [sys.executable, "-m", "poa_plugin", "train", *overrides],

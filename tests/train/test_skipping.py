@@ -213,7 +213,9 @@ def test_weights_that_are_broken_make_no_checkpoint(
     monkeypatch.setattr(torch.optim.AdamW, "step", breaking)
     if held_by == "teacher":
         monkeypatch.setattr(POA, "update_teacher", broken_teacher)
-    message = rf"The weights are not finite after {at} steps \('.+'.*step {at - 2} stays the newest"
+    message = (
+        rf"The weights are not finite after {at} steps \('.+'.*step {at - 2} remains the newest"
+    )
     with pytest.raises(UserError, match=message):
         train(make())
     assert checkpoint.steps(tmp_path / "run/ckpt")[-1] == at - 2
