@@ -11,7 +11,7 @@ import torch
 
 import poa_plugin.builtin  # noqa: F401
 from poa_plugin.registry import BACKBONES
-from tests.ssl.outputs import WHOLE
+from tests.ssl.outputs import ONE_CHUNK
 
 from .backbones import backbone_cases
 from .golden import Case, Golden, guarded
@@ -33,7 +33,11 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="a folder of golden numbers")
     parser.add_argument("--family", choices=BACKBONES.names(), help="only this backbone")
     parser.add_argument(
-        "--chunk", type=int, default=WHOLE, metavar="N", help="prototypes at a time; default: all"
+        "--chunk",
+        type=int,
+        default=ONE_CHUNK,
+        metavar="N",
+        help="prototypes at a time; default: all",
     )
     arguments = parser.parse_args(argv)
     if not any(arguments.folder.glob("*_meta.json")):

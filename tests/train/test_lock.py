@@ -175,7 +175,7 @@ def test_of_several_that_see_a_stale_lock_one_replaces_it(run: Path) -> None:
     def act() -> None:
         for _ in range(10_000):
             try:
-                lock_file.take(run / NAME, Holder.this_process())
+                lock_file.acquire(run / NAME, Holder.this_process())
             except UserError:
                 time.sleep(0.002)
                 continue
@@ -224,7 +224,7 @@ def test_a_kill_at_any_moment_of_taking_it(stale: bool, run: Path) -> None:
 
         def act(before: int = kills) -> None:
             with killed_before(before):
-                lock_file.take(run / NAME, Holder.this_process())
+                lock_file.acquire(run / NAME, Holder.this_process())
 
         completed = os.waitpid(forked(act), 0)[1] == 0
         assert not is_taken(run)
