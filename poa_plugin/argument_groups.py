@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SIDE, WIDTH, NEIGHBORS = Whole(1, 8192), Whole(1, 65536), Whole(1, 1_000_000)
 THREADS, WORKERS = Whole(1, 1024), Whole(0, 256)
+RANKS, UTILIZATION = Whole(1, 65536), Real(1e-4, 1.0)
 TEMPERATURE, MINUTES = Real(1e-4, 1e4), Real(0.01, 1e5)
 
 
