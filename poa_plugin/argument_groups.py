@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 SIDE, WIDTH, NEIGHBORS = IntegerRange(1, 8192), IntegerRange(1, 65536), IntegerRange(1, 1_000_000)
 THREADS, WORKERS = IntegerRange(1, 1024), IntegerRange(0, 256)
+RANKS, UTILIZATION = IntegerRange(1, 65536), RealRange(1e-4, 1.0)
 TEMPERATURE, MINUTES = RealRange(1e-4, 1e4), RealRange(0.01, 1e5)
 
 

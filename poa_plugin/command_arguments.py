@@ -9,7 +9,9 @@ from poa_plugin import commands
 from poa_plugin.argument_groups import (
     MINUTES,
     NEIGHBORS,
+    RANKS,
     SIDE,
+    UTILIZATION,
     WIDTH,
     WORKERS,
     add_branch,
@@ -43,6 +45,27 @@ def train(subcommands: Commands) -> None:
         writes=True,
     )
     add_config(train)
+
+
+def plan(subcommands: Commands) -> None:
+    """Add `poa plan`."""
+    plan = add_command(
+        subcommands, "plan", commands.plan, "say what a recipe takes, and whether it fits a device"
+    )
+    add_config(plan)
+    plan.add_argument("--device", metavar="NAME", help="a GPU, such as a100-80g")
+    plan.add_argument(
+        "--memory", metavar="SIZE", help="of a device, such as 80G; this machine's if left out"
+    )
+    plan.add_argument(
+        "--ranks", type=RANKS, default=1, metavar="N", help="processes with a device each"
+    )
+    plan.add_argument("--peak", metavar="FLOPS", help="a device's FLOP/s, such as 312T")
+    plan.add_argument(
+        "--utilization", type=UTILIZATION, default=0.4, metavar="U", help="of its peak"
+    )
+    plan.add_argument("--measure", action="store_true", help="time a few steps on this machine")
+    plan.add_argument("--json", action="store_true", help="for programs")
 
 
 def networks(subcommands: Commands) -> None:
@@ -297,6 +320,7 @@ def completion(subcommands: Commands) -> None:
 
 IN_ORDER = (
     train,
+    plan,
     networks,
     recipes,
     config,

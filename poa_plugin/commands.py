@@ -44,6 +44,29 @@ def train(arguments: argparse.Namespace) -> int:
     return 0 if outcome.signal is None else 128 + outcome.signal
 
 
+def plan(arguments: argparse.Namespace) -> int:
+    """Print what a recipe takes; return the exit status, 1 if it does not fit."""
+    recipe = recipe_file(arguments.config, "poa plan")
+
+    from poa_plugin.config.load import load_config
+    from poa_plugin.plan.devices import device_to_plan
+    from poa_plugin.plan.plan import make_plan
+    from poa_plugin.sizes import parse_bytes, parse_size
+
+    config = load_config(recipe, _words(arguments, recipe))
+    memory = parse_bytes(arguments.memory, "--memory") if arguments.memory else None
+    plan = make_plan(
+        config,
+        device_to_plan(config, arguments.device, memory),
+        ranks=arguments.ranks,
+        peak=parse_size(arguments.peak, "--peak") if arguments.peak else None,
+        utilization=arguments.utilization,
+        measured=arguments.measure,
+    )
+    print(plan.json() if arguments.json else plan.text())
+    return 0 if plan.fits else 1
+
+
 def networks(arguments: argparse.Namespace) -> None:
     """Print the sub-networks of a recipe."""
     recipe = recipe_file(arguments.config, "poa networks")

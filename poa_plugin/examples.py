@@ -13,6 +13,10 @@ EXAMPLES: dict[str, list[str]] = {
         "poa train runs/vit                          # where that run stopped",
         "poa train runs/vit optim.epochs=400 train.accept_changes=true",
     ],
+    "poa plan": [
+        "poa plan vit --device a100-80g",
+        "poa plan vit train.shards=8 --memory 24G --peak 165T --utilization 0.3",
+    ],
     "poa recipes": ["poa recipes", "poa recipes vit > my_vit.yaml"],
     "poa config": ["poa config", "poa config optim.base_lr"],
     "poa networks": [

@@ -40,7 +40,7 @@ FLOORS: list[set[str]] = [
     {"runs"},
     {"interop", "report", "extraction"},
     {"evaluate", "export"},
-    {"pick", "step_time"},
+    {"pick", "plan", "step_time"},
     {"arguments", "children", "console", "examples", "sources"},
     {"argument_groups", "completion", "demo"},
     {"commands"},

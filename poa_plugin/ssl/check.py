@@ -10,16 +10,18 @@ from poa_plugin.errors import UserError
 from poa_plugin.memory import check_memory
 from poa_plugin.registry import BACKBONES
 from poa_plugin.ssl.heads import MultiHead, head_options
-
-BYTES_PER_PARAMETER = 20
-"""Float32 weights of student and teacher, gradients, and the two moments of AdamW."""
+from poa_plugin.ssl.memory import BYTES_PER_PARAMETER, least_device_bytes, waiting_crops
 
 THREADS_PER_CORE = 16
 """Far more than are useful."""
 
 
-def check_model(config: Config) -> None:
+def check_model(config: Config, fits: bool = True) -> None:
     """Check that a configuration's model can be built and trained, before anything is built.
+
+    Args:
+        config: a resolved configuration.
+        fits: whether this machine's memory must suffice, too.
 
     Raises:
         UserError: the options of the backbone contradict one another or the sizes of crops, no patch can be
@@ -38,6 +40,12 @@ def check_model(config: Config) -> None:
     _check_sizes(backbone, config)
     n_parameters = sum(p.numel() for module in (backbone, heads) for p in module.parameters())
     _check_threads(config.train.threads)
+    if fits:
+        _check_memory(config, n_parameters)
+
+
+def _check_memory(config: Config, n_parameters: int) -> None:
+    """Refuse what cannot fit, by what is known without running a step."""
     device = resolve_device(config.train.device)
     check_memory(
         BYTES_PER_PARAMETER * n_parameters,
@@ -46,9 +54,18 @@ def check_model(config: Config) -> None:
         f"dino.head_hidden_dim",
         device,
     )
+    on_device = least_device_bytes(config, n_parameters)
     check_memory(
-        BYTES_PER_PARAMETER * n_parameters + _bytes_of_a_step(config),
-        f"A step of {config.train.shards} x {config.train.batch_size_per_shard} images needs at least",
+        on_device,
+        f"A shard of {config.train.batch_size_per_shard} images needs at least",
+        "lower train.batch_size_per_shard or the sizes and number of crops; 'poa plan' counts a whole step",
+        device,
+    )
+    waiting = waiting_crops(config, config.train.shards)
+    check_memory(
+        waiting + (on_device if device.type == "cpu" else 0),
+        f"A step of {config.train.shards} x {config.train.batch_size_per_shard} images, whose crops wait in "
+        f"host memory, needs at least",
         "lower train.shards, train.batch_size_per_shard or the sizes and number of crops",
     )
 
@@ -61,14 +78,6 @@ def _check_threads(threads: int | None) -> None:
             f"The key 'train.threads' is {threads}: this process may use {available_cores()} cores, for which "
             f"{most} threads are the most."
         )
-
-
-def _bytes_of_a_step(config: Config) -> int:
-    """Return what the crops of a step, and the teacher's targets for its class tokens, take at least."""
-    crops, images = config.crops, config.train.shards * config.train.batch_size_per_shard
-    local = crops.local_crops_number * crops.local_crops_size**2
-    pixels = 3 * (2 * crops.global_crops_size**2 + local)
-    return 4 * images * (pixels + 2 * sum(config.dino.head_n_prototypes))
 
 
 def _check_sizes(backbone: ElasticBackbone, config: Config) -> None:

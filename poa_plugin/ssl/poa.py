@@ -171,7 +171,7 @@ class POA(nn.Module):
         every block is called once, which is what parameters that are sharded need.
         """
         batches: deque[Mapping[str, Any]] = deque()
-        with self._autocast():
+        with self.autocast():
             targets = self._teacher_targets(data, batches, teacher_temp)
         n_shards = len(batches)
         subnets = self.sample_subnets(n_shards) if subnets is None else subnets
@@ -181,7 +181,7 @@ class POA(nn.Module):
             shard = self._shard(index, subnet, batches.popleft())
             intact: dict[int, Probabilities] = {}
             for of_pass in passes:
-                with self._autocast():
+                with self.autocast():
                     terms = self._terms(shard, targets, of_pass, intact)
                 if (
                     terms
@@ -291,7 +291,8 @@ class POA(nn.Module):
         key = (self.config.train.seed, self.steps_taken)
         return run_students(backbone, self.space.intact, shard, roles, *key)
 
-    def _autocast(self) -> torch.autocast:
+    def autocast(self) -> torch.autocast:
+        """Return the context of a forward pass, in the recipe's precision."""
         dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
         dtype = dtypes.get(self.config.train.precision)
         return torch.autocast(self.step.device.type, dtype=dtype, enabled=dtype is not None)
