@@ -53,7 +53,7 @@ def plan(arguments: argparse.Namespace) -> int:
     from poa_plugin.plan.plan import make_plan
     from poa_plugin.sizes import parse_bytes, parse_size
 
-    config = load_config(recipe, _words(arguments, recipe))
+    config = load_config(recipe, _overrides(arguments, recipe))
     memory = parse_bytes(arguments.memory, "--memory") if arguments.memory else None
     plan = make_plan(
         config,
