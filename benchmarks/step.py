@@ -120,7 +120,7 @@ class Stepper:
 
     def step(self, subnet: Subnet) -> None:
         step = train_step(self.model, self.optimizer, [self.batch], self.values, [subnet])
-        assert not step.wrong
+        assert not step.non_finite
 
 
 def batch(config: Config, grid: tuple[int, int]) -> dict[str, Any]:

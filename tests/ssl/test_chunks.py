@@ -210,11 +210,10 @@ def error(ours: Tensor, expected: Tensor) -> float:
 
 
 WAYS = [
-    [f"train.prototype_chunk={chunk}", f"train.joint_students={joint}"]
-    for chunk in ("null", "5")
-    for joint in ("true", "false")
+    ["train.prototype_chunk=null", "train.joint_students=true"],
+    ["train.prototype_chunk=5", "train.joint_students=false"],
 ]
-"""Whole and in chunks, both students together and one after the other."""
+"""Whole, both students together, and in chunks, one after the other."""
 
 
 @pytest.mark.parametrize(

@@ -130,7 +130,7 @@ def test_no_former_configuration_is_written_over(make: Make, tmp_path: Path) -> 
     assert seeds == {2: 1, 3: 2}
 
 
-@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
+@pytest.mark.parametrize("umask", [0o022, 0o077])
 def test_all_files_of_a_run_have_the_permissions_of_the_umask(
     tmp_path: Path, demo_overrides: list[str], umask: int
 ) -> None:

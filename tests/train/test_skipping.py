@@ -279,7 +279,7 @@ def test_a_step_that_the_gradient_scaler_skips_leaves_the_teacher(make: Make) ->
     optimizer = build_optimizer(model.get_params_groups(), config)
     values = Schedules(config)(3)
     step = train_step(model, optimizer, [random_batch(config)], values, model.sample_subnets(1))
-    assert step.wrong == ["gradient of backbone", "gradient of dino_head"]
+    assert step.non_finite == ["gradient of backbone", "gradient of dino_head"]
     assert step.scaler is not None and step.scaler["scale"] == 65536
     assert model.fp16_scaler is not None and model.fp16_scaler.get_scale() == 32768
     assert int(model.step) == 1
@@ -313,5 +313,5 @@ def test_one_synchronization_a_step(make: Make, monkeypatch: pytest.MonkeyPatch)
     step = train_step(
         model, optimizer, [random_batch(config)], Schedules(config)(0), model.sample_subnets(1)
     )
-    assert not step.wrong
+    assert not step.non_finite
     assert not asked
