@@ -50,13 +50,13 @@ class Plan:
     def text(self) -> str:
         """Return the plan as people read it."""
         n = self.numbers
-        shard = f"{n.images // n.shards} images"
+        shard = _of(n.images // n.shards, "image")
         of = {
             "student": f"{n.parameters / 1e6:,.1f}M weights of backbone and heads, float32",
             "moments": "AdamW's two",
             "activations": f"of {shard}, {n.peak_pass}, {self.config.train.precision}",
             "heads": "logits, losses, and what they keep",
-            "kept features": f"the teacher's, of {n.shards // n.ranks} shards",
+            "kept features": f"the teacher's, of {_of(n.shards // n.ranks, 'shard')}",
             "libraries": "assumed" if self.device.is_gpu else "torch and torchvision",
         }
         rows = [self._heading(), *(_row(k, _gb(v), of.get(k, "")) for k, v in n.parts.items())]
@@ -72,8 +72,8 @@ class Plan:
     def _run(self) -> str:
         n = self.numbers
         return (
-            f"{n.steps:,} steps of {n.images:,} images in {n.shards} shards: {n.flops:.2e} FLOPs a step, "
-            f"{n.flops * n.steps:.2e} in all"
+            f"{n.steps:,} steps of {n.images:,} images in {_of(n.shards, 'shard')}: {n.flops:.2e} FLOPs a "
+            f"step, {n.flops * n.steps:.2e} in all"
         )
 
     def _traffic(self) -> list[str]:
@@ -87,10 +87,7 @@ class Plan:
 
     def _time(self) -> str:
         if self.hours is None:
-            return (
-                f"hours: not known; name a device (--device {', '.join(GPUS)}) or its peak (--peak 312T), or "
-                f"--measure here"
-            )
+            return f"hours: not known without --device ({', '.join(GPUS)}), --peak or --measure"
         step = self.hours * 3600 / self.numbers.steps
         if self.measured is not None:
             m = self.measured
@@ -147,6 +144,10 @@ class Plan:
 
 def _row(name: str, size: str, note: str) -> str:
     return f"  {name:<14}{size:>10}  {note}".rstrip()
+
+
+def _of(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number > 1)}"
 
 
 def _gb(size: float) -> str:

@@ -146,7 +146,7 @@ class ShapeTensor(Tensor):
             work = _WORK.get(func.overloadpacket) or flop_registry.get(func.overloadpacket)
             if work is not None:
                 cls.meter.flops[cls.meter.label] += work(*inputs, **kwargs, out_val=out)
-        return out if in_place else _wrapped(out, cls.meter)
+        return out if in_place else _wrapped(out, None if _is_view(func) else cls.meter)
 
 
 _RESULTS: dict[Any, Any] = {}
@@ -155,7 +155,7 @@ _RESULTS: dict[Any, Any] = {}
 
 def _result(func: Any, inputs: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what an operation makes of tensors on the meta device."""
-    if any(returned.alias_info is not None for returned in func._schema.returns):
+    if _is_view(func):
         return func(*inputs, **kwargs)
     key = (func, _layout(inputs), _layout(list(kwargs.items())))
     if key not in _RESULTS:
@@ -195,6 +195,10 @@ def _shares_memory(out: Any, inputs: Any) -> bool:
         for y in (out, inputs)
     ]
     return bool(storages[0] & storages[1])
+
+
+def _is_view(func: Any) -> bool:
+    return any(returned.alias_info is not None for returned in func._schema.returns)
 
 
 def _writes(returned: Any) -> bool:
