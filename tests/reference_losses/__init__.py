@@ -2,10 +2,10 @@
 
 `python -m tests.reference_losses` computes them and prints what moved; `--write` replaces the files, too.
 
-What rounding alone does to them was measured with prototypes in chunks of 5 and joint students in place of the
-recipe's, at its `optim.base_lr=0.004`. As `drift` counts it, no number of 50 steps moves by more than 1e-6 for ViT
-and 4e-6 for Swin, in float32. ResNet runs in float64, where 6e-12 is the most: in float32 its ReLUs amplify
-rounding to 2e-1, and to 6e-3 at a twentieth of the learning rate, with fewer groups and larger crops as well.
+What rounding alone does to them was measured with prototypes in chunks of 5 and joint students in place of
+the recipe's, at its `optim.base_lr=0.004`. As `drift` counts it, no number of 50 steps moves by more than 1e-6
+for ViT and 4e-6 for Swin, in float32. ResNet runs in float64, where 6e-12 is the most: in float32 its ReLUs
+amplify rounding to 2e-1, and to 6e-3 at a twentieth of the learning rate, with fewer groups and larger crops.
 """
 
 from __future__ import annotations
