@@ -12,6 +12,7 @@ from tests.reference_losses import STEPS, TOLERANCE, compute, flat, moved, read
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_losses_are_the_reference(family: str, tmp_path: Path) -> None:
     sentences = moved(list(compute(family, tmp_path)), read(family))
