@@ -61,11 +61,12 @@ def matrix(
     """
     if weight.shape[:2] == (fan_out, fan_in):
         return weight
-    return cast(Tensor, _Corner.apply(weight, fan_out, fan_in, groups, in_groups, alpha))
+    corner = cast(Tensor, _Corner.apply(weight, fan_out, fan_in, groups, in_groups))
+    return corner if alpha == 1 else corner * alpha
 
 
 class _Corner(torch.autograd.Function):
-    """The scaled slice of a matrix along both dimensions; its gradient is written into zeros once."""
+    """The slice of a matrix along both dimensions; its gradient is written into zeros once."""
 
     @staticmethod
     def forward(
@@ -75,12 +76,10 @@ class _Corner(torch.autograd.Function):
         fan_in: int,
         groups: int,
         in_groups: int,
-        alpha: float,
     ) -> Tensor:
-        ctx.shape, ctx.groups, ctx.in_groups, ctx.alpha = weight.shape, groups, in_groups, alpha
+        ctx.shape, ctx.groups, ctx.in_groups = weight.shape, groups, in_groups
         columns = leading(weight, fan_in, dim=1, groups=in_groups)
-        corner = leading(columns, fan_out, dim=0, groups=groups)
-        return corner if alpha == 1 else corner * alpha
+        return leading(columns, fan_out, dim=0, groups=groups)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
@@ -88,6 +87,5 @@ class _Corner(torch.autograd.Function):
             return x.unflatten(1, (ctx.in_groups, -1)).unflatten(0, (ctx.groups, -1))
 
         grad_weight, corner = grad.new_zeros(ctx.shape), grouped(grad)
-        active = grouped(grad_weight)[:, : corner.shape[1], :, : corner.shape[3]]
-        active.add_(corner, alpha=ctx.alpha)
-        return grad_weight, None, None, None, None, None
+        grouped(grad_weight)[:, : corner.shape[1], :, : corner.shape[3]].copy_(corner)
+        return grad_weight, None, None, None, None
