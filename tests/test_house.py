@@ -17,6 +17,7 @@ GROUND = {
     "folders",
     "memory",
     "randomness",
+    "ranks",
     "registry",
     "sizes",
     "version",

@@ -1,0 +1,170 @@
+"""The processes of a training: which this one is, and what they tell one another.
+
+A process that is started by itself is rank 0 of one, and every call here is then free of communication.
+Collectives are called by all ranks in the same order.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from poa_plugin.errors import UserError
+
+T = TypeVar("T")
+
+OTHER_LAUNCHERS = {
+    "SLURM_STEP_NUM_TASKS": "srun",
+    "OMPI_COMM_WORLD_SIZE": "mpirun",
+    "PMI_SIZE": "mpiexec",
+}
+"""Variables that launchers other than torchrun set for each process they start, to the number of processes.
+
+`SLURM_NTASKS` is not among them: it counts what a job may start, and is also set for a batch script, which is
+one process.
+"""
+
+
+def launched(environment: Mapping[str, str] = os.environ) -> int:
+    """Return how many processes this one was started with, itself included.
+
+    Raises:
+        UserError: several were started, but without the addresses that torchrun gives them.
+    """
+    world = environment.get("WORLD_SIZE", "")
+    if world.isdigit() and "RANK" in environment:
+        return int(world)
+    counts = {"WORLD_SIZE": "the environment", **OTHER_LAUNCHERS}
+    for variable, launcher in counts.items():
+        number = environment.get(variable, "")
+        if number.isdigit() and int(number) > 1:
+            raise UserError(
+                f"{number} processes were started by {launcher} ({variable}={number}), which do not know of one "
+                f"another: start them with 'torchrun --nproc-per-node N -m poa_plugin train ...'."
+            )
+    return 1
+
+
+@contextmanager
+def joined(device: torch.device, timeout_s: float) -> Iterator[None]:
+    """Join the other processes that a launcher started, while the context lasts; does nothing for one process.
+
+    Host memory is exchanged by gloo, that of GPUs by NCCL. Each process takes the GPU of its local rank.
+
+    Args:
+        device: of the model.
+        timeout_s: seconds after which a collective that not all ranks have reached raises.
+
+    Raises:
+        UserError: the other processes cannot be reached.
+    """
+    if launched() == 1 or dist.is_initialized():
+        yield
+        return
+    backend = "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(local_rank())
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"The {launched()} processes cannot find one another: {reason}.") from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def world() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def local_rank() -> int:
+    """Return the number of this process among those of its host."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_first() -> bool:
+    """Return whether this process writes what one process of a run writes."""
+    return rank() == 0
+
+
+def name(number: int | None = None) -> str:
+    """Return how a rank is called in messages; this one by default, with its host."""
+    return f"rank {rank()} on '{socket.gethostname()}'" if number is None else f"rank {number}"
+
+
+def my_shards(shards: int) -> range:
+    """Return which of a step's shards this process runs: a run of consecutive ones.
+
+    Raises:
+        UserError: the ranks do not divide the shards; the nearest numbers that do are named.
+    """
+    n_ranks = world()
+    if shards % n_ranks:
+        divisors = [n for n in range(1, shards + 1) if shards % n == 0]
+        below = max(n for n in divisors if n < n_ranks)
+        above = [n for n in divisors if n > n_ranks][:1]
+        nearest = " or ".join(map(str, [below, *above]))
+        raise UserError(
+            f"{n_ranks} ranks cannot share the {shards} shards of a step (train.shards) equally: start "
+            f"{nearest}."
+        )
+    each = shards // n_ranks
+    return range(rank() * each, (rank() + 1) * each)
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """Return all ranks' tensors along the first dimension, in the order of ranks.
+
+    Args:
+        tensor: (N, ...), of the same shape on every rank.
+
+    Returns:
+        (world * N, ...).
+    """
+    if world() == 1:
+        return tensor
+    tensor = tensor.contiguous()
+    everywhere = tensor.new_empty((world() * len(tensor), *tensor.shape[1:]))
+    dist.all_gather_into_tensor(everywhere, tensor)
+    return everywhere
+
+
+def gathered_objects(value: T) -> list[T]:
+    """Return all ranks' values, in the order of ranks; for rare and small ones."""
+    if world() == 1:
+        return [value]
+    values: list[T | None] = [None] * world()
+    dist.all_gather_object(values, value)
+    return values  # type: ignore[return-value]
+
+
+def of_first(value: T) -> T:
+    """Return rank 0's value on every rank; for rare and small ones."""
+    if world() == 1:
+        return value
+    values = [value]
+    dist.broadcast_object_list(values, src=0)
+    return values[0]
+
+
+def wait_for_all() -> None:
+    """Return when all ranks have come here."""
+    if world() > 1:
+        dist.barrier()
