@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from poa_plugin import command_arguments
+from poa_plugin import commands
 from poa_plugin.arguments import Parser
 from poa_plugin.console import guarded_console
 from poa_plugin.errors import UserError
@@ -47,7 +47,7 @@ def build_parser() -> Parser:
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     parser.add_argument("--debug", action="store_true", help="show the traceback of an error, too")
     subcommands = parser.add_subparsers(required=True, metavar="COMMAND")
-    for add in command_arguments.IN_ORDER:
+    for add in commands.IN_ORDER:
         add(subcommands)
     parser.set_defaults(main_parser=parser)
     return parser

@@ -61,6 +61,12 @@ def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     return tensor.to(device, non_blocking=True)
 
 
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Return the context of a forward pass in a recipe's precision: fp32, bf16 or fp16."""
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
 def has_fast_bf16(device: torch.device) -> bool:
     """Tell whether a device multiplies matrices of bf16 faster than those of float32.
 

@@ -47,8 +47,8 @@ def launched(environment: Mapping[str, str] = os.environ) -> int:
         number = environment.get(variable, "")
         if number.isdigit() and int(number) > 1:
             raise UserError(
-                f"{number} processes were started by {launcher} ({variable}={number}), which do not know of one "
-                f"another: start them with 'torchrun --nproc-per-node N -m poa_plugin train ...'."
+                f"{number} processes were started by {launcher} ({variable}={number}), which do not know of "
+                f"one another: start them with 'torchrun --nproc-per-node N -m poa_plugin train ...'."
             )
     return 1
 

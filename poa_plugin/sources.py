@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import argparse
 import difflib
 import errno
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from poa_plugin.config.recipes import is_bare, recipe_names, recipe_path
+from poa_plugin.config.recipes import is_bare, is_run_recipe, recipe_names, recipe_path
 from poa_plugin.errors import UserError, did_you_mean
 from poa_plugin.files import reading
 
@@ -193,3 +194,16 @@ def _is_dir(path: Path) -> bool:
 def _is_file(path: Path) -> bool:
     with reading(path):
         return path.is_file()
+
+
+def overrides_of(arguments: argparse.Namespace, recipe: Path) -> list[str]:
+    """Return the `key=value` overrides; a run whose `config.yaml` is the recipe resumes where that lies."""
+    from poa_plugin.config.values import path_override
+
+    folder = recipe.parent
+    is_run = os.path.isdir(arguments.config) or is_run_recipe(recipe)  # noqa: PTH112
+    return (
+        [path_override("output_dir", folder), *arguments.overrides]
+        if is_run
+        else arguments.overrides
+    )

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from poa_plugin import commands
 from poa_plugin.cli import main
+from poa_plugin.commands import training
 from poa_plugin.errors import UserError
 from poa_plugin.failures import explain
 from poa_plugin.files import disk_errors, read_json, reading, writing
@@ -55,7 +55,7 @@ def test_sentences(
     def work(arguments: object) -> None:
         raise error
 
-    monkeypatch.setattr(commands, "train", work)
+    monkeypatch.setattr(training, "run_train", work)
     assert main(["train", "x"]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("poa: ")
@@ -75,7 +75,7 @@ def test_an_error_of_ours_stays_visible(
     def work(arguments: object) -> None:
         {}["missing"]
 
-    monkeypatch.setattr(commands, "train", work)
+    monkeypatch.setattr(training, "run_train", work)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     assert main(["train", "x"]) == 70
     message = capsys.readouterr().err

@@ -45,7 +45,6 @@ FLOORS: list[set[str]] = [
     {"arguments", "children", "console", "examples", "sources"},
     {"argument_groups", "completion", "demo"},
     {"commands"},
-    {"command_arguments"},
     {"cli"},
     {"__main__"},
 ]

@@ -241,7 +241,7 @@ def _forward_flops(model: POA, batch: Mapping[str, Tensor], subnet: Subnet) -> C
             module = backbone.get_submodule(name)
             handles.append(module.register_forward_pre_hook(note(name, -1)))
             handles.append(module.register_forward_hook(note(name, 1)))
-        shard = make_shard(0, subnet, batch, model.step.device, model.masks_active)
+        shard = make_shard(0, 0, subnet, batch, model.step.device, model.masks_active)
         with model.autocast():
             run_students(backbone, model.space.intact, shard, ROLES[1:], 0, 0)
         by_name[""] = meter.flops[""]

@@ -1,8 +1,8 @@
 """Teacher targets: Sinkhorn-Knopp, and the centering alternative, over chunks of prototypes and shards.
 
 Both are exp(logits / temperature + u + v) with one number a prototype and one a token (`Assignments`). A
-sum over tokens is made shard by shard, and shards are joined in their order, so that targets have the same
-bits however shards are distributed.
+sum over tokens is made shard by shard, and the shards of all ranks are joined in their order, so that targets
+have the same bits however shards are distributed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from poa_plugin import ranks
 from poa_plugin.ssl.assignments import Assignments, TeacherOutputs
 
 
@@ -21,34 +22,22 @@ def sinkhorn_knopp(outputs: Sequence[TeacherOutputs], iterations: int = 3) -> li
 
     Works on logarithms, so that no logit overflows: exponentials of logit / temperature pass the range of
     float32 at a logit of 88 times the temperature. An iteration is one pass over all logits that normalizes
-    prototypes, and one that normalizes tokens. The result is the target itself; the published code takes no
-    further softmax of it.
+    prototypes, and one that normalizes tokens, with one exchange between ranks. The result is the target
+    itself; the published code takes no further softmax of it.
 
     Args:
-        outputs: heads and kinds of tokens, each balanced separately, over the tokens of all shards.
+        outputs: heads and kinds of tokens, each balanced separately, over the tokens of all shards; the same
+            heads and kinds on every rank, whether or not it has tokens of them.
         iterations: normalizations of prototypes and then tokens.
     """
-    present = [output for output in outputs if len(output)]
-    sizes = [len(output.prototypes) for output in present]
+    sizes = [len(output.prototypes) for output in outputs]
     us: Sequence[Tensor] = []
-    vs = [[_zeros(features) for features in output.features] for output in present]
-    for _ in range(iterations if present else 0):
-        sums = [_over_tokens(output, v) for output, v in zip(present, vs, strict=True)]
-        us = torch.cat(sums, dim=1).logsumexp(dim=0).neg().split(sizes)
-        vs = [_normalizing(output, u) for output, u in zip(present, us, strict=True)]
-    balanced = iter(zip(us, vs, strict=True))
-    return [
-        Assignments(output, *(next(balanced) if len(output) else _no_tokens(output)))
-        for output in outputs
-    ]
-
-
-class SinkhornKnopp(nn.Module):
-    """Targets of every head by Sinkhorn-Knopp over all samples; has no state."""
-
-    def forward(self, outputs: Sequence[TeacherOutputs]) -> list[Assignments]:
-        """See `sinkhorn_knopp`."""
-        return sinkhorn_knopp(outputs)
+    vs = [[_zeros(features) for features in output.features] for output in outputs]
+    for _ in range(iterations):
+        sums = [_over_tokens(output, v) for output, v in zip(outputs, vs, strict=True)]
+        us = ranks.gathered(torch.cat(sums, dim=1)).logsumexp(dim=0).neg().split(sizes)
+        vs = [_normalizing(output, u) for output, u in zip(outputs, us, strict=True)]
+    return [Assignments(*parts) for parts in zip(outputs, us, vs, strict=True)]
 
 
 class Centering(nn.Module):
@@ -75,13 +64,15 @@ class Centering(nn.Module):
     def forward(self, outputs: Sequence[TeacherOutputs]) -> list[Assignments]:
         """Return every head's targets, and store the means of this step's logits."""
         assignments = []
-        for head, output in enumerate(outputs):
+        for head, (output, mean) in enumerate(zip(outputs, _mean_features(outputs), strict=True)):
             self.apply_pending(head)
             u = self.get_buffer(f"center_{head}")[0] / -output.temperature
             assignments.append(Assignments(output, u, _normalizing(output, u)))
-            if len(output):
-                self.get_buffer(f"pending_{head}").copy_(_mean_logits(output))
-                self.get_buffer(f"has_pending_{head}").fill_(True)
+            has_tokens = torch.isfinite(mean).all()
+            logits = (output.prototypes.to(mean.dtype) @ mean)[None]
+            pending = self.get_buffer(f"pending_{head}")
+            pending.copy_(torch.where(has_tokens, logits, pending))
+            self.get_buffer(f"has_pending_{head}").copy_(has_tokens)
         return assignments
 
     @torch.no_grad()
@@ -123,18 +114,19 @@ def _normalizing(output: TeacherOutputs, u: Tensor) -> list[Tensor]:
     return vs
 
 
-def _mean_logits(output: TeacherOutputs) -> Tensor:
-    """Return the mean of all shards' logits, (1, K)."""
-    dtype = torch.promote_types(output.prototypes.dtype, torch.float32)
-    sums = torch.stack([features.to(dtype).sum(dim=0) for features in output.features])
-    mean = sums.sum(dim=0) / len(output)
-    return (output.prototypes.to(dtype) @ mean)[None]
+def _mean_features(outputs: Sequence[TeacherOutputs]) -> Sequence[Tensor]:
+    """Return the mean over the tokens of all shards of all ranks, (D,) for each head; nan if there are none."""
+    of_shards = []
+    for features in zip(*(output.features for output in outputs), strict=True):
+        dtype = torch.promote_types(features[0].dtype, torch.float32)
+        count = features[0].new_full((1,), len(features[0]), dtype=dtype)
+        of_shards.append(torch.cat([*(x.to(dtype).sum(dim=0) for x in features), count]))
+    *sums, counts = ranks.gathered(torch.stack(of_shards)).split(
+        [*(output.prototypes.shape[1] for output in outputs), 1], dim=1
+    )
+    return [x.sum(dim=0) / counts.sum() for x in sums]
 
 
 def _zeros(features: Tensor) -> Tensor:
     dtype = torch.promote_types(features.dtype, torch.float32)
     return features.new_zeros(len(features), dtype=dtype)
-
-
-def _no_tokens(output: TeacherOutputs) -> tuple[Tensor, list[Tensor]]:
-    return _zeros(output.prototypes), [_zeros(features) for features in output.features]

@@ -29,11 +29,13 @@ Probabilities = Callable[[slice], Tensor]
 class Shard:
     """One shard's crops within a step, on the device, with the iBOT masks that are active.
 
-    Shapes: `global_crops` (2 B, 3, g, g) and `local_crops` (V * B, 3, l, l), view-major; `masks`
-    (2 B, N) bool; `patch_ids` (M,) of the masked patches in the flattened (2 B * N);
-    `patch_weights` (M,), one over the number of masked patches in the patch's image.
+    Of the shards of this process it is number `position`, of those of all ranks number `index`. Shapes:
+    `global_crops` (2 B, 3, g, g) and `local_crops` (V * B, 3, l, l), view-major; `masks` (2 B, N) bool;
+    `patch_ids` (M,) of the masked patches in the flattened (2 B * N); `patch_weights` (M,), one over the
+    number of masked patches in the patch's image.
     """
 
+    position: int
     index: int
     subnet: Subnet
     global_crops: Tensor
@@ -111,7 +113,7 @@ class HeadLoss:
 
     def _teacher(self, kind: Sequence[Assignments]) -> Probabilities:
         assignments = kind[self.head]
-        return lambda chunk: assignments.of(self.shard.index, chunk)
+        return lambda chunk: assignments.of(self.shard.position, chunk)
 
     def _is_on(self, term: str) -> bool:
         return cast(Mapping[str, bool], self.config.loss.terms)[term]

@@ -10,27 +10,27 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from poa_plugin import ranks
 from poa_plugin.backbones.base import ElasticBackbone
 from poa_plugin.backbones.build import backbone_errors, build_backbone
 from poa_plugin.config.schema import Config
-from poa_plugin.device import resolve_device
+from poa_plugin.device import autocast, resolve_device
 from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.errors import UserError
 from poa_plugin.registry import META_ARCHS
-from poa_plugin.ssl.centering import Centering, SinkhornKnopp
+from poa_plugin.ssl.centering import Centering
 from poa_plugin.ssl.heads import MultiHead, head_options
 from poa_plugin.ssl.objective import (
     HeadLoss,
     LossTerms,
     Probabilities,
     Shard,
-    Student,
     Targets,
     extra_terms,
     koleo_terms,
 )
 from poa_plugin.ssl.param_groups import params_groups
 from poa_plugin.ssl.prototypes import chunk_width, chunks, teacher_rows
+from poa_plugin.ssl.reduction import Reduction
 from poa_plugin.ssl.students import ROLES, make_shard, run_students
 from poa_plugin.ssl.targets import Teacher
 
@@ -51,8 +51,9 @@ class POA(nn.Module):
     Attributes:
         step: how many steps were taken, a buffer for checkpoints; `steps_taken` is the same number without a
             wait for the device. `set_step` sets both.
-        terms_by_head: the last step's loss terms, (heads,) each and detached; without KoLeo, which is
-            not computed by heads.
+        terms_by_head: the last step's loss terms of this process's shards, (heads,) each and detached; without
+            KoLeo, which is not computed by heads.
+        reduction: adds the gradients of several ranks.
     """
 
     step: Tensor
@@ -72,14 +73,14 @@ class POA(nn.Module):
         self.student = nn.ModuleDict({"backbone": backbone, "dino_head": head}).train()
         self.teacher = copy.deepcopy(self.student).requires_grad_(False).eval()
         sizes = config.dino.head_n_prototypes
-        centered = config.train.centering == "centering"
-        self.cls_targets = Centering(sizes) if centered else SinkhornKnopp()
-        self.patch_targets = Centering(sizes) if centered else SinkhornKnopp()
+        if config.train.centering == "centering":
+            self.cls_targets, self.patch_targets = Centering(sizes), Centering(sizes)
         self.chunk_width = chunk_width(config, self.mask_grid)
         self.register_buffer("step", torch.zeros((), dtype=torch.long))
         self.steps_taken = 0
         self.register_load_state_dict_post_hook(_read_step)
         self.terms_by_head: dict[str, Tensor] = {}
+        self.reduction = Reduction()
         scaled = config.train.precision == "fp16"
         self.fp16_scaler = (
             torch.amp.GradScaler(resolve_device(config.train.device).type) if scaled else None
@@ -99,15 +100,7 @@ class POA(nn.Module):
         return params_groups(self.student, optim.layerwise_decay, optim.patch_embed_lr_mult)
 
     def prepare_for_distributed_training(self) -> None:
-        """Start the teacher from the student's weights (DINOv2's protocol).
-
-        Raises:
-            UserError: more than one process takes part, which this version cannot train.
-        """
-        if torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1:
-            raise UserError(
-                "Training runs in one process: train.shards sets the batch of several GPUs."
-            )
+        """Start the teacher from the student's weights (DINOv2's protocol)."""
         self.teacher.load_state_dict(self.student.state_dict())
 
     def forward_backward(
@@ -118,26 +111,31 @@ class POA(nn.Module):
     ) -> LossTerms:
         """Compute the loss of one step and its gradients, shard by shard.
 
+        Of several ranks, each has as many shards as the others, those of rank 0 being the first ones.
+
         Args:
-            data: one shard's batch under DINOv2's names, or the batches of all shards, each read when it is
-                needed. `collated_global_crops` (2 B, 3, g, g) and `collated_local_crops` (V * B, 3, l, l) are
-                uint8, or normalized floating-point numbers; `collated_masks` (2 B, N) bool; where there are
+            data: one shard's batch under DINOv2's names, or batches of this process's shards, each read when it
+                is needed. `collated_global_crops` (2 B, 3, g, g) and `collated_local_crops` (V * B, 3, l, l)
+                are uint8, or normalized floating-point numbers; `collated_masks` (2 B, N) bool; where there are
                 `mask_indices_list` (M,) and `masks_weight` (M,), they are not computed here. Batches stay where
                 they are, and are moved to the device one at a time.
             teacher_temp: the teacher's temperature.
-            subnets: the elastic students, one for each shard; sampled if None.
+            subnets: the elastic students, one for each shard of this process; sampled if None.
 
         Returns:
-            The loss terms, detached scalars: their sum is what was optimized.
+            The loss terms of this process's shards, detached scalars: their sum over all ranks is what was
+            optimized.
         """
         terms: dict[str, list[Tensor]] = defaultdict(list)
-        for of_pass in self._passes(data, teacher_temp, subnets):
+        for of_pass, is_last in self._passes(data, teacher_temp, subnets):
             loss = torch.stack([term.sum() for term in of_pass.values()]).sum()
             if self.fp16_scaler is not None:
                 loss = self.fp16_scaler.scale(loss)
+            self.reduction.before_backward(is_last)
             loss.backward()
             for name, term in of_pass.items():
                 terms[name].append(term.detach())
+        self.reduction.after_backward()
         sums = {name: torch.stack(of_shards).sum(0) for name, of_shards in terms.items()}
         self.terms_by_head = {name: term for name, term in sums.items() if term.dim()}
         return {name: term.sum() for name, term in sums.items()}
@@ -150,11 +148,10 @@ class POA(nn.Module):
     ) -> LossTerms:
         """Return the terms that `forward_backward` differentiates, by name and head, with their graph.
 
-        The loss is their sum: the mean over shards, as averaged gradients of ranks would make it. Of several
-        shards, all graphs are in memory at once.
+        The loss is their sum over all ranks. Of several shards, all graphs are in memory at once.
         """
         terms: LossTerms = {}
-        for of_pass in self._passes(data, teacher_temp, subnets):
+        for of_pass, _ in self._passes(data, teacher_temp, subnets):
             for name, term in of_pass.items():
                 terms[name] = terms[name] + term if name in terms else term
         return terms
@@ -164,29 +161,33 @@ class POA(nn.Module):
         data: Mapping[str, Any] | Iterable[Mapping[str, Any]],
         teacher_temp: float,
         subnets: Sequence[Subnet] | None,
-    ) -> Iterator[LossTerms]:
-        """Yield the loss terms of each shard: of the intact, then of the elastic student, or of both.
+    ) -> Iterator[tuple[LossTerms, bool]]:
+        """Yield the loss terms of each shard, and whether they are the last of the step.
 
-        One after the other, only one student's activations are in memory. Together (`train.joint_students`)
-        every block is called once, which is what parameters that are sharded need.
+        They are those of the intact, then of the elastic student, or of both. One after the other, only one
+        student's activations are in memory. Together (`train.joint_students`) every block is called once, which
+        is what sharded parameters need.
         """
         batches: deque[Mapping[str, Any]] = deque()
+        where = (self.step.device, self.masks_active)
         with self.autocast():
             targets = self._teacher_targets(data, batches, teacher_temp)
-        n_shards = len(batches)
-        subnets = self.sample_subnets(n_shards) if subnets is None else subnets
+        n_local = len(batches)
+        n_shards, first = ranks.world() * n_local, ranks.rank() * n_local
+        if subnets is None:
+            subnets = self.sample_subnets(n_shards)[first : first + n_local]
         roles = ROLES if self.has_elastic_student else ROLES[:1]
         passes = [roles] if self.config.train.joint_students else [(role,) for role in roles]
-        for index, subnet in zip(range(n_shards), subnets, strict=True):
-            shard = self._shard(index, subnet, batches.popleft())
+        for position, subnet in zip(range(n_local), subnets, strict=True):
+            shard = make_shard(position, first, subnet, batches.popleft(), *where)
             intact: dict[int, Probabilities] = {}
             for of_pass in passes:
                 with self.autocast():
                     terms = self._terms(shard, targets, of_pass, intact)
-                if (
-                    terms
-                ):  # an intact student without loss terms still gives the elastic one its targets
-                    yield {name: term / n_shards for name, term in terms.items()}
+                # An intact student without loss terms still gives the elastic one its targets.
+                if terms:
+                    is_last = not batches and of_pass is passes[-1]
+                    yield {name: term / n_shards for name, term in terms.items()}, is_last
 
     def _teacher_targets(
         self,
@@ -195,24 +196,22 @@ class POA(nn.Module):
         temperature: float,
     ) -> Targets:
         """Return the teacher's targets of all shards, and append their batches to `batches` as they arrive."""
+        where = (self.step.device, self.masks_active)
 
         def shards() -> Iterator[Shard]:
-            for index, batch in enumerate([data] if isinstance(data, Mapping) else data):
+            for position, batch in enumerate([data] if isinstance(data, Mapping) else data):
                 batches.append(batch)
-                yield self._shard(index, self.space.intact, {**batch, "collated_local_crops": None})
+                of_teacher = {**batch, "collated_local_crops": None}
+                yield make_shard(position, 0, self.space.intact, of_teacher, *where)
 
         teacher = Teacher(
             self.teacher,
             self.space.intact,
-            self.cls_targets,
-            self.patch_targets,
+            self.centering,
             self.chunk_width,
             teacher_rows(self.config, self.mask_grid),
         )
         return teacher.targets(shards(), temperature)
-
-    def _shard(self, index: int, subnet: Subnet, batch: Mapping[str, Any]) -> Shard:
-        return make_shard(index, subnet, batch, self.step.device, self.masks_active)
 
     def _terms(
         self,
@@ -229,7 +228,9 @@ class POA(nn.Module):
             roles: of the students.
             intact: by head, the probabilities that the intact student stores for the elastic student after it.
         """
-        students = self._run_students(shard, roles)
+        key = (self.config.train.seed, self.steps_taken)
+        backbone = cast(ElasticBackbone, self.student["backbone"])
+        students = run_students(backbone, self.space.intact, shard, roles, *key)
 
         def head_terms(head: int, features: Sequence[Tensor], prototypes: Tensor) -> LossTerms:
             parts = chunks(len(prototypes), self.chunk_width)
@@ -249,7 +250,7 @@ class POA(nn.Module):
         return terms
 
     def sample_subnets(self, n_shards: int) -> list[Subnet]:
-        """Return this step's elastic students, one for each shard; the intact one where there is none."""
+        """Return this step's elastic students, one for each shard of all ranks; the intact one without any."""
         if not self.has_elastic_student:
             return [self.space.intact] * n_shards
         seed, step = self.config.train.seed, self.steps_taken
@@ -268,15 +269,19 @@ class POA(nn.Module):
 
     def skip_step(self) -> None:
         """Count a step whose loss is not finite, and discard its update of the centers."""
-        for targets in (self.cls_targets, self.patch_targets):
-            if isinstance(targets, Centering):
-                targets.forget_pending()
+        for centering in self.centering:
+            centering.forget_pending()
         self.set_step(self.steps_taken + 1)
 
     def set_step(self, step: int) -> None:
         """Set the number of steps that were taken."""
         self.steps_taken = step
         self.step.fill_(step)
+
+    @property
+    def centering(self) -> list[Centering]:
+        """The centers of class tokens and of masked patches; none with Sinkhorn-Knopp."""
+        return [module for module in self.children() if isinstance(module, Centering)]
 
     @property
     def masks_active(self) -> bool:
@@ -286,16 +291,9 @@ class POA(nn.Module):
         used = terms.masked_patch_intact or terms.masked_patch_elastic
         return bool(started and used and ibot.loss_weight > 0)
 
-    def _run_students(self, shard: Shard, roles: Sequence[str]) -> dict[str, Student]:
-        backbone = cast(ElasticBackbone, self.student["backbone"])
-        key = (self.config.train.seed, self.steps_taken)
-        return run_students(backbone, self.space.intact, shard, roles, *key)
-
     def autocast(self) -> torch.autocast:
         """Return the context of a forward pass, in the recipe's precision."""
-        dtypes = {"bf16": torch.bfloat16, "fp16": torch.float16}
-        dtype = dtypes.get(self.config.train.precision)
-        return torch.autocast(self.step.device.type, dtype=dtype, enabled=dtype is not None)
+        return autocast(self.step.device, self.config.train.precision)
 
 
 def _read_step(model: POA, _: object) -> None:

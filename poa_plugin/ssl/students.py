@@ -18,12 +18,18 @@ ROLES = ("intact", "elastic")
 
 
 def make_shard(
-    index: int, subnet: Subnet, batch: Mapping[str, Any], device: torch.device, masks_active: bool
+    position: int,
+    first: int,
+    subnet: Subnet,
+    batch: Mapping[str, Any],
+    device: torch.device,
+    masks_active: bool,
 ) -> Shard:
     """Bring one shard's batch to the device, without waiting for it.
 
     Args:
-        index: of the shard within the step.
+        position: of the shard among those of this process.
+        first: index of this process's first shard within the step.
         subnet: its elastic student.
         batch: under DINOv2's names; see `POA.forward_backward`.
         device: of the model.
@@ -40,7 +46,8 @@ def make_shard(
     else:
         ids, weights = masked_patches(masks)
     return Shard(
-        index=index,
+        position=position,
+        index=first + position,
         subnet=subnet,
         global_crops=pixels(batch["collated_global_crops"], device),
         local_crops=local,

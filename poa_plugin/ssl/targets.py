@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from poa_plugin.backbones.base import CropBatch
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.ssl.assignments import TeacherOutputs
-from poa_plugin.ssl.centering import Centering, SinkhornKnopp
+from poa_plugin.ssl.centering import Centering, sinkhorn_knopp
 from poa_plugin.ssl.objective import Shard, Targets
 from poa_plugin.ssl.prototypes import chunks, compute_dtype
 
@@ -21,8 +21,7 @@ class Teacher:
     Args:
         modules: `backbone` and `dino_head`.
         intact: the sub-network that the teacher runs.
-        cls_targets: balances class tokens.
-        patch_targets: balances masked patches.
+        centering: of class tokens and of masked patches; Sinkhorn-Knopp where there is none.
         chunk_width: prototypes at a time.
         most_rows: the largest number of tokens of a shard that the configuration allows.
     """
@@ -31,21 +30,20 @@ class Teacher:
         self,
         modules: nn.ModuleDict,
         intact: Subnet,
-        cls_targets: Centering | SinkhornKnopp,
-        patch_targets: Centering | SinkhornKnopp,
+        centering: Sequence[Centering],
         chunk_width: int,
         most_rows: int,
     ) -> None:
         self.modules, self.intact = modules, intact
-        self.cls_targets, self.patch_targets = cls_targets, patch_targets
+        self.centering = centering
         self.chunk_width, self.most_rows = chunk_width, most_rows
 
     @torch.no_grad()
     def targets(self, shards: Iterable[Shard], temperature: float) -> Targets:
-        """Return the assignments of all shards' tokens; Sinkhorn-Knopp sees all of them together.
+        """Return the assignments of all shards' tokens; Sinkhorn-Knopp sees those of all ranks together.
 
         Args:
-            shards: of the step, one at a time; only their global crops are read.
+            shards: of the step and of this process, one at a time; only their global crops are read.
             temperature: of the teacher.
         """
         by_shard, prototypes, masked = [], list[Tensor](), False
@@ -54,7 +52,7 @@ class Teacher:
             by_shard.append(features)
             prototypes = prototypes or weights
             masked = masked or shard.masks is not None
-        cls, patches = (
+        kinds = [
             [
                 TeacherOutputs(
                     [features[head][kind] for features in by_shard],
@@ -65,9 +63,15 @@ class Teacher:
                 )
                 for head, weight in enumerate(prototypes)
             ]
-            for kind in range(2)
-        )
-        return Targets(self.cls_targets(cls), self.patch_targets(patches) if masked else [])
+            for kind in range(2 if masked else 1)
+        ]
+        if self.centering:
+            of_kinds = [center(kind) for center, kind in zip(self.centering, kinds, strict=False)]
+        else:
+            balanced = sinkhorn_knopp([output for kind in kinds for output in kind])
+            n_heads = len(prototypes)
+            of_kinds = [balanced[:n_heads], balanced[n_heads:]]
+        return Targets(of_kinds[0], of_kinds[1] if masked else [])
 
     def _features(
         self, shard: Shard, with_prototypes: bool

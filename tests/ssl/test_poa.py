@@ -16,7 +16,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.registry import LOSS_TERMS
 from poa_plugin.ssl import POA, losses
 from poa_plugin.ssl.param_groups import parameter_settings
-from poa_plugin.ssl.students import ROLES, make_shard
+from poa_plugin.ssl.students import ROLES, make_shard, run_students
 from tests.conftest import random_batch, randomize
 from tests.ssl import one_graph
 from tests.ssl.one_graph import sinkhorn_knopp
@@ -59,8 +59,11 @@ def test_targets_are_balanced_over_the_shards_together(small_config: Make) -> No
 def test_each_shard_has_a_stochastic_depth_of_its_own(small_config: Make) -> None:
     config = small_config("student.vit.drop_path_rate=0.3")
     model, batch = trained(config), random_batch(config)
-    shards = [make_shard(i, Subnet(24, 2), batch, torch.device("cpu"), True) for i in range(2)]
-    first, second = (model._run_students(shard, ROLES) for shard in shards)
+    cpu, backbone = torch.device("cpu"), model.student["backbone"]
+    shards = [make_shard(0, i, Subnet(24, 2), batch, cpu, True) for i in range(2)]
+    first, second = (
+        run_students(backbone, model.space.intact, shard, ROLES, 0, 0) for shard in shards
+    )
     for role in ROLES:
         assert not torch.allclose(first[role].cls, second[role].cls)
 
