@@ -32,7 +32,7 @@ from poa_plugin.device import resolve_device
 from poa_plugin.evaluate.memory import PeakMemory
 from poa_plugin.randomness import numpy_generator
 from poa_plugin.ssl import POA
-from poa_plugin.train.loop import build_model
+from poa_plugin.train.parallel import build_model
 
 TEMPERATURE = 0.05
 OVERRIDES = [

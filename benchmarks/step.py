@@ -42,9 +42,10 @@ from poa_plugin.elastic import Subnet
 from poa_plugin.formats import formats_of
 from poa_plugin.randomness import numpy_generator
 from poa_plugin.ssl import POA
-from poa_plugin.train.loop import build_model, train_step
 from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.parallel import build_model
 from poa_plugin.train.schedules import Schedules
+from poa_plugin.train.step import train_step
 
 
 @dataclass(frozen=True)

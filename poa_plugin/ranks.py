@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TypeVar
@@ -142,7 +142,8 @@ def gathered(tensor: Tensor) -> Tensor:
         return tensor
     tensor = tensor.contiguous()
     everywhere = tensor.new_empty((world() * len(tensor), *tensor.shape[1:]))
-    dist.all_gather_into_tensor(everywhere, tensor)
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # until torch 2.13
+    gather(everywhere, tensor)
     return everywhere
 
 
@@ -168,3 +169,24 @@ def wait_for_all() -> None:
     """Return when all ranks have come here."""
     if world() > 1:
         dist.barrier()
+
+
+def add_up(tensor: Tensor) -> None:
+    """Replace a tensor by the sum of all ranks' ones, in place."""
+    if world() > 1:
+        dist.all_reduce(tensor)
+
+
+def take_largest(tensor: Tensor) -> None:
+    """Replace a tensor by the largest of all ranks' values, in place."""
+    if world() > 1:
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+
+
+def anywhere(flags: Sequence[bool]) -> list[bool]:
+    """Return for each flag whether it is set on any rank; exchanged in host memory, without the GPU."""
+    if world() == 1:
+        return list(flags)
+    tensor = torch.tensor(flags, dtype=torch.uint8)
+    take_largest(tensor)
+    return [bool(flag) for flag in tensor.tolist()]

@@ -12,9 +12,10 @@ import torch
 from poa_plugin.config.load import load_config
 from poa_plugin.data import build_dataset, train_shards
 from poa_plugin.failures import INTERRUPTED, say
-from poa_plugin.train.loop import build_model, train_step
 from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.parallel import build_model
 from poa_plugin.train.schedules import Schedules
+from poa_plugin.train.step import train_step
 
 PREFIX = "seconds per step: "
 

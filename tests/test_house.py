@@ -25,7 +25,14 @@ GROUND = {
 }
 """Imports nothing of the package but one another."""
 
-SCHEMA = {"config", "config.fields", "config.images", "config.objective", "config.schema"}
+SCHEMA = {
+    "config",
+    "config.fields",
+    "config.images",
+    "config.objective",
+    "config.schema",
+    "config.training",
+}
 """Of `config`, what others build on: dataclasses and ranges, without the loading of files."""
 
 FLOORS: list[set[str]] = [

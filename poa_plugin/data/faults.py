@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from poa_plugin import ranks
 from poa_plugin.data.names import printable
 from poa_plugin.errors import UserError
 from poa_plugin.files import append_record, disk_errors, read_records, write_records
@@ -25,7 +26,8 @@ class BadImageNote(NamedTuple):
 class BadImages:
     """The distinct images that a run has skipped, one line each in `bad_images.jsonl`.
 
-    The file outlives the process, so that a resumed run continues the count.
+    The file outlives the process, so that a resumed run continues the count. Every rank counts the images of
+    all (`exchange`); rank 0 writes and prints them.
 
     Args:
         run: the output folder; None writes nothing.
@@ -34,13 +36,23 @@ class BadImages:
     """
 
     def __init__(self, run: Path | None, n_images: int, max_ratio: float) -> None:
-        self.path = None if run is None else run / "bad_images.jsonl"
+        path = None if run is None else run / "bad_images.jsonl"
         self.n_images, self.max_ratio = n_images, max_ratio
-        records = read_records(self.path, "image", str) if self.path else []
+        records = read_records(path, "image", str) if path else []
+        self.path = path if ranks.is_first() else None
         if self.path and self.path.is_file():  # without a line that a kill cut off
             with disk_errors(self.path.parent):
                 write_records(self.path, records)
         self.names = dict.fromkeys(str(record["image"]) for record in records)
+
+    def exchange(self, bad_images: Sequence[BadImageNote]) -> None:
+        """Record the bad images of all ranks; called by all of them in the same step.
+
+        Raises:
+            UserError: see `note`.
+        """
+        for of_rank in ranks.gathered_objects(list(bad_images)):
+            self.note(of_rank)
 
     def note(self, bad_images: Iterable[BadImageNote]) -> None:
         """Record the bad images of a batch.
@@ -56,7 +68,7 @@ class BadImages:
                 record = {"image": image.name, "kind": image.kind, "reason": image.reason}
                 with disk_errors(self.path.parent):
                     append_record(self.path, record)
-            if len(self.names) <= SHOWN:
+            if len(self.names) <= SHOWN and ranks.is_first():
                 print(
                     f"\nThe image '{printable(image.name)}' is skipped ({image.kind}): {image.reason}."
                 )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
+from poa_plugin import ranks
 from poa_plugin.config.schema import Config
 from poa_plugin.crops import masked_patches
 from poa_plugin.data.augment import MultiCropAugmentation
@@ -47,11 +47,12 @@ class ShardBatch(TypedDict):
 
 
 class Batches(TorchDataset["ShardBatch | UserError"]):
-    """All batches of a run, by step * shards + shard."""
+    """The batches of a run that this process takes, numbered through steps and its shards."""
 
     def __init__(self, config: Config, dataset: Dataset, mask_grid: tuple[int, int]) -> None:
         self.dataset, self.mask_grid = dataset, mask_grid
         self.seed, self.shards = config.train.seed, config.train.shards
+        self.mine = ranks.my_shards(self.shards)
         self.batch_size = config.train.batch_size_per_shard
         self.augmentation = MultiCropAugmentation(config.crops)
         self.mask_probability = config.ibot.mask_sample_probability
@@ -60,14 +61,15 @@ class Batches(TorchDataset["ShardBatch | UserError"]):
         self._order: tuple[int, np.ndarray[Any, Any]] = (-1, np.zeros(0))
 
     def __getitem__(self, number: int) -> ShardBatch | UserError:
-        """Return the batch of one step and shard, or why there is none.
+        """Return a batch of this process, or why there is none.
 
         An error is returned for `train_shards` to raise: one that is raised in a worker process
         reaches the user with the worker's traceback for its message. Its class is `UserError`: a subclass with
         further arguments cannot be pickled.
         """
         try:
-            return self.batch(*divmod(number, self.shards))
+            step, position = divmod(number, len(self.mine))
+            return self.batch(step, self.mine[position])
         except UserError as error:
             return UserError(str(error))
 
@@ -142,9 +144,9 @@ def train_shards(
     mask_grid: tuple[int, int],
     start_step: int,
     end_step: int,
-    run: Path | None = None,
+    bad_images: BadImages | None = None,
 ) -> Iterator[ShardBatch]:
-    """Yield the batches of all shards of the steps from `start_step` up to `end_step`, in order.
+    """Yield the batches of this process's shards of the steps from `start_step` up to `end_step`, in order.
 
     Workers prefetch a few shards, whatever the number of shards of a step. A worker process that dies, perhaps
     out of memory, loses nothing: batches are functions of step and shard, and new workers continue with the
@@ -156,7 +158,7 @@ def train_shards(
         mask_grid: rows and columns of patches in a global crop.
         start_step: the first step; any step can be the first, nothing is replayed.
         end_step: one past the last step.
-        run: where images that cannot be used are recorded (see `BadImages`).
+        bad_images: records images that cannot be used; None counts them only.
 
     Raises:
         UserError: the data set has fewer images than one shard's batch, too many of them cannot be
@@ -168,8 +170,9 @@ def train_shards(
             f"The data set has {len(dataset)} images, fewer than train.batch_size_per_shard="
             f"{batches.batch_size}: lower it, or check data.path."
         )
-    bad_images = BadImages(run, len(dataset), config.data.max_bad_ratio)
-    numbers = range(start_step * batches.shards, end_step * batches.shards)
+    bad_images = bad_images or BadImages(None, len(dataset), config.data.max_bad_ratio)
+    n_shards = len(batches.mine)
+    numbers = range(start_step * n_shards, end_step * n_shards)
     number = config.data.num_workers
     workers = Workers(
         number,

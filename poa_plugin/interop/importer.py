@@ -23,8 +23,8 @@ from poa_plugin.interop.optimizer import compare_schedules, named_moments
 from poa_plugin.ssl import POA
 from poa_plugin.targets import check_folder_target
 from poa_plugin.train import checkpoint as checkpoints
-from poa_plugin.train.loop import build_model
 from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.parallel import build_model
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,10 @@ from poa_plugin.plan.shapes import ShapeTensor
 from poa_plugin.plan.trace import shard_batch
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.prototypes import chunk_width
-from poa_plugin.train.loop import build_model, train_step
 from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.parallel import build_model
 from poa_plugin.train.schedules import Schedules
+from poa_plugin.train.step import train_step
 
 LONGEST = 20.0
 """Seconds that a step may take for the next one to have twice the images."""

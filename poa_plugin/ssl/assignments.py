@@ -16,7 +16,7 @@ class TeacherOutputs:
     """One teacher head's outputs for the tokens of one kind, of all shards of a step.
 
     Only features and prototypes are stored; logits are computed when they are needed. A head that is computed
-    in one chunk, and whose logits are few, caches them.
+    in one chunk caches the logits of the last shard, or of all shards if they are few.
 
     Args:
         features: (N_s, D) for each shard, in the type in which logits are computed.
@@ -42,14 +42,15 @@ class TeacherOutputs:
         if shard in self._cached:
             return self._cached[shard]
         logits = scaled_logits(self.features[shard], self.prototypes[chunk], self.temperature)
-        if self._caches_logits:
+        if len(self.chunks) == 1:
+            if not self._caches_all:
+                self._cached.clear()
             self._cached[shard] = logits
         return logits
 
     @property
-    def _caches_logits(self) -> bool:
-        logits = len(self.features) * self.most_rows * len(self.prototypes)
-        return len(self.chunks) == 1 and logits <= LOGITS_AT_ONCE
+    def _caches_all(self) -> bool:
+        return len(self.features) * self.most_rows * len(self.prototypes) <= LOGITS_AT_ONCE
 
 
 @dataclass(frozen=True, eq=False)

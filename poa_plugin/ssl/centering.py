@@ -8,6 +8,7 @@ have the same bits however shards are distributed.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,9 @@ def sinkhorn_knopp(outputs: Sequence[TeacherOutputs], iterations: int = 3) -> li
     """Return probabilities that use all prototypes equally (SwAV; POA eq. 5's SK).
 
     Works on logarithms, so that no logit overflows: exponentials of logit / temperature pass the range of
-    float32 at a logit of 88 times the temperature. An iteration is one pass over all logits that normalizes
-    prototypes, and one that normalizes tokens, with one exchange between ranks. The result is the target
-    itself; the published code takes no further softmax of it.
+    float32 at a logit of 88 times the temperature. An iteration normalizes prototypes, with one exchange
+    between ranks, and then tokens; the pass over a shard's logits that normalizes its tokens also sums what
+    the next iteration needs. The result is the target itself; the published code takes no softmax of it.
 
     Args:
         outputs: heads and kinds of tokens, each balanced separately, over the tokens of all shards; the same
@@ -32,11 +33,15 @@ def sinkhorn_knopp(outputs: Sequence[TeacherOutputs], iterations: int = 3) -> li
     """
     sizes = [len(output.prototypes) for output in outputs]
     us: Sequence[Tensor] = []
-    vs = [[_zeros(features) for features in output.features] for output in outputs]
-    for _ in range(iterations):
-        sums = [_over_tokens(output, v) for output, v in zip(outputs, vs, strict=True)]
+    vs: list[list[Tensor]] = []
+    sums = [_over_tokens(output) for output in outputs]
+    for iteration in range(iterations):
         us = ranks.gathered(torch.cat(sums, dim=1)).logsumexp(dim=0).neg().split(sizes)
-        vs = [_normalizing(output, u) for output, u in zip(outputs, us, strict=True)]
+        is_last = iteration + 1 == iterations
+        vs = [
+            _normalizing(output, u, None if is_last else of_head)
+            for output, u, of_head in zip(outputs, us, sums, strict=True)
+        ]
     return [Assignments(*parts) for parts in zip(outputs, us, vs, strict=True)]
 
 
@@ -91,26 +96,38 @@ class Centering(nn.Module):
                 buffer.zero_()
 
 
-def _over_tokens(output: TeacherOutputs, v: Sequence[Tensor]) -> Tensor:
+def _over_tokens(output: TeacherOutputs) -> Tensor:
     """Return each shard's log-sums over its tokens, (shards, K); -inf for a shard that has none."""
-    log_sums = output.prototypes.new_empty((len(v), len(output.prototypes)), dtype=v[0].dtype)
-    for shard, of_tokens in enumerate(v):
+    dtype = torch.promote_types(output.prototypes.dtype, torch.float32)
+    shape = (len(output.features), len(output.prototypes))
+    log_sums = output.prototypes.new_empty(shape, dtype=dtype)
+    for shard in range(len(output.features)):
         for chunk in output.chunks:
-            logits = output.logits(shard, chunk)
-            log_sums[shard, chunk] = (logits + of_tokens[:, None]).logsumexp(dim=0)
+            log_sums[shard, chunk] = output.logits(shard, chunk).logsumexp(dim=0)
     return log_sums
 
 
-def _normalizing(output: TeacherOutputs, u: Tensor) -> list[Tensor]:
-    """Return the v for each shard that make every token's probabilities sum to one."""
+def _normalizing(output: TeacherOutputs, u: Tensor, log_sums: Tensor | None = None) -> list[Tensor]:
+    """Return the v for each shard that make every token's probabilities sum to one.
+
+    Args:
+        output: of a head, for the tokens of one kind.
+        u: (K,).
+        log_sums: (shards, K), to be filled with each shard's log-sums of logits + v over its tokens.
+    """
+    *before_last, last = output.chunks
     vs = []
     for shard in range(len(output.features)):
-        normalizer, *others = [
-            (output.logits(shard, chunk) + u[chunk]).logsumexp(dim=1) for chunk in output.chunks
-        ]
-        for of_chunk in others:
-            normalizer = torch.logaddexp(normalizer, of_chunk)
-        vs.append(normalizer.neg())
+        parts = []
+        for chunk in output.chunks:
+            logits = output.logits(shard, chunk)
+            parts.append((logits + u[chunk]).logsumexp(dim=1))
+        v = reduce(torch.logaddexp, parts).neg()
+        vs.append(v)
+        if log_sums is not None:
+            log_sums[shard, last] = (logits + v[:, None]).logsumexp(dim=0)
+            for chunk in before_last:
+                log_sums[shard, chunk] = (output.logits(shard, chunk) + v[:, None]).logsumexp(dim=0)
     return vs
 
 
@@ -125,8 +142,3 @@ def _mean_features(outputs: Sequence[TeacherOutputs]) -> Sequence[Tensor]:
         [*(output.prototypes.shape[1] for output in outputs), 1], dim=1
     )
     return [x.sum(dim=0) / counts.sum() for x in sums]
-
-
-def _zeros(features: Tensor) -> Tensor:
-    dtype = torch.promote_types(features.dtype, torch.float32)
-    return features.new_zeros(len(features), dtype=dtype)

@@ -53,7 +53,7 @@ class POA(nn.Module):
             wait for the device. `set_step` sets both.
         terms_by_head: the last step's loss terms of this process's shards, (heads,) each and detached; without
             KoLeo, which is not computed by heads.
-        reduction: adds the gradients of several ranks.
+        reduction: adds the gradients of several ranks; `joint_students`: see `train.joint_students`.
     """
 
     step: Tensor
@@ -81,6 +81,7 @@ class POA(nn.Module):
         self.register_load_state_dict_post_hook(_read_step)
         self.terms_by_head: dict[str, Tensor] = {}
         self.reduction = Reduction()
+        self.joint_students: bool = config.train.joint_students
         scaled = config.train.precision == "fp16"
         self.fp16_scaler = (
             torch.amp.GradScaler(resolve_device(config.train.device).type) if scaled else None
@@ -164,9 +165,8 @@ class POA(nn.Module):
     ) -> Iterator[tuple[LossTerms, bool]]:
         """Yield the loss terms of each shard, and whether they are the last of the step.
 
-        They are those of the intact, then of the elastic student, or of both. One after the other, only one
-        student's activations are in memory. Together (`train.joint_students`) every block is called once, which
-        is what sharded parameters need.
+        They are those of the intact, then of the elastic student, with one student's activations in memory; or
+        of both together (`joint_students`), which calls every block once, as sharded parameters need.
         """
         batches: deque[Mapping[str, Any]] = deque()
         where = (self.step.device, self.masks_active)
@@ -177,7 +177,7 @@ class POA(nn.Module):
         if subnets is None:
             subnets = self.sample_subnets(n_shards)[first : first + n_local]
         roles = ROLES if self.has_elastic_student else ROLES[:1]
-        passes = [roles] if self.config.train.joint_students else [(role,) for role in roles]
+        passes = [roles] if self.joint_students else [(role,) for role in roles]
         for position, subnet in zip(range(n_local), subnets, strict=True):
             shard = make_shard(position, first, subnet, batches.popleft(), *where)
             intact: dict[int, Probabilities] = {}

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from poa_plugin import ranks
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.schema import Config
 from poa_plugin.data import Dataset
@@ -39,6 +40,12 @@ def images_row(dataset: Dataset, config: Config) -> str:
     """Return the line of the header about the data set."""
     place = f" in '{config.data.path}'" if config.data.path else ""
     return _row("images", f"{len(dataset):,}{place} ({config.data.dataset})")
+
+
+def say_first(text: str) -> None:
+    """Print what one process of a run prints."""
+    if ranks.is_first():
+        print(text, flush=True)
 
 
 def after_training(run: Path) -> str:

@@ -5,37 +5,44 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
-from dataclasses import asdict
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 
+from poa_plugin import ranks
 from poa_plugin.config.contradictions import oddities
 from poa_plugin.config.schema import Config
-from poa_plugin.data import Dataset, image_names
+from poa_plugin.data import Dataset, Names, image_names
+from poa_plugin.data.faults import BadImages
 from poa_plugin.device import resolve_device
-from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.files import disk_errors
 from poa_plugin.loggers import Loggers, check_loggers
-from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl import POA, check_model
 from poa_plugin.train import checkpoint
+from poa_plugin.train.agreement import Requests
 from poa_plugin.train.folder import check_folder, claim_folder
-from poa_plugin.train.header import after_a_stop, after_training, header, images_row
-from poa_plugin.train.images import check_images
+from poa_plugin.train.header import (
+    after_a_stop,
+    after_training,
+    header,
+    images_row,
+    say_first,
+)
+from poa_plugin.train.heartbeat import Heartbeat, heartbeat
+from poa_plugin.train.images import ImageRecord, check_images
 from poa_plugin.train.lock import Lock, hold
 from poa_plugin.train.metrics import Metrics
-from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradients
-from poa_plugin.train.parallel import compile_blocks
-from poa_plugin.train.processes import refuse_several_processes
+from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.parallel import build_model
 from poa_plugin.train.reading import open_images, read_shards
-from poa_plugin.train.schedules import Schedules, Values
-from poa_plugin.train.skipping import GRADIENT, SkippedSteps, not_finite
+from poa_plugin.train.schedules import Schedules
+from poa_plugin.train.skipping import SkippedSteps
+from poa_plugin.train.step import scaler_state, train_step
 from poa_plugin.train.stopping import StopRequest, stop_on_signals
 from poa_plugin.train.timing import StepShards
 
@@ -51,7 +58,8 @@ def train(config: Config) -> Outcome:
     """Pre-train, from the newest checkpoint of `config.output_dir` if there is one.
 
     Writes the resolved configuration, `metrics.jsonl`, `ckpt/<step>/` and the skipped
-    steps into the output folder, which is locked meanwhile, and logs to `train.loggers`.
+    steps into the output folder, which is locked meanwhile, and logs to `train.loggers`. Of the ranks that a
+    launcher started, each takes its part of every step's shards, and rank 0 writes.
 
     Returns:
         How the run ended; a checkpoint has been written, unless a signal came before the first finite step.
@@ -59,39 +67,43 @@ def train(config: Config) -> Outcome:
     Raises:
         UserError: the configuration, the data, the folder, a logger or a checkpoint cannot be used, the
             folder is another training's, the disk refuses, too many steps in a row or all of them were not
-            finite, or the weights are not.
+            finite, or the weights are not; or another rank has ended or is late.
     """
-    run = Path(config.output_dir)
-    refuse_several_processes()
+    run, train = Path(config.output_dir), config.train
     check_model(config)
     check_loggers(config)
-    if config.train.threads:
-        torch.set_num_threads(config.train.threads)
-    print(header(config), flush=True)
-    for oddity in oddities(config):
-        print(f"poa: warning: {oddity}", file=sys.stderr)
-    with stop_on_signals() as stop, hold(run) as lock:
-        newest = _newest(run, config)
-        changes = check_folder(run, config, newest)
-        if newest is not None:
-            print(f"Resuming from '{newest}'.")
+    if train.threads:
+        torch.set_num_threads(train.threads)
+    with ExitStack() as stack:
+        stop = stack.enter_context(stop_on_signals())
+        stack.enter_context(ranks.joined(resolve_device(train.device), 2 * train.timeout_s))
+        life = stack.enter_context(heartbeat(train.timeout_s))
+        ranks.my_shards(train.shards)
+        say_first(header(config))
+        for oddity in oddities(config) if ranks.is_first() else []:
+            print(f"poa: warning: {oddity}", file=sys.stderr)
+        lock = stack.enter_context(hold(run)) if ranks.is_first() else None
+        if lock is not None:
+            life.before_exit(lock.release)
+        newest, changes = _open_folder(run, config)
         dataset = open_images(config)
-        print(images_row(dataset, config), flush=True)
+        say_first(images_row(dataset, config))
         names = image_names(dataset)
-        changes += check_images(run, config, names, newest)
+        changes += _check_images(run, config, names, newest)
         model = build_model(config)
         optimizer = build_optimizer(model.get_params_groups(), config)
         state = _resume(newest, model, optimizer)
-        with disk_errors(run):
-            claim_folder(run, config, changes, names)
+        if ranks.is_first():
+            with disk_errors(run):
+                claim_folder(run, config, changes, names)
         total = Schedules(config).total_steps
         if state["step"] < total:
-            outcome = _train(run, config, dataset, model, optimizer, state, stop, lock)
+            outcome = _train(run, config, dataset, model, optimizer, state, stop, lock, life)
         else:
-            print(f"'{run}' is already trained to its last step, {total}.")
+            say_first(f"'{run}' is already trained to its last step, {total}.")
             outcome = Outcome(finished=True)
-    if outcome.finished:
-        print(after_training(run))
+        if outcome.finished:
+            say_first(after_training(run))
     return outcome
 
 
@@ -103,48 +115,67 @@ def _train(
     optimizer: torch.optim.Optimizer,
     state: dict[str, Any],
     stop: StopRequest,
-    lock: Lock,
+    lock: Lock | None,
+    life: Heartbeat,
 ) -> Outcome:
     """Run all steps from `state["step"]` on."""
     schedules, start = Schedules(config), int(state["step"])
     total, period = schedules.total_steps, config.train.checkpoint_period
     metrics, skipped = _records(run, config, state)
-    all_shards = read_shards(config, dataset, model.mask_grid, start, total, run)
+    bad_images = BadImages(run, len(dataset), config.data.max_bad_ratio)
+    all_shards = read_shards(config, dataset, model.mask_grid, start, total, bad_images)
     deadline = time.perf_counter() + 60 * (config.train.max_minutes or math.inf)
+    mine = ranks.my_shards(config.train.shards)
     model.train()
 
     done, last_good, stop.training = start, state, True
     non_finite: list[str] = []
     with closing(metrics):
         for step in range(start, total):
-            shards, values = StepShards(all_shards, config.train.shards), schedules(step)
+            shards, values = StepShards(all_shards, len(mine), life, step), schedules(step)
             subnets = model.sample_subnets(config.train.shards)
-            terms, norms, non_finite, scaler = train_step(model, optimizer, shards, values, subnets)
-            times = shards.times()
+            taken = train_step(
+                model,
+                optimizer,
+                shards,
+                values,
+                subnets[mine.start : mine.stop],
+                partial(_requests, stop, deadline, shards),
+            )
+            non_finite, scaler, times = taken.non_finite, taken.scaler, shards.times()
             if non_finite and not skipped.in_a_row:
                 last_good = _state(step, scaler, metrics)
+            if taken.requests.bad_images and ranks.world() > 1:
+                bad_images.exchange(shards.bad_images)
             elastic = subnets if model.has_elastic_student else []
-            lock.check()
-            heads = model.terms_by_head
-            metrics.add(step, terms, norms, values, elastic, times, bool(non_finite), heads)
+            if lock is not None:
+                lock.check()
+            metrics.add(step, taken, values, elastic, times)
             skipped.record(step, non_finite, shards.image_ids, subnets, scaler)
 
             done = step + 1
-            ends = done == total or stop.requested or time.perf_counter() > deadline
+            stop.heed(taken.requests.signal)
+            ends = done == total or stop.requested or taken.requests.out_of_time
             ends = ends or skipped.too_many
+            life.enter("writing", step)
             if skipped.in_a_row and ends and (done < total or skipped.too_many):
                 if last_good["step"] > start:
                     _save(run, model, optimizer, last_good)
             elif skipped.any_finite and (ends or (done % period == 0 and not skipped.in_a_row)):
                 metrics.flush()
-                _save(run, model, optimizer, _state(done, _scaler_state(model), metrics))
+                _save(run, model, optimizer, _state(done, scaler_state(model), metrics))
             if ends:
                 break
     if skipped.too_many or not (skipped.any_finite or stop.requested):
         raise UserError(_failure(run, skipped, non_finite, done, last_good["step"]))
     if done < total:
-        print(after_a_stop(run, done, total, skipped.any_finite))
+        say_first(after_a_stop(run, done, total, skipped.any_finite))
     return Outcome(done == total, stop.signal)
+
+
+def _requests(stop: StopRequest, deadline: float, shards: StepShards) -> Requests:
+    """Return what this rank asks of the others in a step."""
+    return Requests(stop.signal or 0, time.perf_counter() > deadline, len(shards.bad_images))
 
 
 def _records(run: Path, config: Config, state: dict[str, Any]) -> tuple[Metrics, SkippedSteps]:
@@ -153,77 +184,37 @@ def _records(run: Path, config: Config, state: dict[str, Any]) -> tuple[Metrics,
     epoch, images = train.OFFICIAL_EPOCH_LENGTH, train.shards * train.batch_size_per_shard
     scaler_fits = state.get("scaler") is not None
     skipped = SkippedSteps(run, train.max_skipped_steps, start, scaler_fits)
-    loggers = Loggers(run, config, start)
+    loggers = Loggers(run, config, start) if ranks.is_first() else None
     period, earlier = train.log_period, state.get("metrics")
     metrics = Metrics(run, period, start, total, epoch, images, earlier, loggers)
     return metrics, skipped
 
 
-class Step(NamedTuple):
-    """The outcome of a step.
+def _open_folder(run: Path, config: Config) -> tuple[Path | None, list[str]]:
+    """Return the checkpoint to resume from, if there is one, and changes of the configuration; see rank 0."""
+    found: tuple[Path | None, list[str]] = (None, [])
+    if ranks.is_first():
+        newest = _newest(run, config)
+        found = newest, check_folder(run, config, newest)
+        if newest is not None:
+            print(f"Resuming from '{newest}'.")
+    return ranks.of_first(found)
 
-    Attributes:
-        terms: loss terms.
-        norms: of the gradients, before clipping.
-        non_finite: names of the values that were not finite; if there are any, the step was skipped.
-        scaler: the state of the fp16 gradient scaler before a skipped step.
+
+def _check_images(run: Path, config: Config, names: Names, newest: Path | None) -> list[str]:
+    """Return how the images differ from the run's; see `check_images`. All ranks must see the same.
+
+    Raises:
+        UserError: a rank sees other images than rank 0.
     """
-
-    terms: dict[str, Tensor]
-    norms: dict[str, Tensor]
-    non_finite: list[str]
-    scaler: dict[str, Any] | None
-
-
-def train_step(
-    model: POA,
-    optimizer: torch.optim.Optimizer,
-    shards: Iterable[Mapping[str, Any]],
-    values: Values,
-    subnets: Sequence[Subnet],
-) -> Step:
-    """Run one step: gradients of all branches, clipping, AdamW, and the teacher's average.
-
-    A step in which the loss, a gradient or a scheduled value is not finite leaves weights, moments and the
-    teacher untouched; it is counted. A gradient that overflows at the fp16 scaler's scale is one of
-    these; the scaler lowers it then.
-    """
-    apply_schedule(optimizer, values)
-    optimizer.zero_grad(set_to_none=True)
-    terms = model.forward_backward(shards, values.teacher_temp, subnets)
-    scaler = model.fp16_scaler
-    if scaler is not None:
-        scaler.unscale_(optimizer)
-    norms = clip_gradients(model.student, model.config.optim.clip_grad)
-    gradients = {f"{GRADIENT}{name}": norm for name, norm in norms.items()}
-    non_finite = not_finite({**terms, **gradients}) + _not_finite_settings(optimizer, values)
-    entered_with = _scaler_state(model) if non_finite else None
-    if non_finite:
-        model.skip_step()
-    else:
-        optimizer.step() if scaler is None else scaler.step(optimizer)
-        model.update_teacher(values.momentum)
-    if scaler is not None:
-        scaler.update()
-    return Step(terms, norms, non_finite, entered_with)
-
-
-def _not_finite_settings(optimizer: torch.optim.Optimizer, values: Values) -> list[str]:
-    """Return the names of scheduled values, and of settings computed from them, that are not finite."""
-    groups = [group[key] for group in optimizer.param_groups for key in ("lr", "weight_decay")]
-    non_finite = [name for name, value in asdict(values).items() if not math.isfinite(value)]
-    if not non_finite and not all(map(math.isfinite, groups)):
-        non_finite = ["lr or weight_decay of a parameter group"]
-    return non_finite
-
-
-def build_model(config: Config) -> POA:
-    """Build the meta-architecture on its device, its teacher equal to its student."""
-    model = META_ARCHS.get(config.meta_arch)(config).to(resolve_device(config.train.device))
-    model.prepare_for_distributed_training()
-    if config.train.compile:
-        compile_blocks(model)
-    return cast(POA, model)
+    records = ranks.gathered_objects((ImageRecord.of(names), ranks.name()))
+    for record, rank in records:
+        if record != records[0][0]:
+            raise UserError(
+                f"Not all ranks see the same images under data.path: {records[0][1]} sees "
+                f"{records[0][0].n_images}, and {rank} sees {record.n_images}, or others."
+            )
+    return check_images(run, config, names, newest) if ranks.is_first() else []
 
 
 def _newest(run: Path, config: Config) -> Path | None:

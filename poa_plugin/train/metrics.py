@@ -13,11 +13,12 @@ from typing import Any
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
-from torch import Tensor
 
+from poa_plugin import ranks
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.files import append_record, disk_errors, drop_records_from, flush
 from poa_plugin.loggers import Loggers
+from poa_plugin.train.agreement import Step
 from poa_plugin.train.schedules import Values
 from poa_plugin.train.timing import Times
 
@@ -42,6 +43,8 @@ class Metrics:
 
     A line is written at the same step with the same numbers, except times, however often the run was
     stopped: the sums since the last line are part of a checkpoint (`state`).
+
+    Every rank has the same sums; rank 0 writes and shows them.
 
     Args:
         run: the output folder.
@@ -71,15 +74,16 @@ class Metrics:
         self.period, self.total, self.epoch_length = period, total, epoch_length
         self.images_per_step, self.loggers = images_per_step, loggers
         self.run, self.path = run, run / "metrics.jsonl"
-        with disk_errors(run):
-            drop_records_from(self.path, start)
-        self.display = Display(start, total)
+        if ranks.is_first():
+            with disk_errors(run):
+                drop_records_from(self.path, start)
+        self.display = Display(start, total) if ranks.is_first() else None
         self.latest: dict[str, Any] | None = None
         state = state or {}
         self.seconds = float(state.get("seconds", 0.0))
-        self._sums: dict[str, Any] = dict(state.get("sums", {}))
-        self._heads: dict[str, Any] = dict(state.get("heads", {}))
-        self._norms: dict[str, Any] = dict(state.get("norms", {}))
+        self._sums: dict[str, float] = dict(state.get("sums", {}))
+        self._heads: dict[str, list[float]] = dict(state.get("heads", {}))
+        self._norms: dict[str, float] = dict(state.get("norms", {}))
         self._subnets: list[str] = list(state.get("subnets", []))
         self._steps, self._skipped = int(state.get("steps", 0)), int(state.get("skipped", 0))
         self._timed, self._data_seconds, self._step_seconds = 0, 0.0, 0.0
@@ -88,37 +92,29 @@ class Metrics:
     def add(
         self,
         step: int,
-        terms: dict[str, Tensor],
-        norms: dict[str, Tensor],
+        taken: Step,
         values: Values,
         subnets: Sequence[Subnet],
         times: Times,
-        skipped: bool = False,
-        by_head: Mapping[str, Tensor] | None = None,
     ) -> None:
         """Add one step's results; a skipped step is counted, but is not part of the means.
 
         Args:
             step: its number.
-            terms: of the loss.
-            norms: of the gradients.
+            taken: its outcome.
             values: of the schedules.
             subnets: the elastic students.
             times: how long it took; also counted if it is skipped.
-            skipped: whether it is.
-            by_head: the loss terms that heads compute, (heads,) each.
         """
-        if skipped:
+        if taken.non_finite:
             self._skipped += 1
         else:
-            for name, value in terms.items():
+            for name, value in taken.terms.items():
                 self._sums[name] = self._sums.get(name, 0.0) + value
-            for name, heads in (by_head or {}).items():
-                before = self._heads.get(name)
-                if isinstance(before, list):  # from a checkpoint
-                    before = heads.new_tensor(before)
-                self._heads[name] = heads if before is None else before + heads
-            self._norms.update(norms)
+            for name, heads in taken.by_head.items():
+                before = self._heads.get(name, [0.0] * len(heads))
+                self._heads[name] = [a + b for a, b in zip(before, heads, strict=True)]
+            self._norms.update(taken.norms)
             self._steps += 1
         self._timed += 1
         self._data_seconds += times.data
@@ -126,15 +122,16 @@ class Metrics:
         self._subnets += [subnet.name for subnet in subnets]
         if (step + 1) % self.period == 0 or step + 1 == self.total:
             self._write(step, values)
-        self.display.advance(step, self.latest, subnets)
+        if self.display is not None:
+            self.display.advance(step, self.latest, subnets)
 
     def state(self) -> dict[str, Any]:
         """Return the sums since the last line, as JSON values."""
         return {
             "seconds": self.seconds + time.perf_counter() - self._since,
-            "sums": {name: float(value) for name, value in self._sums.items()},
-            "heads": {name: _floats(value) for name, value in self._heads.items()},
-            "norms": {name: float(value) for name, value in self._norms.items()},
+            "sums": dict(self._sums),
+            "heads": dict(self._heads),
+            "norms": dict(self._norms),
             "subnets": list(self._subnets),
             "steps": self._steps,
             "skipped": self._skipped,
@@ -145,12 +142,13 @@ class Metrics:
         if self.loggers is not None:
             self.loggers.flush()
         with disk_errors(self.run):
-            if self.path.is_file():
+            if ranks.is_first() and self.path.is_file():
                 flush(self.path)
 
     def close(self) -> None:
         """Stop the display and close the loggers."""
-        self.display.close()
+        if self.display is not None:
+            self.display.close()
         if self.loggers is not None:
             self.loggers.close()
 
@@ -158,18 +156,18 @@ class Metrics:
         now = time.perf_counter()
         elapsed, self._since = now - self._since, now
         self.seconds += elapsed
-        terms = {name: float(value) / self._steps for name, value in self._sums.items()}
+        terms = {name: value / self._steps for name, value in self._sums.items()}
         line: dict[str, Any] = {
             "step": step,
             "epoch": (step + 1) / self.epoch_length,
             "loss": sum(terms.values()) if terms else None,
             "terms": terms,
             "terms_by_head": {
-                name: [value / self._steps for value in _floats(heads)]
+                name: [value / self._steps for value in heads]
                 for name, heads in self._heads.items()
             },
             **asdict(values),
-            "grad_norm": {name: float(value) for name, value in self._norms.items()},
+            "grad_norm": dict(self._norms),
             "skipped_steps": self._skipped,
             "images_per_second": self._timed * self.images_per_step / elapsed,
             "data_seconds": self._data_seconds / self._timed,
@@ -177,8 +175,9 @@ class Metrics:
             "seconds": self.seconds,
             "subnets": self._subnets,
         }
-        with disk_errors(self.run):
-            append_record(self.path, line)
+        if ranks.is_first():
+            with disk_errors(self.run):
+                append_record(self.path, line)
         if self.loggers is not None:
             self.loggers.log(step, scalars(line))
         self.latest = line
@@ -197,10 +196,6 @@ def scalars(line: Mapping[str, Any]) -> dict[str, float]:
             else:
                 numbers[f"{group}/{name}"] = value
     return numbers
-
-
-def _floats(heads: Tensor | list[float]) -> list[float]:
-    return heads.tolist() if isinstance(heads, Tensor) else heads
 
 
 class Bar(Progress):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from poa_plugin.config.schema import Config
 from poa_plugin.train.schedules import Values
@@ -25,15 +24,3 @@ def apply_schedule(optimizer: torch.optim.Optimizer, values: Values) -> None:
         lr = values.last_layer_lr if group["is_last_layer"] else values.lr
         group["lr"] = lr * group["lr_multiplier"]
         group["weight_decay"] = values.weight_decay * group["wd_multiplier"]
-
-
-def clip_gradients(student: nn.ModuleDict, max_norm: float) -> dict[str, torch.Tensor]:
-    """Clip each sub-module's gradient to `max_norm` by itself; return the norms before clipping.
-
-    0 or less clips nothing.
-    """
-    limit = max_norm if max_norm > 0 else float("inf")
-    return {
-        name: nn.utils.clip_grad_norm_(module.parameters(), limit, foreach=True)
-        for name, module in student.items()
-    }

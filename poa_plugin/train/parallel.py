@@ -1,22 +1,164 @@
-"""What is done to a model from outside: compilation, and later distribution."""
+"""What is done to a model from outside: compilation, recomputation, and distribution over ranks."""
 
 from __future__ import annotations
 
-from typing import cast
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, cast
 
 import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
+from poa_plugin import ranks
 from poa_plugin.backbones import ElasticBackbone
+from poa_plugin.config.schema import Config
+from poa_plugin.device import resolve_device
+from poa_plugin.elastic.layers import MultiInputBlock
+from poa_plugin.errors import UserError
+from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl import POA
+from poa_plugin.ssl.memory import BYTES_PER_PARAMETER
+from poa_plugin.train.gradients import ReplicaReduction, ShardedReduction
+
+MOST_REPLICATED = 0.25
+"""The part of a GPU's memory that weights, gradients and moments may take before `auto` shards them."""
 
 
-def compile_blocks(model: POA) -> None:
+class Parallel(NamedTuple):
+    """How a model is distributed (`none`, `replicate` or `fsdp2`), and why."""
+
+    kind: str
+    reason: str
+
+
+def build_model(config: Config) -> POA:
+    """Build the meta-architecture on its device, its teacher equal to its student, distributed over the ranks.
+
+    Raises:
+        UserError: it cannot be distributed as configured, or ranks start from other weights.
+    """
+    device = resolve_device(config.train.device)
+    model = cast(POA, META_ARCHS.get(config.meta_arch)(config).to(device))
+    model.prepare_for_distributed_training()
+    if config.train.compile:
+        compile_blocks(model)
+    if config.train.activation_checkpointing:
+        recompute_blocks(model)
+    check_equal_weights(model)
+    n_parameters = sum(p.numel() for p in model.student.parameters())
+    parallel = parallel_of(config, n_parameters, device)
+    if ranks.world() > 1 and ranks.is_first():
+        print(f"{'ranks':<12}{ranks.world()}, {parallel.kind} ({parallel.reason})", flush=True)
+    distribute(model, parallel.kind)
+    return model
+
+
+def parallel_of(config: Config, n_parameters: int, device: torch.device) -> Parallel:
+    """Return how `train.parallel` distributes a model.
+
+    Args:
+        config: a resolved configuration.
+        n_parameters: of the student, backbone and heads.
+        device: of this rank.
+
+    Raises:
+        UserError: `none` was asked for, and there are several ranks.
+    """
+    kind, n_ranks = config.train.parallel, ranks.world()
+    if n_ranks == 1:
+        return Parallel("none", "one process")
+    if kind == "none":
+        raise UserError(
+            f"train.parallel=none trains in one process, but {n_ranks} were started: use auto."
+        )
+    if kind != "auto":
+        return Parallel(kind, "as configured")
+    if device.type != "cuda":
+        return Parallel("replicate", "host memory is shared by the ranks of a host")
+    takes = BYTES_PER_PARAMETER * n_parameters
+    has = torch.cuda.get_device_properties(device).total_memory
+    figures = f"weights, gradients and moments take {takes / has:.0%} of a GPU's memory"
+    return Parallel("fsdp2" if takes > MOST_REPLICATED * has else "replicate", figures)
+
+
+def check_equal_weights(model: POA) -> None:
+    """Check that all ranks start from the same weights, which each draws for itself.
+
+    Raises:
+        UserError: a rank has others, and is named.
+    """
+    if ranks.world() == 1:
+        return
+    sums = torch.stack([p.detach().double().sum() for p in model.student.parameters()])
+    of_ranks = ranks.gathered(sums[None])
+    for rank, other in enumerate((of_ranks != of_ranks[0]).any(dim=1).tolist()):
+        if other:
+            raise UserError(
+                f"Rank {rank} draws other weights than rank 0 from the same seed: do they have the same torch?"
+            )
+
+
+def distribute(model: POA, kind: str) -> None:
+    """Distribute a model over the ranks; its optimizer is built afterwards.
+
+    `replicate` leaves all of it on every rank. `fsdp2` shards weights, gradients, moments and the teacher: each
+    block, and what else a backbone or the heads have, is gathered when it runs. Both students then run
+    in one pass, in which all ranks call every block, whatever their elastic students.
+
+    Args:
+        model: on its device, the same on all ranks.
+        kind: see `Parallel`.
+
+    Raises:
+        UserError: this torch cannot shard it.
+    """
+    train = model.config.train
+    if kind == "replicate":
+        model.reduction = ReplicaReduction(list(model.student.parameters()))
+    if kind != "fsdp2":
+        return
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import FSDPModule, fully_shard
+
+    if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
+        raise UserError(
+            f"train.parallel=fsdp2 needs a newer torch than {torch.__version__}, one whose FSDP2 reduces "
+            f"parameters that only some ranks use: use train.parallel=replicate."
+        )
+    mesh = init_device_mesh(model.step.device.type, (ranks.world(),))
+    for branch in (model.student, model.teacher):
+        # The teacher, too, is sharded again after its pass: its average needs both in the same form.
+        reshard = train.reshard_after_forward or branch is model.teacher
+        for block in _blocks(branch):
+            fully_shard(cast(nn.Module, block), mesh=mesh, reshard_after_forward=reshard)
+        for part in branch.values():
+            fully_shard(part, mesh=mesh, reshard_after_forward=reshard)
+    model.joint_students = True
+    model.reduction = ShardedReduction(list(model.student.values()), train.reduce == "shard")
+
+
+def compile_blocks(model: POA, backend: str = "inductor") -> None:
     """Compile what every block of the backbones does to one sub-network's tokens.
 
     Widths and numbers of tokens are dynamic: all sub-networks share a few compiled forms. The first
     steps take a minute longer.
     """
     for branch in (model.student, model.teacher):
-        backbone = cast(ElasticBackbone, branch["backbone"])
-        for block in backbone.multi_input_blocks():
-            block.run = torch.compile(block.run, dynamic=True)  # type: ignore[method-assign]
+        for block in _blocks(branch):
+            _replace_run(block, torch.compile(block.run, dynamic=True, backend=backend))
+
+
+def recompute_blocks(model: POA) -> None:
+    """Keep of the students' blocks their inputs alone, and run them again in the backward pass."""
+    for block in _blocks(model.student):
+        _replace_run(block, partial(checkpoint, block.run, use_reentrant=False))
+
+
+def _replace_run(block: MultiInputBlock, run: Callable[..., Any]) -> None:
+    block.run = run  # type: ignore[method-assign]
+
+
+def _blocks(branch: nn.Module) -> list[MultiInputBlock]:
+    backbone = cast(ElasticBackbone, cast(nn.ModuleDict, branch)["backbone"])
+    return backbone.multi_input_blocks()

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 from poa_plugin.config.schema import Config
 from poa_plugin.data import Dataset, build_dataset, train_shards
+from poa_plugin.data.faults import BadImages
 from poa_plugin.data.loader import ShardBatch
 from poa_plugin.errors import UserError
 
@@ -23,12 +23,17 @@ def open_images(config: Config) -> Dataset:
 
 
 def read_shards(
-    config: Config, dataset: Dataset, mask_grid: tuple[int, int], start: int, total: int, run: Path
+    config: Config,
+    dataset: Dataset,
+    mask_grid: tuple[int, int],
+    start: int,
+    total: int,
+    bad_images: BadImages,
 ) -> Iterator[ShardBatch]:
-    """Yield the batches of the shards of each step from `start` up to `total`; see `train_shards`."""
+    """Yield this process's batches of the steps from `start` up to `total`; see `train_shards`."""
     import torchvision.transforms.v2.functional  # noqa: F401  (here, for all worker processes at once)
 
-    shards = train_shards(config, dataset, mask_grid, start, total, run)
+    shards = train_shards(config, dataset, mask_grid, start, total, bad_images)
     with _reading(config):
         yield from shards
 

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
+from poa_plugin import ranks
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.files import append_record, disk_errors, drop_records_from
 
@@ -24,7 +22,7 @@ class SkippedSteps:
     they are a search for the scale, and end the run only if the scale falls below 1.
 
     Args:
-        run: the output folder.
+        run: the output folder; rank 0 writes into it.
         limit: how many in a row end the run.
         start: the step from which the run resumes; an earlier attempt's later lines are dropped.
         scaler_fits: whether the gradient scaler, if there is one, has reached a scale that fits.
@@ -41,8 +39,9 @@ class SkippedSteps:
         self.run, self.path, self.limit = run, run / "skipped_steps.jsonl", limit
         self.in_a_row, self.any_finite = 0, start > 0
         self._searched, self._scaler_fits = 0, scaler_fits
-        with disk_errors(run):
-            drop_records_from(self.path, start)
+        if ranks.is_first():
+            with disk_errors(run):
+                drop_records_from(self.path, start)
 
     def record(
         self,
@@ -52,12 +51,12 @@ class SkippedSteps:
         subnets: Sequence[Subnet],
         scaler: Mapping[str, Any] | None = None,
     ) -> None:
-        """Record one step.
+        """Record one step; called by all ranks.
 
         Args:
             step: its number.
             non_finite: names of the values that were not finite; empty in a finite step.
-            image_ids: of its shards' images.
+            image_ids: of the images of this process's shards.
             subnets: its elastic students.
             scaler: the state of the gradient scaler, if there is one, before a skipped step.
         """
@@ -65,10 +64,11 @@ class SkippedSteps:
             self.in_a_row = self._searched = 0
             self.any_finite = self._scaler_fits = True
             return
+        of_ranks = ranks.gathered_objects([list(ids) for ids in image_ids])
         entry = {
             "step": step,
             "not_finite": list(non_finite),
-            "image_ids": [list(ids) for ids in image_ids],
+            "image_ids": [ids for of_rank in of_ranks for ids in of_rank],
             "subnets": [subnet.name for subnet in subnets],
         }
         reason = f"not finite: {', '.join(non_finite)}"
@@ -78,23 +78,12 @@ class SkippedSteps:
             if all(name.startswith(GRADIENT) for name in non_finite):
                 reason = f"fp16 cannot hold the {' and the '.join(non_finite)} times {scale:g}; it is halved"
                 self._searched += not self._scaler_fits and scale >= 1
-        with disk_errors(self.run):
-            append_record(self.path, entry)
-        print(f"\nStep {step} is skipped: {reason}.", flush=True)
+        if ranks.is_first():
+            with disk_errors(self.run):
+                append_record(self.path, entry)
+            print(f"\nStep {step} is skipped: {reason}.", flush=True)
 
     @property
     def too_many(self) -> bool:
         """Whether so many steps in a row were skipped that the run ends."""
         return self.in_a_row - self._searched >= self.limit
-
-
-def not_finite(values: Mapping[str, Tensor]) -> list[str]:
-    """Return the names of the scalars that are not finite on any rank; one synchronization if all are."""
-    finite = torch.isfinite(torch.stack([value.detach().float() for value in values.values()]))
-    if torch.distributed.is_initialized():
-        everywhere = finite.to(torch.uint8)
-        torch.distributed.all_reduce(everywhere, torch.distributed.ReduceOp.MIN)
-        finite = everywhere.bool()
-    if bool(finite.all()):
-        return []
-    return [name for name, ok in zip(values, finite.tolist(), strict=True) if not ok]

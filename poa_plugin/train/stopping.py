@@ -10,6 +10,8 @@ from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
+from poa_plugin import ranks
+
 
 class StopRequest:
     """Whether a signal has asked the run to end.
@@ -24,14 +26,23 @@ class StopRequest:
         self.signal: int | None = None
         self.training = False
 
+    def heed(self, number: int) -> None:
+        """Take a signal that another rank got for one of this process; 0 is none."""
+        if number and not self.requested:
+            self.signal = number
+
     @property
     def requested(self) -> bool:
         """Whether a signal has asked the run to end."""
         return self.signal is not None
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        """Note a first signal; a second Ctrl-C interrupts at once, and so does any before the first step."""
-        if number == signal.SIGINT and (self.requested or not self.training):
+        """Note a first signal; a second Ctrl-C interrupts at once, and so does any before the first step.
+
+        A launcher passes on to its ranks the Ctrl-C that they got themselves, so there a second one is none.
+        """
+        is_second = self.requested and ranks.world() == 1
+        if number == signal.SIGINT and (is_second or not self.training):
             raise KeyboardInterrupt
         name = signal.Signals(number).name
         if not self.training:

@@ -54,7 +54,9 @@ def test_training_passes_over_each_kind(
     dataset.convert_unusual = False
     bad_id = dataset.files.index("bad.jpg")
     (tmp_path / "run").mkdir()
-    for batch in train_shards(config, dataset, (6, 6), 0, 5, tmp_path / "run"):
+    for batch in train_shards(
+        config, dataset, (6, 6), 0, 5, BadImages(tmp_path / "run", len(dataset), 1.0)
+    ):
         assert bad_id not in batch["image_ids"]
         assert batch["collated_global_crops"].shape == (6, 3, 48, 48)
     [record] = (tmp_path / "run/bad_images.jsonl").read_text().splitlines()

@@ -13,6 +13,7 @@ from poa_plugin.cli import main
 from poa_plugin.config.schema import Config
 from poa_plugin.data import FileList, ImageFolder, ImageNet, build_dataset, train_shards
 from poa_plugin.data.datasets import NoSplitError, UnreadableImageError
+from poa_plugin.data.faults import BadImages
 from poa_plugin.errors import UserError
 from tests.conftest import Noise
 from tests.data.image_files import good, write_folder
@@ -141,7 +142,9 @@ def test_names_of_any_bytes(
     assert "bad \\udcff.jpg" in capsys.readouterr().out
     config = small_config(f"data.path={tmp_path}", "data.max_bad_ratio=1")
     (tmp_path / "run").mkdir()
-    list(train_shards(config, dataset, (6, 6), 0, 4, tmp_path / "run"))
+    list(
+        train_shards(config, dataset, (6, 6), 0, 4, BadImages(tmp_path / "run", len(dataset), 1.0))
+    )
     assert "bad \\udcff.jpg' is skipped" in capsys.readouterr().out
     (tmp_path / "list.txt").write_bytes(b"\n".join(odd[1:3]) + b"\r\n")
     listed = FileList(str(tmp_path / "list.txt"), "train")

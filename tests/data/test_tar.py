@@ -16,6 +16,7 @@ import pytest
 from poa_plugin.cli import main
 from poa_plugin.config.schema import Config
 from poa_plugin.data import WebDataset, build_dataset, tar_index, train_shards
+from poa_plugin.data.faults import BadImages
 from poa_plugin.data.tar_headers import tar_entries
 from poa_plugin.errors import UserError
 from tests.data.image_files import good, write_tar
@@ -69,7 +70,9 @@ def test_a_shard_that_is_cut_off_is_used_up_to_the_cut(
     )
     assert len(dataset) == 3
     (tmp_path / "run").mkdir()
-    batches = train_shards(config, dataset, (6, 6), 0, 3, tmp_path / "run")
+    batches = train_shards(
+        config, dataset, (6, 6), 0, 3, BadImages(tmp_path / "run", len(dataset), 1.0)
+    )
     assert {i for batch in batches for i in batch["image_ids"]} == {0, 1}
     assert "'train-0.tar/2.jpg'" in capsys.readouterr().out
     assert main(["data", "check", str(tmp_path), "--dataset", "webdataset"]) == 1

@@ -21,8 +21,9 @@ from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.runs.run import open_run
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.train import checkpoint
-from poa_plugin.train.loop import build_model, train
+from poa_plugin.train.loop import train
 from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.parallel import build_model
 from tests.conftest import FAMILIES
 from tests.interop.published_files import (
     module_order,

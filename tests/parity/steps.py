@@ -13,7 +13,8 @@ from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.param_groups import parameter_settings
-from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradients
+from poa_plugin.train.gradients import clip_gradients
+from poa_plugin.train.optim import apply_schedule, build_optimizer
 from poa_plugin.train.schedules import Values
 
 from .golden import Case, Golden, compare, guarded, worst

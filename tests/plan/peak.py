@@ -12,9 +12,10 @@ from poa_plugin.config.load import default_config, load_config
 from poa_plugin.config.schema import Config
 from poa_plugin.plan.trace import shard_batch
 from poa_plugin.ssl import POA
-from poa_plugin.train.loop import build_model, train_step
 from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.parallel import build_model
 from poa_plugin.train.schedules import Schedules
+from poa_plugin.train.step import train_step
 from tests.conftest import FAMILIES
 from tests.plan.test_trace import with_numbers
 

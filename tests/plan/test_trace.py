@@ -14,7 +14,7 @@ from poa_plugin.evaluate.memory import PeakMemory
 from poa_plugin.plan.shapes import ShapeTensor, metered
 from poa_plugin.plan.trace import ACTIVATIONS, GRADIENTS, KEPT, shard_batch, trace_shard
 from poa_plugin.ssl.memory import kept_features
-from poa_plugin.train.loop import build_model
+from poa_plugin.train.parallel import build_model
 from tests.conftest import FAMILIES
 
 VARIANTS = [

@@ -21,10 +21,11 @@ import torch
 
 from poa_plugin.config.load import default_config
 from poa_plugin.crops import pixels
-from poa_plugin.train.loop import build_model, train_step
 from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.parallel import build_model
 from poa_plugin.train.reading import open_images, read_shards
 from poa_plugin.train.schedules import Schedules
+from poa_plugin.train.step import train_step
 from tests.conftest import FAMILIES
 
 STEPS, TOLERANCE = 50, 1e-4

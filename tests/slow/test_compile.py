@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from poa_plugin.config.schema import Config
-from poa_plugin.train.loop import build_model
+from poa_plugin.train.parallel import build_model
 from tests.conftest import random_batch
 
 pytestmark = [

@@ -15,7 +15,7 @@ from poa_plugin.backbones import CropBatch
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
-from poa_plugin.train.skipping import not_finite
+from poa_plugin.train.agreement import agree
 from tests.conftest import SMALL, randomize
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -62,7 +62,9 @@ def run_rank(rank: int, folder: str) -> None:
     pairs = zip(plain.parameters(), sharded.parameters(), strict=True)
     worst = max(float((a - b.full_tensor()).detach().abs().max()) for a, b in pairs)
     loss = torch.tensor(float("nan") if rank else 1.0)
-    Path(folder, f"non_finite{rank}").write_text(str(not_finite({"a": loss, "b": loss * 0 + 1})))
+    Path(folder, f"non_finite{rank}").write_text(
+        str(agree({"a": loss, "b": loss * 0}, {}, {}).non_finite)
+    )
     if rank == 0:
         Path(folder, "worst").write_text(str(worst))
     dist.barrier()
@@ -73,4 +75,4 @@ def test_ranks_with_different_students_stay_in_step(tmp_path: Path) -> None:
     torch.multiprocessing.spawn(run_rank, args=(str(tmp_path),), nprocs=2)
     assert float((tmp_path / "worst").read_text()) < 1e-6
     for rank in range(2):  # a loss that is not finite on rank 1 is skipped on both
-        assert (tmp_path / f"non_finite{rank}").read_text() == "['a', 'b']"
+        assert (tmp_path / f"non_finite{rank}").read_text() == "['a on rank 1', 'b on rank 1']"

@@ -16,6 +16,7 @@ import torch
 
 from poa_plugin.config.load import load_config
 from poa_plugin.errors import UserError
+from poa_plugin.ranks import launched
 from poa_plugin.registry import DATASETS
 from poa_plugin.train import checkpoint, lock
 from poa_plugin.train.folder import claim_folder
@@ -23,7 +24,6 @@ from poa_plugin.train.lock import hold
 from poa_plugin.train.lock_file import NAME
 from poa_plugin.train.loop import train
 from poa_plugin.train.metrics import Display
-from poa_plugin.train.processes import refuse_several_processes
 from tests.conftest import Blobs, Make
 from tests.train.test_loop import weights
 
@@ -214,20 +214,20 @@ def test_a_training_outlives_its_lock(
 
 
 LAUNCHED = [
-    {"WORLD_SIZE": "2", "RANK": "0"},
+    {"WORLD_SIZE": "2"},
     {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "3", "SLURM_NTASKS": "4"},
     {"OMPI_COMM_WORLD_SIZE": "2"},
 ]
 
 
 @pytest.mark.parametrize("variables", LAUNCHED, ids=lambda variables: next(iter(variables)))
-def test_one_of_several_processes_is_refused(
+def test_processes_that_know_of_no_other_are_refused(
     make: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(
-        UserError, match=r"Training runs in one process, and \d processes were started by"
+        UserError, match=r"\d processes were started by .*: start them with 'torchrun"
     ):
         train(make())
     assert not (tmp_path / "run").exists()
@@ -237,7 +237,7 @@ def test_one_process_of_a_larger_job_trains(monkeypatch: pytest.MonkeyPatch) -> 
     """`sbatch --ntasks=8` with one command, `srun --ntasks=1`, and `torchrun --nproc-per-node=1`."""
     batch_script = {"SLURM_NTASKS": "8", "SLURM_PROCID": "0", "SLURM_NPROCS": "8"}
     for variables in (batch_script, {"SLURM_STEP_NUM_TASKS": "1"}, {"WORLD_SIZE": "1"}, {}):
-        refuse_several_processes(variables)
+        assert launched(variables) == 1
 
 
 @pytest.mark.parametrize("when", ["opened", "read"])

@@ -21,10 +21,12 @@ from poa_plugin.extraction.write import write_networks
 from poa_plugin.runs.run import open_run
 from poa_plugin.train import checkpoint
 from poa_plugin.train.integrity import FORMAT_KEY, FORMAT_VERSION, read_state, write_checksums
-from poa_plugin.train.loop import build_model, train, train_step
+from poa_plugin.train.loop import train
 from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.parallel import build_model
 from poa_plugin.train.reading import open_images, read_shards
 from poa_plugin.train.schedules import Schedules
+from poa_plugin.train.step import train_step
 from tests.train.make_checkpoint import CHECKPOINTS, STEP, TOTAL, make
 from tests.train.test_loop import lines, timeless, weights
 

@@ -18,7 +18,8 @@ import torch
 
 from poa_plugin.errors import UserError
 from poa_plugin.train import checkpoint
-from poa_plugin.train.loop import build_model, train
+from poa_plugin.train.loop import train
+from poa_plugin.train.parallel import build_model
 from poa_plugin.weights import load_tensors
 from tests.conftest import Make
 

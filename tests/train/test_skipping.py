@@ -18,10 +18,12 @@ from torch import Tensor
 from poa_plugin.errors import UserError
 from poa_plugin.ssl import POA
 from poa_plugin.train import checkpoint
-from poa_plugin.train.loop import build_model, train, train_step
+from poa_plugin.train.agreement import agree
+from poa_plugin.train.loop import train
 from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.parallel import build_model
 from poa_plugin.train.schedules import Schedules, Values
-from poa_plugin.train.skipping import not_finite
+from poa_plugin.train.step import train_step
 from tests.conftest import Make, random_batch
 from tests.train.test_loop import lines, timeless, weights
 
@@ -132,10 +134,10 @@ def test_a_run_that_is_stopped_among_skipped_steps_goes_on_before_them(
         assert checkpoint.steps(tmp_path / "run/ckpt") == [1]
 
 
-def test_what_is_not_finite_is_named(make: Make) -> None:
+def test_what_is_not_finite_is_named() -> None:
     good, bad = torch.tensor(1.0), torch.tensor(float("inf"))
-    assert not_finite({"a": good, "b": good}) == []
-    assert not_finite({"a": good, "b": bad, "c": bad}) == ["b", "c"]
+    assert agree({"a": good, "b": good}, {}, {"c": good}).non_finite == []
+    assert agree({"a": good, "b": bad}, {}, {"c": bad}).non_finite == ["b", "c"]
 
 
 @pytest.mark.parametrize(
