@@ -142,7 +142,9 @@ def gathered(tensor: Tensor) -> Tensor:
         return tensor
     tensor = tensor.contiguous()
     everywhere = tensor.new_empty((world() * len(tensor), *tensor.shape[1:]))
-    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor  # until torch 2.13
+    gather = (
+        getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    )  # until torch 2.13
     gather(everywhere, tensor)
     return everywhere
 

@@ -11,7 +11,6 @@ from itertools import groupby
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from poa_plugin import ranks
 from poa_plugin.ssl.reduction import Reduction
@@ -124,7 +123,7 @@ def clip_gradients(student: nn.ModuleDict, max_norm: float) -> dict[str, Tensor]
         for name, module in student.items()
     }
     return {
-        name: norm.full_tensor() if isinstance(norm, DTensor) else norm
+        name: norm.full_tensor() if hasattr(norm, "full_tensor") else norm  # of sharded gradients
         for name, norm in norms.items()
     }
 

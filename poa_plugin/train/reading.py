@@ -28,7 +28,7 @@ def read_shards(
     mask_grid: tuple[int, int],
     start: int,
     total: int,
-    bad_images: BadImages,
+    bad_images: BadImages | None = None,
 ) -> Iterator[ShardBatch]:
     """Yield this process's batches of the steps from `start` up to `total`; see `train_shards`."""
     import torchvision.transforms.v2.functional  # noqa: F401  (here, for all worker processes at once)

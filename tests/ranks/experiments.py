@@ -92,9 +92,9 @@ def run(case: Case) -> dict[str, Any]:
     """Run a case on this rank.
 
     Returns:
-        `targets`, a hash for each step, shard, kind and head of this rank; `gradients` of the second step before
-        clipping and `weights` after the last, whole; `losses`, the terms of each step; `samples`, the names of
-        the elastic students that were run.
+        `targets`, a hash for each step, shard, kind and head of this rank; `gradients` of the second step
+        before clipping and `weights` after the last, whole; `losses`, the terms of each step; `samples`, the
+        names of the elastic students that were run.
     """
     config = case.config()
     model = build(case, config)

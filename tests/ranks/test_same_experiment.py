@@ -27,7 +27,8 @@ def largest_error(ours: dict[str, Any], expected: dict[str, Any]) -> float:
     scales = {k: float(v.abs().max()) for k, v in floating.items() if v.numel()}
     least = 1e-9 * max(scales.values())
     return max(
-        float((ours[k] - floating[k]).abs().max()) / max(scale, least) for k, scale in scales.items()
+        float((ours[k] - floating[k]).abs().max()) / max(scale, least)
+        for k, scale in scales.items()
     )
 
 

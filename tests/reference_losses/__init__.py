@@ -45,12 +45,11 @@ IN_FLOAT64 = ("resnet",)
 Line = dict[str, Any]
 
 
-def compute(family: str, run: Path, *overrides: str) -> Iterator[Line]:
+def compute(family: str, *overrides: str) -> Iterator[Line]:
     """Yield a line for each step: its number, loss, loss terms, and norms of gradients.
 
     Args:
         family: whose recipe is run.
-        run: a folder for what the data pipeline notes.
         overrides: of the recipe.
     """
     torch.set_num_threads(1)
@@ -59,7 +58,7 @@ def compute(family: str, run: Path, *overrides: str) -> Iterator[Line]:
     model = build_model(config).to(dtype).train()
     optimizer = build_optimizer(model.get_params_groups(), config)
     n_shards, schedules = config.train.shards, Schedules(config)
-    shards = read_shards(config, open_images(config), model.mask_grid, 0, STEPS, run)
+    shards = read_shards(config, open_images(config), model.mask_grid, 0, STEPS)
     for number in range(STEPS):
         subnets = model.sample_subnets(n_shards)
         batches = [cast_crops(shard, dtype) for shard in islice(shards, n_shards)]

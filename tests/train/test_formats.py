@@ -76,7 +76,7 @@ def resumed_by_hand(run: Path, config: Config) -> dict[str, torch.Tensor]:
         }
     assert not files[checkpoint.OPTIMIZER]
     n_shards, schedules = config.train.shards, Schedules(config)
-    shards = read_shards(config, open_images(config), model.mask_grid, STEP, TOTAL, run)
+    shards = read_shards(config, open_images(config), model.mask_grid, STEP, TOTAL)
     model.train()
     for step in range(STEP, TOTAL):
         subnets = model.sample_subnets(n_shards)

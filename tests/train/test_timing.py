@@ -24,7 +24,7 @@ def test_waiting_and_working_are_told_apart() -> None:
     def slow() -> Iterator[ShardBatch]:
         for number, seconds in enumerate((0.1, 0.1, 0.0, 0.0)):
             time.sleep(seconds)
-            yield cast(ShardBatch, {"image_ids": [number]})
+            yield cast(ShardBatch, {"image_ids": [number], "bad_images": []})
 
     all_shards, times, images = slow(), [], []
     for step in range(2):

@@ -1,0 +1,115 @@
+"""Whatever happens to one rank, all end, within a time limit, with a sentence that names it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from poa_plugin.train import checkpoint
+from tests.ranks.processes import TINY, Training, train
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+
+TIMEOUT = 20
+"""`train.timeout_s` of these trainings; all are given twice as long, for processes to start."""
+
+
+def tiny(folder: Path, *overrides: str) -> list[str]:
+    return [*TINY, "train.shards=4", f"output_dir={folder / 'run'}", *overrides]
+
+
+def faulty(
+    folder: Path, world: int, faults: Sequence[tuple[int, int, str]], *overrides: str
+) -> Training:
+    return Training(world, folder, tiny(folder, *overrides), faults)
+
+
+@pytest.mark.parametrize("parallel", ["replicate", "fsdp2"])
+def test_a_loss_that_is_not_finite_on_one_rank(tmp_path: Path, parallel: str) -> None:
+    with faulty(tmp_path, 2, [(1, 3, "nan")], f"train.parallel={parallel}") as training:
+        assert training.wait() == [0, 0]
+    [record] = (tmp_path / "run/skipped_steps.jsonl").read_text().splitlines()
+    skipped = json.loads(record)
+    assert skipped["step"] == 3
+    assert skipped["not_finite"] == ["cross_view_intact_local on rank 1"]
+    assert len(skipped["image_ids"]) == len(skipped["subnets"]) == 4
+    assert checkpoint.steps(tmp_path / "run/ckpt")[-1] == 8
+
+
+def test_a_rank_that_is_killed(tmp_path: Path) -> None:
+    with faulty(tmp_path, 3, [(1, 3, "kill")]) as training:
+        assert training.wait() == [2, -signal.SIGKILL, 2]
+        for rank in (0, 2):
+            assert "Rank 1 (process" in training.printed(rank)
+            assert "gave no sign of life" in training.printed(rank)
+    assert checkpoint.steps(tmp_path / "run/ckpt")[-1] == 2
+
+
+@pytest.mark.parametrize("stopped", [0, 1])
+def test_a_rank_that_stands_still(tmp_path: Path, stopped: int) -> None:
+    others = [rank for rank in range(3) if rank != stopped]
+    with faulty(tmp_path, 3, [(stopped, 3, "stop")]) as training:
+        began = time.monotonic()
+        assert training.wait(others) == [2, 2]
+        assert time.monotonic() - began < 2 * TIMEOUT + 20
+        for rank in others:
+            assert f"Rank {stopped} (process" in training.printed(rank)
+            assert "in step 3" in training.printed(rank)
+        training.processes[stopped].send_signal(signal.SIGCONT)
+        assert training.wait([stopped], 30) == [2]  # it hears of it, and writes nothing more
+
+
+def test_a_rank_that_hangs_but_lives(tmp_path: Path) -> None:
+    with faulty(tmp_path, 2, [(1, 3, "sleep")]) as training:
+        assert training.wait() == [2, 2]
+        assert "Rank 1 (process" in training.printed(0)
+        assert f"did nothing for {0.7 * TIMEOUT:.0f} seconds" in training.printed(0)
+
+
+@pytest.mark.parametrize("what", ["term", "interrupt"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_signal_to_one_rank(tmp_path: Path, what: str, rank: int) -> None:
+    number = {"term": signal.SIGTERM, "interrupt": signal.SIGINT}[what]
+    with faulty(tmp_path, 2, [(rank, 3, what)]) as training:
+        assert training.wait() == [128 + number] * 2
+        assert "Stopped after step 4 of 8" in training.printed(0)
+    assert checkpoint.steps(tmp_path / "run/ckpt")[-1] == 4
+    assert train(2, tmp_path / "again", tiny(tmp_path)).wait() == [0, 0]
+
+
+def test_an_exception_on_one_rank(tmp_path: Path) -> None:
+    with faulty(tmp_path, 3, [(2, 3, "raise")]) as training:
+        statuses = training.wait()
+        assert statuses[:2] == [2, 2]
+        assert statuses[2] == 70  # an error in the program itself
+        for rank in (0, 1):
+            printed = training.printed(rank)
+            assert "Rank 2 (process" in printed
+            assert "has ended: ValueError: a fault of the test" in printed
+
+
+def test_a_full_disk_on_one_rank(tmp_path: Path) -> None:
+    with faulty(tmp_path, 2, [(1, 0, "full_disk")]) as training:
+        assert training.wait() == [2, 2]
+        for rank in (0, 1):
+            assert "rank 1" in training.printed(rank)
+            assert "No space left on device" in training.printed(
+                rank
+            ) or "full" in training.printed(rank)
+    assert checkpoint.steps(tmp_path / "run/ckpt") == []
+
+
+def test_a_second_run_in_the_same_folder_from_another_host(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    holder = {"token": "x", "host": "another", "pid": 7, "since": "2026-12-01 00:00:00"}
+    (run / "train.lock").write_text(json.dumps(holder))
+    with faulty(tmp_path, 2, []) as training:
+        assert training.wait() == [2, 2]
+        for rank in (0, 1):
+            assert "is in use by process 7 on host 'another'" in training.printed(rank)

@@ -1,0 +1,66 @@
+"""One rank of a training of seconds, in which something may happen: `python -m tests.ranks.trainee JSON`.
+
+The JSON has the arguments of `poa train`, and faults as [rank, step, what] that happen in the forward and
+backward pass of a step: `nan`, `raise`, `stop` (SIGSTOP to itself), `kill`, `term`, `interrupt`, `sleep`;
+or `full_disk`, at every checkpoint.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import tests.conftest  # noqa: F401  (registers the data set `blobs`)
+from poa_plugin import ranks
+from poa_plugin.cli import main
+from poa_plugin.ssl import POA
+
+SIGNALS = {
+    "stop": signal.SIGSTOP,
+    "kill": signal.SIGKILL,
+    "term": signal.SIGTERM,
+    "interrupt": signal.SIGINT,
+}
+
+
+def install(faults: list[tuple[int, int, str]]) -> None:
+    """Make the faults happen."""
+    honest = POA.forward_backward
+
+    def faulty(self: POA, *arguments: Any, **keywords: Any) -> dict[str, Any]:
+        happening = {
+            what for rank, step, what in faults if (rank, step) == (ranks.rank(), self.steps_taken)
+        }
+        for what in happening & SIGNALS.keys():
+            os.kill(os.getpid(), SIGNALS[what])
+        if "sleep" in happening:
+            time.sleep(1000)
+        if "raise" in happening:
+            raise ValueError("a fault of the test")
+        terms = honest(self, *arguments, **keywords)
+        if "nan" in happening:
+            terms["cross_view_intact_local"] = terms["cross_view_intact_local"] * float("nan")
+        return terms
+
+    POA.forward_backward = faulty  # type: ignore[method-assign]
+    if any(what == "full_disk" and rank == int(os.environ["RANK"]) for rank, _, what in faults):
+        write_text = Path.write_text
+
+        def refuse(self: Path, *arguments: Any, **keywords: Any) -> int:
+            if ".partial" in str(self):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
+            return write_text(self, *arguments, **keywords)
+
+        Path.write_text = refuse  # type: ignore[method-assign]
+
+
+if __name__ == "__main__":
+    given = json.loads(sys.argv[1])
+    install([tuple(fault) for fault in given["faults"]])
+    sys.exit(main(["train", *given["arguments"]]))
