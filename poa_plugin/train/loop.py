@@ -34,6 +34,7 @@ from poa_plugin.train.optim import apply_schedule, build_optimizer, clip_gradien
 from poa_plugin.train.parallel import compile_blocks
 from poa_plugin.train.processes import refuse_several_processes
 from poa_plugin.train.reading import open_images, read_shards
+from poa_plugin.train.saver import Saver
 from poa_plugin.train.schedules import Schedules, Values
 from poa_plugin.train.skipping import GRADIENT, SkippedSteps, not_finite
 from poa_plugin.train.stopping import StopRequest, stop_on_signals
@@ -115,7 +116,7 @@ def _train(
 
     done, last_good, stop.training = start, state, True
     non_finite: list[str] = []
-    with closing(metrics):
+    with closing(metrics), _saver(run, config) as saver:
         for step in range(start, total):
             shards, values = StepShards(all_shards, config.train.shards), schedules(step)
             subnets = model.sample_subnets(config.train.shards)
@@ -134,10 +135,10 @@ def _train(
             ends = ends or skipped.too_many
             if skipped.in_a_row and ends and (done < total or skipped.too_many):
                 if last_good["step"] > start:
-                    _save(run, model, optimizer, last_good)
+                    _save(saver, model, optimizer, last_good)
             elif skipped.any_finite and (ends or (done % period == 0 and not skipped.in_a_row)):
                 metrics.flush()
-                _save(run, model, optimizer, _state(done, _scaler_state(model), metrics))
+                _save(saver, model, optimizer, _state(done, _scaler_state(model), metrics))
             if ends:
                 break
     if skipped.too_many or not (skipped.any_finite or stop.requested):
@@ -251,11 +252,17 @@ def _state(step: int, scaler: dict[str, Any] | None, metrics: Metrics) -> dict[s
     return {"step": step, "scaler": scaler, "metrics": metrics.state()}
 
 
-def _save(run: Path, model: POA, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    train = model.config.train
-    model.set_step(state["step"])
+def _saver(run: Path, config: Config) -> Saver:
+    train = config.train
     multiples = train.keep_every * train.checkpoint_period
-    checkpoint.save(run / "ckpt", model, optimizer, state, train.keep_checkpoints, multiples)
+    return Saver(run / "ckpt", train.keep_checkpoints, multiples, train.async_checkpoints)
+
+
+def _save(
+    saver: Saver, model: POA, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    model.set_step(state["step"])
+    saver.save(model, optimizer, state)
 
 
 def _scaler_state(model: POA) -> dict[str, Any] | None:
