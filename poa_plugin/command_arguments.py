@@ -29,6 +29,7 @@ from poa_plugin.argument_groups import (
     add_votes,
 )
 from poa_plugin.arguments import path, path_text
+from poa_plugin.checkpoint_command import add_checkpoint
 from poa_plugin.completion import SHELLS
 
 if TYPE_CHECKING:
@@ -330,6 +331,7 @@ IN_ORDER = (
     eval_,
     sweep,
     pick,
+    add_checkpoint,
     data,
     report,
     demo,

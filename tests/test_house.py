@@ -44,7 +44,7 @@ FLOORS: list[set[str]] = [
     {"pick", "plan", "step_time"},
     {"arguments", "children", "console", "examples", "sources"},
     {"argument_groups", "completion", "demo"},
-    {"commands"},
+    {"commands", "checkpoint_command"},
     {"command_arguments"},
     {"cli"},
     {"__main__"},

@@ -207,9 +207,8 @@ def manifest_of_files(folder: Path, step: int, files: Mapping[str, Mapping[str, 
     tensors: dict[str, dict[str, Entry]] = {}
     for kind in KINDS:
         with reading_tensors(folder / kind), safe_open(folder / kind, "pt") as opened:
-            tensors[kind] = {
-                name: whole_entry(opened.get_tensor(name), kind) for name in opened.keys()
-            }
+            names = opened.keys()
+            tensors[kind] = {name: whole_entry(opened.get_tensor(name), kind) for name in names}
     return Manifest(step, 1, files, tensors)
 
 
