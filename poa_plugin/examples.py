@@ -48,6 +48,14 @@ EXAMPLES: dict[str, list[str]] = {
         "poa pick runs/vit --max-params 30M --max-flops 5G",
         "poa pick runs/vit --max-latency-ms 12 --to vit_fast",
     ],
+    "poa checkpoint": ["poa checkpoint verify runs/vit"],
+    "poa checkpoint inspect": [
+        "poa checkpoint inspect runs/vit",
+        "poa checkpoint inspect runs/vit --step 1000",
+        "poa checkpoint inspect runs/vit/ckpt/1000",
+    ],
+    "poa checkpoint verify": ["poa checkpoint verify runs/vit"],
+    "poa checkpoint consolidate": ["poa checkpoint consolidate runs/vit --step 1000"],
     "poa data": ["poa data check /data/imagenet --dataset imagenet"],
     "poa data check": [
         "poa data check /data/photos",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
@@ -26,19 +27,24 @@ def check_weights(model: nn.Module, tensors: dict[str, Tensor], source: Path) ->
     Raises:
         UserError: a key is missing, too many or of another shape; the first of each is named.
     """
+    check_shapes(model, {key: tensor.shape for key, tensor in tensors.items()}, source)
+
+
+def check_shapes(model: nn.Module, shapes: Mapping[str, Sequence[int]], source: Path) -> None:
+    """Compare the shapes of a state dict with a model; see `check_weights`."""
     expected = model.state_dict()
     problems = []
-    if missing := sorted(expected.keys() - tensors.keys()):
+    if missing := sorted(expected.keys() - shapes.keys()):
         problems.append(f"{len(missing)} keys are missing, such as '{missing[0]}'")
-    if extra := sorted(tensors.keys() - expected.keys()):
+    if extra := sorted(shapes.keys() - expected.keys()):
         problems.append(f"{len(extra)} keys are unexpected, such as '{extra[0]}'")
-    shapes = [
-        f"'{key}' has shape {tuple(tensors[key].shape)}, not {tuple(expected[key].shape)}"
-        for key in expected.keys() & tensors.keys()
-        if expected[key].shape != tensors[key].shape
+    misshapen = [
+        f"'{key}' has shape {tuple(shapes[key])}, not {tuple(expected[key].shape)}"
+        for key in expected.keys() & shapes.keys()
+        if tuple(expected[key].shape) != tuple(shapes[key])
     ]
-    if problems or shapes:
-        reason = "; ".join(problems + sorted(shapes)[:1])
+    if problems or misshapen:
+        reason = "; ".join(problems + sorted(misshapen)[:1])
         raise UserError(f"The weights in '{source}' are of another architecture: {reason}.")
 
 
@@ -50,8 +56,15 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
     Raises:
         UserError: it does not exist, or is damaged.
     """
-    try:
+    with reading_tensors(file):
         return {key: tensor.clone() for key, tensor in load_file(file).items()}
+
+
+@contextmanager
+def reading_tensors(file: Path) -> Iterator[None]:
+    """Turn errors of reading a safetensors file into a `UserError` that names it."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise UserError(f"There is no file '{file}'.") from error
     except (SafetensorError, OSError) as error:

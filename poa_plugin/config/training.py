@@ -125,6 +125,12 @@ class TrainConfig:
         unit="steps",
         synonyms=("save_period", "save_every"),
     )
+    async_checkpoints: bool = switch(
+        False,
+        "write checkpoints in a thread while training continues; takes host memory for a copy of weights and "
+        "moments",
+        synonyms=("async", "async_save", "asynchronous"),
+    )
     keep_checkpoints: int = number(
         3,
         "how many of the newest checkpoints are kept; 0 keeps all; damaged ones do not count",

@@ -14,6 +14,8 @@ from torch.serialization import safe_globals
 
 from poa_plugin.errors import UserError
 from poa_plugin.files import reading
+from poa_plugin.train.checkpoint import MANIFEST, MODEL, STATE, model_tensors
+from poa_plugin.train.manifest import is_model
 from poa_plugin.weights import load_tensors
 
 RANK = re.compile(r"(?P<name>.+)\.rank_(?P<rank>\d+)\.pth")
@@ -33,7 +35,8 @@ def checkpoint_files(path: Path) -> list[Path]:
 
     Args:
         path: a file; `<name>.rank_<n>.pth` of any rank stands for the files of all; a published run's
-            folder stands for its newest checkpoint, which `last_checkpoint` names.
+            folder stands for its newest checkpoint, which `last_checkpoint` names. A checkpoint's folder of
+            this package stands for its model, and so does each piece of it, which `read_file` joins.
 
     Raises:
         UserError: there is no such file, or the file of a lower rank than the highest is missing.
@@ -79,7 +82,8 @@ def read_file(file: Path, stand_ins: Sequence[Any] = ()) -> dict[str, Any]:
             from the file could make.
     """
     if file.suffix == ".safetensors":
-        return dict(load_tensors(file))
+        is_piece = is_model(file.name) and (file.parent / MANIFEST).is_file()
+        return dict(model_tensors(file.parent) if is_piece else load_tensors(file))
     with reading(file):
         contents = _load(file, stand_ins)
     if not isinstance(contents, Mapping):
@@ -89,7 +93,12 @@ def read_file(file: Path, stand_ins: Sequence[Any] = ()) -> dict[str, Any]:
 
 
 def _newest(run: Path) -> Path:
-    """Return the file that the `last_checkpoint` of a published run's folder, one for each rank, names."""
+    """Return the file that the `last_checkpoint` of a published run's folder, one for each rank, names.
+
+    Of a checkpoint's folder of this package, it is the first piece of the model.
+    """
+    if (run / STATE).is_file():
+        return min(run.glob("model*.safetensors"), default=run / MODEL)
     names = sorted(
         Path(tag.read_text(encoding="utf-8", errors="replace").strip()).name
         for tag in run.glob("last_checkpoint*")

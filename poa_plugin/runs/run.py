@@ -18,7 +18,7 @@ from poa_plugin.files import reading
 from poa_plugin.runs.trained import TrainedNetworks, trained_networks
 from poa_plugin.ssl import MultiHead, head_options
 from poa_plugin.train import checkpoint
-from poa_plugin.weights import load_tensors, load_weights
+from poa_plugin.weights import load_weights
 
 BRANCHES = ("teacher", "student")
 
@@ -73,7 +73,7 @@ class Run:
         if prefix.split(".")[0] not in BRANCHES:
             raise UserError(f"The branch must be teacher or student, not '{prefix.split('.')[0]}'.")
         try:
-            tensors = load_tensors(self.checkpoint / checkpoint.MODEL)
+            return checkpoint.model_tensors(self.checkpoint, prefix)
         except UserError as error:
             if self.checkpoint.is_dir():
                 raise
@@ -81,11 +81,6 @@ class Run:
                 f"The checkpoint '{self.checkpoint}' is not there any more; a training under way removes "
                 f"old ones: run the command again."
             ) from error
-        return {
-            key.removeprefix(prefix): value
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
 
 
 def open_run(folder: str | Path) -> Run:

@@ -33,6 +33,7 @@ FREE = (
     "train.loggers",
     "train.logger_options.",
     "train.checkpoint_period",
+    "train.async_checkpoints",
     "train.keep_checkpoints",
     "train.keep_every",
     "train.damaged_checkpoint",

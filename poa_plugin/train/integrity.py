@@ -1,7 +1,8 @@
 """Whether a checkpoint can be used: of a format that this version reads, its files those that were written.
 
 `state.json` says which format the others have. `state.json` itself and its entry in `checksums.json` keep
-their form in all formats, so that a version of the package can tell a newer format from damage.
+their form in all formats, so that a version of the package can tell a newer format from damage. Of version 1,
+`checksums.json` has all files. Since version 2 it has `state.json` and the manifest, which has the others.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from poa_plugin.errors import UserError
+from poa_plugin.files import flush
+from poa_plugin.train.manifest import KINDS, MANIFEST, Manifest, manifest_of_files, parse
 from poa_plugin.version import __version__
 
-MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
-CHECKSUMS = "checksums.json"
-FILES = (STATE, MODEL, OPTIMIZER)
-"""In the order in which they are compared: the state says whether the others can be read."""
+STATE, CHECKSUMS = "state.json", "checksums.json"
 
 FORMAT_KEY = "format_version"
 """Where `state.json` has the format; a checkpoint without it is of version 1."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """The format that is written: raise it when an older version of the package would misread a checkpoint."""
 
 ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP)
@@ -38,16 +40,16 @@ class NewerFormatError(UserError):
     """A checkpoint was written by a newer version of the package, in a format that this one cannot read."""
 
 
-def write_state(folder: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint's `state.json`, and with it the format's version."""
-    text = json.dumps({FORMAT_KEY: FORMAT_VERSION, **state}, indent=2)
-    (folder / STATE).write_text(text, encoding="utf-8")
+def write_description(folder: Path, state: Mapping[str, Any], manifest: Manifest) -> None:
+    """Write the JSON files of a checkpoint, whose pieces are there, and flush them: state, manifest, checksums.
 
-
-def write_checksums(folder: Path) -> None:
-    """Write `checksums.json` for the files of a checkpoint."""
-    sums = {name: checksum(folder / name) for name in FILES}
-    (folder / CHECKSUMS).write_text(json.dumps(sums, indent=2), encoding="utf-8")
+    Raises:
+        OSError: the disk refuses.
+    """
+    version = {FORMAT_KEY: FORMAT_VERSION}
+    _write_json(folder / STATE, {**version, **state})
+    _write_json(folder / MANIFEST, {**version, **manifest.to_json()}, indent=None)
+    _write_json(folder / CHECKSUMS, {name: checksum(folder / name) for name in (STATE, MANIFEST)})
 
 
 def checksum(file: Path) -> dict[str, Any]:
@@ -78,6 +80,21 @@ def read_state(folder: Path) -> dict[str, Any]:
             f"versions up to {FORMAT_VERSION}. Upgrade poa_plugin to use it."
         )
     return state
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Return the manifest of a checkpoint of any format.
+
+    Raises:
+        NewerFormatError: the checkpoint has a format that this version of the package cannot read.
+        UserError: there is no manifest in this format, and a file of tensors cannot be read.
+        ValueError, KeyError: `state.json` or the manifest cannot be used.
+    """
+    state = read_state(folder)
+    if state.get(FORMAT_KEY, 1) > 1:
+        return parse((folder / MANIFEST).read_text(encoding="utf-8"))
+    sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+    return manifest_of_files(folder, int(state["step"]), {kind: sums[kind] for kind in KINDS})
 
 
 def damage(folder: Path) -> str | None:
@@ -136,40 +153,73 @@ class VerifiedCheckpoints:
 
 def _compare(folder: Path) -> str | None:
     """Compare a checkpoint's files with their checksums."""
+    step = folder.name.removeprefix(".").removesuffix(".removed")
     try:
         sums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
     except (FileNotFoundError, IsADirectoryError, ValueError) as error:
         return f"its {CHECKSUMS} cannot be used ({error})"
-    if problem := _compare_file(folder, STATE, sums):
+    if problem := _compare_file(folder, STATE, sums, step):
         return problem
     try:
-        step = read_state(folder)["step"]
+        state = read_state(folder)
+        written_for, has_manifest = str(state["step"]), state.get(FORMAT_KEY, 1) > 1
     except NewerFormatError:
         raise
     except (ValueError, KeyError) as error:
         return f"its {STATE} cannot be used ({error})"
-    for name in FILES:
-        if name != STATE and (problem := _compare_file(folder, name, sums)):
+    if has_manifest:
+        if problem := _compare_file(folder, MANIFEST, sums, step):
             return problem
-    named = folder.name.removeprefix(".").removesuffix(".removed")
-    return None if named == str(step) else f"it was written for step {step}"
+        try:
+            manifest = read_manifest(folder)
+        except (ValueError, KeyError) as error:
+            return f"its {MANIFEST} cannot be used ({error})"
+        sums, names = manifest.files, sorted(manifest.files)
+        if str(manifest.step) != written_for:
+            return f"its {MANIFEST} was written for step {manifest.step}"
+    else:
+        names = list(KINDS)
+    for name in names:
+        if problem := _compare_file(folder, name, sums, written_for):
+            return problem
+    return None if step == written_for else f"it was written for step {written_for}"
 
 
-def _compare_file(folder: Path, name: str, sums: Any) -> str | None:
-    """Compare one file with what `checksums.json` says about it."""
+def _compare_file(folder: Path, name: str, sums: Any, step: str) -> str | None:
+    """Compare one file with what the checksums, or the manifest, say about it."""
     try:
         size, digest = sums[name]["bytes"], sums[name]["sha256"]
     except (KeyError, TypeError) as error:
         return f"its {CHECKSUMS} cannot be used ({error})"
-    n_bytes = (folder / name).stat().st_size
+    file = folder / name
+    n_bytes = file.stat().st_size
+    if n_bytes == size and checksum(file)["sha256"] == digest:
+        return None
+    other = _step_in(file)
+    if other not in (None, step):
+        return f"its file {name} was written for step {other}"
     if n_bytes != size:
         return f"its file {name} has {n_bytes} bytes, not {size}"
-    if checksum(folder / name)["sha256"] != digest:
-        return f"its file {name} is not the one that was written (SHA-256)"
-    return None
+    return f"its file {name} is not the one that was written (SHA-256)"
+
+
+def _step_in(file: Path) -> str | None:
+    """Return the step that a file was written for; None if it does not say."""
+    try:
+        if file.suffix == ".json":
+            return str(json.loads(file.read_text(encoding="utf-8"))["step"])
+        with safe_open(file, "pt") as opened:
+            return (opened.metadata() or {}).get("step")
+    except (SafetensorError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _write_json(file: Path, values: object, indent: int | None = 2) -> None:
+    file.write_text(json.dumps(values, indent=indent), encoding="utf-8")
+    flush(file)
 
 
 def _signature(folder: Path) -> tuple[tuple[int, int, int], ...]:
     """Return what changes when a checkpoint's files do: their inodes, sizes, and times of change."""
-    stats = [(folder / name).stat() for name in (*FILES, CHECKSUMS)]
+    stats = [file.stat() for file in sorted(folder.iterdir())]
     return tuple((stat.st_ino, stat.st_size, stat.st_mtime_ns) for stat in stats)

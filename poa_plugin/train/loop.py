@@ -40,6 +40,7 @@ from poa_plugin.train.metrics import Metrics
 from poa_plugin.train.optim import build_optimizer
 from poa_plugin.train.parallel import build_model
 from poa_plugin.train.reading import open_images, read_shards
+from poa_plugin.train.saver import Saver
 from poa_plugin.train.schedules import Schedules
 from poa_plugin.train.skipping import SkippedSteps
 from poa_plugin.train.step import scaler_state, train_step
@@ -130,7 +131,7 @@ def _train(
 
     done, last_good, stop.training = start, state, True
     non_finite: list[str] = []
-    with closing(metrics):
+    with closing(metrics), _saver(run, config) as saver:
         for step in range(start, total):
             shards, values = StepShards(all_shards, len(mine), life, step), schedules(step)
             subnets = model.sample_subnets(config.train.shards)
@@ -160,10 +161,10 @@ def _train(
             life.enter("writing", step)
             if skipped.in_a_row and ends and (done < total or skipped.too_many):
                 if last_good["step"] > start:
-                    _save(run, model, optimizer, last_good)
+                    _save(saver, model, optimizer, last_good)
             elif skipped.any_finite and (ends or (done % period == 0 and not skipped.in_a_row)):
                 metrics.flush()
-                _save(run, model, optimizer, _state(done, scaler_state(model), metrics))
+                _save(saver, model, optimizer, _state(done, scaler_state(model), metrics))
             if ends:
                 break
     if skipped.too_many or not (skipped.any_finite or stop.requested):
@@ -242,11 +243,17 @@ def _state(step: int, scaler: dict[str, Any] | None, metrics: Metrics) -> dict[s
     return {"step": step, "scaler": scaler, "metrics": metrics.state()}
 
 
-def _save(run: Path, model: POA, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    train = model.config.train
-    model.set_step(state["step"])
+def _saver(run: Path, config: Config) -> Saver:
+    train = config.train
     multiples = train.keep_every * train.checkpoint_period
-    checkpoint.save(run / "ckpt", model, optimizer, state, train.keep_checkpoints, multiples)
+    return Saver(run / "ckpt", train.keep_checkpoints, multiples, train.async_checkpoints)
+
+
+def _save(
+    saver: Saver, model: POA, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
+    model.set_step(state["step"])
+    saver.save(model, optimizer, state)
 
 
 def _scaler_state(model: POA) -> dict[str, Any] | None:

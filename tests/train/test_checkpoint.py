@@ -82,6 +82,20 @@ def lose_file(folder: Path) -> None:
     (folder / checkpoint.STATE).unlink()
 
 
+def lose_manifest(folder: Path) -> None:
+    (folder / checkpoint.MANIFEST).unlink()
+
+
+def swap_manifest(folder: Path) -> None:
+    shutil.copy(folder.parent / "1" / checkpoint.MANIFEST, folder / checkpoint.MANIFEST)
+
+
+def other_run(folder: Path) -> None:
+    """A file of the same step and size, of other weights."""
+    write(folder.parent / "other", 3, seed=7)
+    shutil.copy(folder.parent / "other/3" / checkpoint.MODEL, folder / checkpoint.MODEL)
+
+
 def lose_checksums(folder: Path) -> None:
     (folder / checkpoint.CHECKSUMS).unlink()
 
@@ -89,9 +103,12 @@ def lose_checksums(folder: Path) -> None:
 DAMAGES: list[tuple[Callable[[Path], None], str]] = [
     (truncate, r"model.safetensors has \d+ bytes, not \d+"),
     (flip, "optimizer.safetensors is not the one that was written"),
-    (swap_file, "model.safetensors is not the one that was written"),
+    (swap_file, "model.safetensors was written for step 1"),
     (swap_folder, "it was written for step 1"),
     (lose_file, "state.json is missing"),
+    (lose_manifest, "manifest.json is missing"),
+    (swap_manifest, "manifest.json was written for step 1"),
+    (other_run, "model.safetensors is not the one that was written"),
     (lose_checksums, "checksums.json cannot be used"),
 ]
 
@@ -138,11 +155,13 @@ def test_a_malicious_pickle_does_not_run(tmp_path: Path) -> None:
     write(root, 1, 2)
     for name in (checkpoint.MODEL, checkpoint.OPTIMIZER):
         (root / "2" / name).write_bytes(pickle.dumps(Bomb(target)))
-    sums = {
-        name: checksum(root / "2" / name)
-        for name in (checkpoint.MODEL, checkpoint.OPTIMIZER, checkpoint.STATE)
-    }
+    manifest = json.loads((root / "2" / checkpoint.MANIFEST).read_text())
+    manifest["files"] = {name: checksum(root / "2" / name) for name in manifest["files"]}
+    (root / "2" / checkpoint.MANIFEST).write_text(json.dumps(manifest))
+    names = (checkpoint.STATE, checkpoint.MANIFEST)
+    sums = {name: checksum(root / "2" / name) for name in names}
     (root / "2" / checkpoint.CHECKSUMS).write_text(json.dumps(sums))
+    assert checkpoint.damage(root / "2") is None
     model = Tiny()
     with pytest.raises(UserError, match=r"model\.safetensors' cannot be read"):
         checkpoint.load(root / "2", model, torch.optim.AdamW(model.parameters()))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -20,7 +22,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.extraction.write import write_networks
 from poa_plugin.runs.run import open_run
 from poa_plugin.train import checkpoint
-from poa_plugin.train.integrity import FORMAT_KEY, FORMAT_VERSION, read_state, write_checksums
+from poa_plugin.train.integrity import FORMAT_KEY, FORMAT_VERSION, checksum, read_state
 from poa_plugin.train.loop import train
 from poa_plugin.train.optim import build_optimizer
 from poa_plugin.train.parallel import build_model
@@ -42,7 +44,7 @@ def test_there_is_one_of_each_version() -> None:
     assert sorted(f"v{version}" for version in range(FORMAT_VERSION + 1)) == FORMATS
     for name in FORMATS:
         files = [file for file in (CHECKPOINTS / name).rglob("*") if file.is_file()]
-        assert sum(file.stat().st_size for file in files) < 100_000
+        assert sum(file.stat().st_size for file in files) < 200_000
     folders = {name: CHECKPOINTS / name / "ckpt" / str(STEP) for name in FORMATS}
     versions = {
         name: json.loads((folder / checkpoint.STATE).read_text()).get(FORMAT_KEY)
@@ -60,12 +62,25 @@ def test_what_makes_them_makes_the_present_version(tmp_path: Path) -> None:
     assert load_config(tmp_path / "run/config.yaml") == expected
 
 
+def by_hand(folder: Path, kind: str) -> dict[str, torch.Tensor]:
+    """Return a checkpoint's tensors, without the code that reads them."""
+    if (folder / kind).is_file():
+        return load_file(folder / kind)
+    manifest = json.loads((folder / checkpoint.MANIFEST).read_text())
+    pieces = {name: load_file(folder / name) for name in manifest["files"]}
+    tensors = {}
+    for name, entry in manifest["tensors"][kind.removesuffix(".safetensors")].items():
+        parts = sorted(entry["parts"], key=lambda part: part["offset"])
+        held = [pieces[part["file"]][name] for part in parts]
+        tensors[name] = torch.cat(held) if entry["shape"] else held[0]
+        assert list(tensors[name].shape) == entry["shape"]
+    return tensors
+
+
 def resumed_by_hand(run: Path, config: Config) -> dict[str, torch.Tensor]:
     """Return what the remaining steps make of a checkpoint's files, without the code that loads checkpoints."""
-    files = {
-        name: load_file(run / f"ckpt/{STEP}/{name}")
-        for name in (checkpoint.MODEL, checkpoint.OPTIMIZER)
-    }
+    folder = run / "ckpt" / str(STEP)
+    files = {kind: by_hand(folder, kind) for kind in (checkpoint.MODEL, checkpoint.OPTIMIZER)}
     model = build_model(config)
     model.load_state_dict(files[checkpoint.MODEL])
     optimizer = build_optimizer(model.get_params_groups(), config)
@@ -120,7 +135,13 @@ def rewrite_state(folder: Path, **values: Any) -> None:
     """Change a checkpoint's state as a version that wrote it so would have."""
     state = json.loads((folder / checkpoint.STATE).read_text()) | values
     (folder / checkpoint.STATE).write_text(json.dumps(state))
-    write_checksums(folder)
+    renew_checksum(folder, checkpoint.STATE)
+
+
+def renew_checksum(folder: Path, name: str) -> None:
+    sums = json.loads((folder / checkpoint.CHECKSUMS).read_text())
+    sums[name] = checksum(folder / name)
+    (folder / checkpoint.CHECKSUMS).write_text(json.dumps(sums))
 
 
 COMMANDS = {
@@ -181,7 +202,7 @@ def test_a_state_that_is_no_object_is_damage(tmp_path: Path) -> None:
     copied("v1", tmp_path / "run")
     folder = tmp_path / f"run/ckpt/{STEP}"
     (folder / checkpoint.STATE).write_text("[3]")
-    write_checksums(folder)
+    renew_checksum(folder, checkpoint.STATE)
     assert checkpoint.damage(folder) == "its state.json cannot be used (it is no JSON object)"
 
 
@@ -192,4 +213,43 @@ def test_a_version_that_a_flipped_bit_made_is_damage(tmp_path: Path) -> None:
     with pytest.raises(
         UserError, match=r"damaged: its file state\.json is not the one that was written"
     ):
+        open_run(tmp_path / "run")
+
+
+def test_a_version_without_manifests_can_tell_that_this_one_is_newer(tmp_path: Path) -> None:
+    """It looks for `state.json` in `checksums.json` first; without it, it would take it for damaged."""
+    copied("v2", tmp_path / "run")
+    folder = tmp_path / f"run/ckpt/{STEP}"
+    sums = json.loads((folder / checkpoint.CHECKSUMS).read_text())
+    assert sums[checkpoint.STATE] == checksum(folder / checkpoint.STATE)
+    assert json.loads((folder / checkpoint.STATE).read_text())[FORMAT_KEY] == 2
+
+
+MANIFESTS: dict[str, Callable[[dict[str, Any]], Any]] = {
+    "no JSON": lambda manifest: None,
+    "KeyError: 'ranks'": lambda manifest: manifest.pop("ranks"),
+    "'../x.safetensors' is no name of a piece": lambda manifest: manifest["files"].update(
+        {"../x.safetensors": {"bytes": 1, "sha256": ""}}
+    ),
+    "'Tensor' is no type of tensors": lambda manifest: first(manifest).update(dtype="Tensor"),
+    "a part in 'x.safetensors' fits no tensor": lambda manifest: first(manifest).update(
+        parts=[{"file": "x.safetensors", "offset": [], "shape": []}]
+    ),
+}
+
+
+def first(manifest: dict[str, Any]) -> dict[str, Any]:
+    return next(iter(manifest["tensors"]["model"].values()))
+
+
+@pytest.mark.parametrize("reason", MANIFESTS)
+def test_a_manifest_that_cannot_be_used_is_damage(reason: str, tmp_path: Path) -> None:
+    copied("v2", tmp_path / "run")
+    file = tmp_path / f"run/ckpt/{STEP}" / checkpoint.MANIFEST
+    manifest = json.loads(file.read_text())
+    MANIFESTS[reason](manifest)
+    file.write_text("{" if reason == "no JSON" else json.dumps(manifest))
+    renew_checksum(file.parent, checkpoint.MANIFEST)
+    said = "" if reason == "no JSON" else re.escape(reason)
+    with pytest.raises(UserError, match=rf"its manifest\.json cannot be used \(.*{said}"):
         open_run(tmp_path / "run")
