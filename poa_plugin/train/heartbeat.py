@@ -23,6 +23,7 @@ from poa_plugin import ranks
 from poa_plugin.errors import UserError
 from poa_plugin.failures import USER_ERROR, explain
 
+INTACT = "The last checkpoint is intact"
 BEATS_MISSED = 5
 """Beats without which a rank counts as gone, once a connection to another rank has broken."""
 
@@ -38,6 +39,7 @@ class Beat:
         step: of the training.
         phase: what it does, such as "reading images".
         error: why it ends, if it does.
+        of_another: whether that is another rank's error.
     """
 
     host: str
@@ -47,6 +49,7 @@ class Beat:
     step: int = 0
     phase: str = "starting"
     error: str = ""
+    of_another: bool = False
 
 
 class Heartbeat:
@@ -115,9 +118,9 @@ class SharedHeartbeat(Heartbeat):
         self._ended.set()
         self._thread.join()
 
-    def fail(self, sentence: str) -> None:
+    def fail(self, sentence: str, of_another: bool = False) -> None:
         """Tell the other ranks why this one ends, and give them time to read it."""
-        self.beat.error = sentence
+        self.beat.error, self.beat.of_another = sentence, of_another
         with suppress(Exception):
             self._exchange()
         time.sleep(2 * self.interval)
@@ -134,7 +137,7 @@ class SharedHeartbeat(Heartbeat):
         silent = self._silent(BEATS_MISSED * self.interval * 0.8)
         if silent:
             return self._gone(silent)
-        return "The connection to another rank has broken, though all ranks give signs of life"
+        return f"The connection to another rank has broken, though all give signs of life. {INTACT}"
 
     def _watch(self) -> None:
         while not self._ended.wait(self.interval):
@@ -159,14 +162,16 @@ class SharedHeartbeat(Heartbeat):
     def _error_of_another(self) -> str:
         for rank, seen in enumerate(self._seen):
             if rank != ranks.rank() and seen.beat is not None and seen.beat.error:
-                return f"{self._name(rank)} has ended: {seen.beat.error}"
+                error = seen.beat.error
+                return error if seen.beat.of_another else f"{self._name(rank)} has ended: {error}"
         return ""
 
     def _late(self) -> str:
         """Return which ranks have been silent, or have stood still, for most of the time limit."""
         limit, now = 0.7 * self.timeout_s, time.monotonic()
         if now - self._store_heard > limit:
-            return f"the launcher's store, on the host of rank 0, has not answered for {limit:.0f} seconds"
+            where = "the launcher's store, on the host of rank 0,"
+            return f"{where} has not answered for {limit:.0f} seconds. {INTACT}"
         if silent := self._silent(limit):
             return self._gone(silent)
         beats = [seen.beat for seen in self._seen]
@@ -174,7 +179,7 @@ class SharedHeartbeat(Heartbeat):
             return ""
         behind = min(beat.progress for beat in beats if beat is not None)
         late = [r for r, beat in enumerate(beats) if beat is not None and beat.progress == behind]
-        return f"{self._names(late)} did nothing for {limit:.0f} seconds"
+        return f"{self._names(late)} did nothing for {limit:.0f} seconds. {INTACT}"
 
     def _silent(self, seconds: float) -> list[int]:
         """Return the ranks that have given no sign of life for so long."""
@@ -187,7 +192,7 @@ class SharedHeartbeat(Heartbeat):
 
     def _gone(self, silent: list[int]) -> str:
         since = time.monotonic() - min(self._seen[rank].heard for rank in silent)
-        return f"{self._names(silent)} gave no sign of life for {since:.0f} seconds"
+        return f"{self._names(silent)} gave no sign of life for {since:.0f} seconds. {INTACT}"
 
     def _names(self, numbers: list[int]) -> str:
         more = f" and {len(numbers) - 4} more ranks" if len(numbers) > 4 else ""
@@ -197,20 +202,20 @@ class SharedHeartbeat(Heartbeat):
         beat = self._seen[rank].beat
         if beat is None:
             return f"rank {rank}"
-        phase = f", in step {beat.step}, {beat.phase}" if with_phase else ""
+        phase = f", last seen in step {beat.step}, {beat.phase}" if with_phase else ""
         return f"rank {rank} (process {beat.pid} on '{beat.host}'{phase})"
 
     def _end(self, sentence: str) -> None:
         """End this process, whose main thread waits for a rank that will not answer."""
         text = _capitalized(sentence)
-        self.beat.error = text
+        self.beat.error, self.beat.of_another = text, True
         with suppress(Exception):
             self._exchange()
         for clean_up in self._clean_ups:
             with suppress(Exception):
                 clean_up()
         with suppress(OSError, ValueError):
-            print(f"\npoa: {text}. The last checkpoint is intact.", file=sys.stderr, flush=True)
+            print(f"\npoa: {text}.", file=sys.stderr, flush=True)
             sys.stdout.flush()
         os._exit(USER_ERROR)
 
@@ -235,8 +240,8 @@ def heartbeat(timeout_s: float) -> Iterator[Heartbeat]:
     except BaseException as error:
         if isinstance(error, RuntimeError) and explain(error) is None and _is_connection(error):
             sentence = _capitalized(shared.diagnose())
-            shared.fail(sentence)
-            raise UserError(f"{sentence}. The last checkpoint is intact.") from error
+            shared.fail(sentence, of_another=True)
+            raise UserError(f"{sentence}.") from error
         shared.fail((explain(error) or (f"{type(error).__name__}: {error}", 0))[0].rstrip("."))
         raise
     finally:

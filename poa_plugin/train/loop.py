@@ -78,8 +78,8 @@ def train(config: Config) -> Outcome:
     with ExitStack() as stack:
         stop = stack.enter_context(stop_on_signals())
         stack.enter_context(ranks.joined(resolve_device(train.device), 2 * train.timeout_s))
-        life = stack.enter_context(heartbeat(train.timeout_s))
         ranks.my_shards(train.shards)
+        life = stack.enter_context(heartbeat(train.timeout_s))
         say_first(header(config))
         for oddity in oddities(config) if ranks.is_first() else []:
             print(f"poa: warning: {oddity}", file=sys.stderr)

@@ -27,6 +27,7 @@ TINY = [
     "train.log_period=1",
     "train.loggers=[]",
     "train.threads=1",
+    "train.precision=fp32",
     "optim.epochs=2",
     "optim.warmup_epochs=1",
     "optim.freeze_last_layer_epochs=0",

@@ -20,7 +20,7 @@ TIMEOUT = 20
 
 
 def tiny(folder: Path, *overrides: str) -> list[str]:
-    return [*TINY, "train.shards=4", f"output_dir={folder / 'run'}", *overrides]
+    return [*TINY, "train.shards=6", f"output_dir={folder / 'run'}", *overrides]
 
 
 def faulty(
@@ -37,7 +37,7 @@ def test_a_loss_that_is_not_finite_on_one_rank(tmp_path: Path, parallel: str) ->
     skipped = json.loads(record)
     assert skipped["step"] == 3
     assert skipped["not_finite"] == ["cross_view_intact_local on rank 1"]
-    assert len(skipped["image_ids"]) == len(skipped["subnets"]) == 4
+    assert len(skipped["image_ids"]) == len(skipped["subnets"]) == 6
     assert checkpoint.steps(tmp_path / "run/ckpt")[-1] == 8
 
 
@@ -59,7 +59,7 @@ def test_a_rank_that_stands_still(tmp_path: Path, stopped: int) -> None:
         assert time.monotonic() - began < 2 * TIMEOUT + 20
         for rank in others:
             assert f"Rank {stopped} (process" in training.printed(rank)
-            assert "in step 3" in training.printed(rank)
+            assert "last seen in step" in training.printed(rank)
         training.processes[stopped].send_signal(signal.SIGCONT)
         assert training.wait([stopped], 30) == [2]  # it hears of it, and writes nothing more
 
@@ -86,7 +86,10 @@ def test_an_exception_on_one_rank(tmp_path: Path) -> None:
     with faulty(tmp_path, 3, [(2, 3, "raise")]) as training:
         statuses = training.wait()
         assert statuses[:2] == [2, 2]
-        assert statuses[2] == 70  # an error in the program itself
+        assert statuses[2] in (
+            2,
+            70,
+        )  # that of an error in the program; or it heard of the others first
         for rank in (0, 1):
             printed = training.printed(rank)
             assert "Rank 2 (process" in printed
@@ -97,10 +100,9 @@ def test_a_full_disk_on_one_rank(tmp_path: Path) -> None:
     with faulty(tmp_path, 2, [(1, 0, "full_disk")]) as training:
         assert training.wait() == [2, 2]
         for rank in (0, 1):
-            assert "rank 1" in training.printed(rank)
-            assert "No space left on device" in training.printed(
-                rank
-            ) or "full" in training.printed(rank)
+            assert "cannot be written under" in training.printed(rank)
+            assert "by rank 1 on " in training.printed(rank)
+            assert "the disk is full" in training.printed(rank)
     assert checkpoint.steps(tmp_path / "run/ckpt") == []
 
 

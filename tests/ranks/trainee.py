@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import tests.conftest  # noqa: F401  (registers the data set `blobs`)
-from poa_plugin import ranks
+from poa_plugin import ranks, weights
 from poa_plugin.cli import main
 from poa_plugin.ssl import POA
 
@@ -50,14 +50,11 @@ def install(faults: list[tuple[int, int, str]]) -> None:
 
     POA.forward_backward = faulty  # type: ignore[method-assign]
     if any(what == "full_disk" and rank == int(os.environ["RANK"]) for rank, _, what in faults):
-        write_text = Path.write_text
 
-        def refuse(self: Path, *arguments: Any, **keywords: Any) -> int:
-            if ".partial" in str(self):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self))
-            return write_text(self, *arguments, **keywords)
+        def refuse(tensors: object, file: Path, **keywords: Any) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
-        Path.write_text = refuse  # type: ignore[method-assign]
+        weights.save_file = refuse
 
 
 if __name__ == "__main__":
