@@ -47,7 +47,7 @@ class Case:
     overrides: tuple[str, ...] = ()
     masks: str = "on"
     optimizer: str = "sgd"
-    steps: int = 3
+    steps: int = 2
     dtype: torch.dtype = torch.float64
     backend: str | None = None
 
