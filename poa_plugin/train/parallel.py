@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -126,6 +127,8 @@ def distribute(model: POA, kind: str) -> None:
             f"train.parallel=fsdp2 needs a newer torch than {torch.__version__}, one whose FSDP2 reduces "
             f"parameters that only some ranks use: use train.parallel=replicate."
         )
+    # Class tokens are views of all tokens; nothing writes into them.
+    warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(model.step.device.type, (ranks.world(),))
     for branch in (model.student, model.teacher):
         # The teacher, too, is sharded again after its pass: its average needs both in the same form.

@@ -20,6 +20,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.train import checkpoint
 from poa_plugin.train.loop import train
 from poa_plugin.train.parallel import build_model
+from poa_plugin.train.stored import open_tensors
 from poa_plugin.weights import load_tensors
 from tests.conftest import Make
 
@@ -27,11 +28,11 @@ from tests.conftest import Make
 def weights(run: Path) -> dict[str, torch.Tensor]:
     folder = checkpoint.latest(run / "ckpt")
     assert folder is not None
-    return {
-        f"{file}/{key}": value
-        for file in (checkpoint.MODEL, checkpoint.OPTIMIZER)
-        for key, value in load_tensors(folder / file).items()
-    }
+    tensors = {}
+    for file in (checkpoint.MODEL, checkpoint.OPTIMIZER):
+        with open_tensors(folder, file) as stored:
+            tensors |= {f"{file}/{key}": stored.read(key) for key in stored.shapes}
+    return tensors
 
 
 def lines(run: Path) -> list[dict]:
