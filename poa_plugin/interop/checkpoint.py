@@ -102,8 +102,8 @@ def read_checkpoint(
 
     Args:
         path: a torch file or a safetensors file; `<name>.rank_<n>.pth` stands for the files of all ranks, and a
-            published run's folder for its newest checkpoint. Of this package's, a checkpoint's folder or a piece of
-            its model stands for the model.
+            published run's folder for its newest checkpoint. A checkpoint's folder of this package stands for
+            its model, and so does each piece of it.
         format_name: `poa`, `dinov2`, `swin`, `timm`, or `auto` to tell it from the names.
         drop: leave out what these names, or names that begin with them and a dot, stand for, such
             as `head` for timm's classifier.
