@@ -1,5 +1,7 @@
 """A run that is killed again and again ends as one that was not: the same weights, the same metrics.
 
+Every second start writes its checkpoints in a thread.
+
 `POA_KILLS` is the number of kills, 20 unless set.
 """
 
@@ -78,7 +80,8 @@ def test_a_run_killed_again_and_again(demo_overrides: list[str], tmp_path: Path)
     writing = 0
     while sum(killed.values()) < KILLS:
         moment = ("any", "training", "writing")[sum(killed.values()) % 3]
-        process = start([*command, f"output_dir={run}"], log)
+        in_a_thread = f"train.async_checkpoints={str(sum(killed.values()) % 2 == 1).lower()}"
+        process = start([*command, in_a_thread, f"output_dir={run}"], log)
         if not kill_at_random(process, run, rng, moment):
             assert process.returncode == 0, log.read_text()
             break
