@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from poa_plugin.train import checkpoint
-from tests.ranks.processes import TINY, Training, train
+from tests.ranks.processes import ROOT, TINY, Training, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 
@@ -104,6 +106,54 @@ def test_a_full_disk_on_one_rank(tmp_path: Path) -> None:
             assert "by rank 1 on " in training.printed(rank)
             assert "the disk is full" in training.printed(rank)
     assert checkpoint.steps(tmp_path / "run/ckpt") == []
+
+
+@pytest.mark.parametrize("allowed", [True, False])
+def test_bad_images_on_one_rank(tmp_path: Path, allowed: bool) -> None:
+    """They are counted on all ranks, written by rank 0, and end all where there are too many."""
+    faults = [(1, index, "bad_image") for index in range(4)]
+    ratio = f"data.max_bad_ratio={0.5 if allowed else 0.01}"
+    with faulty(tmp_path, 2, faults, ratio) as training:
+        assert training.wait() == ([0, 0] if allowed else [2, 2])
+        for rank in (0, 1):
+            printed = training.printed(rank)
+            assert (
+                "of 12 images cannot be used, more than data.max_bad_ratio" in printed
+            ) != allowed
+    if allowed:
+        records = (tmp_path / "run/bad_images.jsonl").read_text().splitlines()
+        assert {json.loads(record)["image"] for record in records} <= set("0123")
+        assert len(records) > 1
+
+
+def test_images_that_differ_between_ranks(tmp_path: Path) -> None:
+    with faulty(tmp_path, 2, [(1, 0, "other_images")]) as training:
+        assert training.wait() == [2, 2]
+        assert "Not all ranks see the same images under data.path" in training.printed(0)
+        assert "rank 1 on " in training.printed(0)
+
+
+def test_torchrun(tmp_path: Path) -> None:
+    """The command of the docs; ranks that torchrun starts, and whose number does not divide the shards."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
+    given = json.dumps({"arguments": tiny(tmp_path), "faults": []})
+    ended = {
+        n: subprocess.run(
+            [*torchrun, str(n), "-m", "tests.ranks.trainee", given],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        for n in (2, 4)
+    }
+    assert ended[2].returncode == 0, ended[2].stderr
+    assert ended[2].stdout.count("ranks       2, replicate") == 1
+    assert checkpoint.steps(tmp_path / "run/ckpt")[-1] == 8
+    assert ended[4].returncode != 0
+    assert "4 ranks cannot share the 6 shards of a step (train.shards) equally: start 3 or 6" in (
+        ended[4].stderr
+    )
 
 
 def test_a_second_run_in_the_same_folder_from_another_host(tmp_path: Path) -> None:

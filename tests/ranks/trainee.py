@@ -2,7 +2,8 @@
 
 The JSON has the arguments of `poa train`, and faults as [rank, step, what] that happen in the forward and
 backward pass of a step: `nan`, `raise`, `stop` (SIGSTOP to itself), `kill`, `term`, `interrupt`, `sleep`;
-or `full_disk`, at every checkpoint.
+`full_disk`, at every checkpoint; or `bad_image`, in place of the image whose number the step is;
+or `other_images`.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import tests.conftest  # noqa: F401  (registers the data set `blobs`)
+import torch
+
 from poa_plugin import ranks, weights
 from poa_plugin.cli import main
+from poa_plugin.data import BadImageError
 from poa_plugin.ssl import POA
+from tests.conftest import Blobs
 
 SIGNALS = {
     "stop": signal.SIGSTOP,
@@ -49,12 +53,28 @@ def install(faults: list[tuple[int, int, str]]) -> None:
         return terms
 
     POA.forward_backward = faulty  # type: ignore[method-assign]
-    if any(what == "full_disk" and rank == int(os.environ["RANK"]) for rank, _, what in faults):
+    if any(what == "full_disk" and rank == own_rank() for rank, _, what in faults):
 
         def refuse(tensors: object, file: Path, **keywords: Any) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file))
 
         weights.save_file = refuse
+    if any((rank, what) == (own_rank(), "other_images") for rank, _, what in faults):
+        Blobs.name = lambda self, index: f"other{index}"  # type: ignore[method-assign]
+    bad = {step for rank, step, what in faults if (rank, what) == (own_rank(), "bad_image")}
+    read = Blobs.image
+
+    def image(self: Blobs, index: int) -> torch.Tensor:
+        if index in bad:
+            raise BadImageError(str(index), "corrupt", "it is one of the test's")
+        return read(self, index)
+
+    Blobs.image = image  # type: ignore[method-assign]
+
+
+def own_rank() -> int:
+    """Return this process's rank, before it has joined the others, too."""
+    return int(os.environ["RANK"])
 
 
 if __name__ == "__main__":
