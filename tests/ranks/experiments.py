@@ -41,6 +41,7 @@ class Case:
         steps: to take.
         dtype: of weights and crops.
         backend: of the compiler, if blocks are compiled.
+        scale: the logarithm of fp16's first loss scale.
     """
 
     family: str
@@ -50,6 +51,7 @@ class Case:
     steps: int = 2
     dtype: torch.dtype = torch.float64
     backend: str | None = None
+    scale: int = 4
 
     def config(self) -> Config:
         """Return the configuration."""
@@ -94,7 +96,8 @@ def run(case: Case) -> dict[str, Any]:
     Returns:
         `targets`, a hash for each step, shard, kind and head of this rank; `gradients` of the second step
         before clipping and `weights` after the last, whole; `losses`, the terms of each step; `samples`, the
-        names of the elastic students that were run.
+        names of the elastic students that were run; `non_finite`, what was not finite in each step; `scale`, of
+        fp16's gradient scaler.
     """
     config = case.config()
     model = build(case, config)
@@ -103,15 +106,19 @@ def run(case: Case) -> dict[str, Any]:
     optimizer = torch.optim.SGD(groups, lr=0.1) if sgd else build_optimizer(groups, config)
     schedules, mine = Schedules(config), ranks.my_shards(SHARDS)
     targets: dict[str, str] = {}
-    result: dict[str, Any] = {"targets": targets, "losses": [], "samples": []}
+    result: dict[str, Any] = {"targets": targets, "losses": [], "samples": [], "non_finite": []}
     watch(model, targets, result)
+    if model.fp16_scaler is not None:
+        model.fp16_scaler = torch.amp.GradScaler("cpu", init_scale=2.0**case.scale)
     for step in range(case.steps):
         subnets = model.sample_subnets(SHARDS)[mine.start : mine.stop]
         result["samples"].append([subnet.name for subnet in subnets])
         taken = train_step(model, optimizer, batches(case, config, step), schedules(step), subnets)
-        assert not taken.non_finite
+        result["non_finite"].append(taken.non_finite)
         result["losses"].append(taken.terms)
     state = model.state_dict()
+    if model.fp16_scaler is not None:
+        result["scale"] = model.fp16_scaler.get_scale()
     result["weights"] = {name: whole(value) for name, value in state.items()}
     return result
 

@@ -102,6 +102,7 @@ def test_two_ranks(way: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.filterwarnings("default")  # of the compiler's own
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_more_cases(world: int, way: str) -> None:
@@ -112,6 +113,26 @@ def test_more_cases(world: int, way: str) -> None:
             pytest.skip("POA_RANKS=all runs this one")
         names = names if world < 4 else ("swin", "resnet")
     check(world, way, names)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("way", ["replicate", "fsdp2"])
+def test_scales_of_fp16_agree(way: str) -> None:
+    """Under FSDP2 each rank sees the overflow of its own part of the gradients."""
+    overrides = (*WAYS[way][0], "train.joint_students=true", "train.precision=fp16")
+    cases = {scale: Case("vit", overrides, dtype=torch.float32, scale=scale) for scale in (4, 20)}
+    of_ranks = on_ranks(2, run_all, cases, timeout_s=300)
+    for result in of_ranks:
+        assert result[4]["scale"] == 2**4
+        assert result[4]["non_finite"] == [[], []]
+        assert result[20]["scale"] == 2**18
+        assert all(
+            step == ["gradient of backbone", "gradient of dino_head"]
+            for step in result[20]["non_finite"]
+        )
+    losses = [result[4]["losses"] for result in of_ranks]
+    assert losses[0] == losses[1]
 
 
 @lru_cache
