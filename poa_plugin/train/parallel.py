@@ -124,8 +124,8 @@ def distribute(model: POA, kind: str) -> None:
 
     if not hasattr(FSDPModule, "set_reduce_scatter_unused_params"):
         raise UserError(
-            f"train.parallel=fsdp2 needs a newer torch than {torch.__version__}, one whose FSDP2 reduces "
-            f"parameters that only some ranks use: use train.parallel=replicate."
+            f"train.parallel=fsdp2 needs torch 2.13 or newer, whose FSDP2 reduces parameters that only some "
+            f"ranks use, and this is {torch.__version__}: use train.parallel=replicate."
         )
     # Class tokens are views of all tokens; nothing writes into them.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
