@@ -155,9 +155,8 @@ def _train(
             skipped.record(step, non_finite, shards.image_ids, subnets, scaler)
 
             done = step + 1
-            stop.heed(taken.requests.signal)
-            ends = done == total or stop.requested or taken.requests.out_of_time
-            ends = ends or skipped.too_many
+            ends = stop.ends(taken.requests.signal) or taken.requests.out_of_time
+            ends = ends or done == total or skipped.too_many
             life.enter("writing", step)
             if skipped.in_a_row and ends and (done < total or skipped.too_many):
                 if last_good["step"] > start:
@@ -167,11 +166,11 @@ def _train(
                 _save(saver, model, optimizer, _state(done, scaler_state(model), metrics))
             if ends:
                 break
-    if skipped.too_many or not (skipped.any_finite or stop.requested):
+    if skipped.too_many or not (skipped.any_finite or stop.ended_by):
         raise UserError(_failure(run, skipped, non_finite, done, last_good["step"]))
     if done < total:
         say_first(after_a_stop(run, done, total, skipped.any_finite))
-    return Outcome(done == total, stop.signal)
+    return Outcome(done == total, stop.ended_by)
 
 
 def _requests(stop: StopRequest, deadline: float, shards: StepShards) -> Requests:
@@ -254,10 +253,6 @@ def _save(
 ) -> None:
     model.set_step(state["step"])
     saver.save(model, optimizer, state)
-
-
-def _scaler_state(model: POA) -> dict[str, Any] | None:
-    return model.fp16_scaler.state_dict() if model.fp16_scaler is not None else None
 
 
 def _failure(

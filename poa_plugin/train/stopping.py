@@ -18,18 +18,28 @@ class StopRequest:
 
     Attributes:
         signal: the first signal that has, if one has.
+        ended_by: the signal that the run ends for, once it does.
         training: whether steps are being taken; until then there is nothing to save, and a signal ends
             the process at once.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self.ended_by: int | None = None
         self.training = False
 
-    def heed(self, number: int) -> None:
-        """Take a signal that another rank got for one of this process; 0 is none."""
-        if number and not self.requested:
-            self.signal = number
+    def ends(self, agreed: int) -> bool:
+        """Return whether the run is to end after this step; on all ranks alike.
+
+        Args:
+            agreed: the signal that all ranks know of, 0 for none. Of several ranks, one that has got another
+                since waits for the next step; a process by itself heeds it at once.
+        """
+        if ranks.world() > 1:
+            self.ended_by = agreed or None
+        else:
+            self.ended_by = self.signal
+        return self.ended_by is not None
 
     @property
     def requested(self) -> bool:

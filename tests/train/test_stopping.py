@@ -19,7 +19,7 @@ from poa_plugin.data.datasets import Dataset
 from poa_plugin.ssl import POA
 from poa_plugin.train import checkpoint, loop
 from poa_plugin.train.loop import train
-from poa_plugin.train.stopping import stop_on_signals
+from poa_plugin.train.stopping import StopRequest, stop_on_signals
 from tests.conftest import Make
 
 
@@ -123,3 +123,17 @@ def test_signals_are_left_to_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert inside == before
+
+
+def test_of_several_ranks_none_ends_before_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal that came after the ranks agreed on the step waits for the next one."""
+    stop = StopRequest()
+    stop.training = True
+    stop(signal.SIGTERM, None)
+    assert stop.ends(0)
+    monkeypatch.setattr("poa_plugin.ranks.world", lambda: 2)
+    assert not stop.ends(0)
+    assert stop.ended_by is None
+    stop(signal.SIGINT, None)  # the launcher passes on what the rank has got itself: no interrupt
+    assert stop.ends(int(signal.SIGTERM))
+    assert stop.ended_by == signal.SIGTERM
