@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,8 @@ from torch.overrides import TorchFunctionMode
 from poa_plugin.errors import UserError
 
 MAX_THREADS = 1024
+MALLOC_OPTIONS = ((-4, 0, 65_536), (-1, 2**31 - 1, 128 * 1024))
+"""glibc's M_MMAP_MAX and M_TRIM_THRESHOLD (`malloc.h`), with what keeps memory, and the defaults."""
 BF16_FLAGS = frozenset(("amx_bf16", "avx512_bf16", "bf16"))
 """Of /proc/cpuinfo: a CPU that has instructions for products of bf16."""
 
@@ -80,6 +84,21 @@ def has_fast_bf16(device: torch.device) -> bool:
     except OSError:  # no Linux: not known
         return False
     return not BF16_FLAGS.isdisjoint(flags)
+
+
+def keep_freed_memory(keep: bool = True) -> None:
+    """Have glibc keep what tensors free for the next ones, in place of returning it to the system page by page.
+
+    Of a step on a CPU, 5% of the time are page faults of memory that the step before has returned. Other
+    allocators are left as they are.
+
+    Args:
+        keep: whether to keep it, or to return to glibc's defaults, as in processes that read images.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None and sys.platform == "linux":
+        for parameter, kept, default in MALLOC_OPTIONS:
+            mallopt(parameter, kept if keep else default)
 
 
 def use_threads(threads: int | None) -> None:

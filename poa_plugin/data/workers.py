@@ -16,6 +16,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from poa_plugin.data.reading import reason_of
+from poa_plugin.device import keep_freed_memory
 from poa_plugin.errors import UserError
 
 T = TypeVar("T")
@@ -138,8 +139,9 @@ def _loader(
 
 
 def _start_worker(worker: int) -> None:
-    """Leave cores and signals to the main process: it may save on Ctrl-C, and then ends its workers."""
+    """Leave cores, memory and signals to the main process: it may save on Ctrl-C, and then ends its workers."""
     torch.set_num_threads(1)
+    keep_freed_memory(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from poa_plugin import ranks
 from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.config.schema import Config
-from poa_plugin.device import resolve_device
+from poa_plugin.device import keep_freed_memory, resolve_device
 from poa_plugin.elastic.layers import MultiInputBlock
 from poa_plugin.errors import UserError
 from poa_plugin.registry import META_ARCHS
@@ -40,6 +40,8 @@ def build_model(config: Config) -> POA:
         UserError: it cannot be distributed as configured, or ranks start from other weights.
     """
     device = resolve_device(config.train.device)
+    if device.type == "cpu":
+        keep_freed_memory()
     model = cast(POA, META_ARCHS.get(config.meta_arch)(config).to(device))
     model.prepare_for_distributed_training()
     if config.train.compile:
