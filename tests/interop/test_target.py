@@ -13,7 +13,7 @@ import torch
 from poa_plugin.errors import UserError
 from poa_plugin.interop import import_checkpoint, importer
 from poa_plugin.runs.run import open_run
-from poa_plugin.train import checkpoint
+from poa_plugin.train import checkpoint, pieces
 from tests.interop.sharded_files import branches
 from tests.test_cli import fails
 
@@ -81,10 +81,10 @@ def test_sources(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_disk_that_is_full(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is left."""
 
-    def full(*_: Any) -> None:
+    def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(checkpoint, "save_tensors", full)
+    monkeypatch.setattr(pieces, "save_tensors", full)
     assert "the disk is full" in refused(file, tmp_path / "new/run")
     monkeypatch.setattr(importer, "save_config", full)
     assert "'" + str(tmp_path / "run") + "' cannot be written: the disk is full" in refused(
