@@ -60,17 +60,15 @@ def first_that_fits(config: Config, numbers: Numbers, device: Device) -> Advice 
         device: that it does not fit.
     """
     short = numbers.bytes_needed(device) - device.memory
-    unchanged = Change((), config, SAME, numbers.ranks)
-    least = unchanged, numbers
-    for change in same_results(unchanged, device, with_chunks=numbers.parts["heads"] > short):
+    least, least_bytes = Change((), config, SAME, numbers.ranks), numbers.bytes_needed(device)
+    for change in same_results(least, device, with_chunks=numbers.parts["heads"] > short):
         changed = count(change.config, device, change.ranks)
-        if changed.bytes_needed(device) <= device.memory:
+        needed = changed.bytes_needed(device)
+        if needed <= device.memory:
             return Advice(change, changed)
-        if change.ranks == numbers.ranks and changed.bytes_needed(device) < least[1].bytes_needed(
-            device
-        ):
-            least = change, changed
-    for change in other_results(least[0]):
+        if change.ranks == numbers.ranks and needed < least_bytes:
+            least, least_bytes = change, needed
+    for change in other_results(least):
         changed = count(change.config, device, change.ranks)
         if changed.bytes_needed(device) <= device.memory:
             return Advice(change, changed)

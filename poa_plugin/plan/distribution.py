@@ -1,4 +1,4 @@
-"""How a model is distributed over ranks: bytes of weights and gradients that a rank holds, and that it sends."""
+"""How a model is distributed over ranks: bytes of weights and gradients that a rank holds and sends."""
 
 from __future__ import annotations
 
@@ -107,6 +107,7 @@ def sharded(model: POA, ranks: int, shards: int) -> Distribution:
     units = [unit for root in roots for unit in root]
     held, whole = sum(unit.shard(ranks) for unit in units), sum(unit.whole(ranks) for unit in units)
     largest = max(unit.whole(ranks) for unit in units)
+    kept = not train.reshard_after_forward
     running = max(_running(root, ranks) for root in roots)
     gathers = (
         2 + train.reshard_after_forward
@@ -118,7 +119,7 @@ def sharded(model: POA, ranks: int, shards: int) -> Distribution:
     return Distribution(
         weights=held,
         moments=2 * held,
-        gathered=running if train.reshard_after_forward else whole + largest,
+        gathered=_all(roots, ranks) if kept else running,
         teacher_gathered=running,
         gradients=(trained + largest) if whole_gradients else held + running,
         gradients_at_step=held,
@@ -138,8 +139,18 @@ def _running(root: Sequence[Unit], ranks: int) -> int:
     return own + max([own, *(2 * block for block in blocks)])
 
 
+def _all(roots: Sequence[Sequence[Unit]], ranks: int) -> int:
+    """Return the most bytes that are whole at once if all that has run stays so, buffers included."""
+    total = most = 0
+    for *blocks, own in roots:
+        for unit in (own, *blocks):
+            total += unit.whole(ranks)
+            most = max(most, total + unit.whole(ranks))
+    return most
+
+
 def other_traffic(model: POA, config: Config, ranks: int) -> dict[str, int]:
-    """Return the bytes that a rank sends in a step for targets and agreement: of N, (N - 1) / N of the whole."""
+    """Return the bytes that a rank sends in a step for targets and agreement: (N - 1) / N of what is joined."""
     dino, shards = config.dino, config.train.shards
     others = (ranks - 1) / ranks
     kinds = 2 if masked_rows(config, model.mask_grid) else 1
@@ -158,5 +169,5 @@ def other_traffic(model: POA, config: Config, ranks: int) -> dict[str, int]:
 SINKHORN_KNOPP_GATHERS = 3
 """One an iteration, of each shard's log-sums, (shards, K) for every head and kind of tokens."""
 
-AGREED_NUMBERS = 40
+AGREED_NUMBERS = 30
 """Loss terms in all and by head, norms and requests, float64 (`poa_plugin.train.agreement`): about so many."""

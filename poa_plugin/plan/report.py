@@ -109,7 +109,10 @@ class Plan:
         if self.advice is None:
             return f"{short}, and no switch makes it fit: a smaller network or fewer crops would"
         change, needs = self.advice.change, self.advice.numbers.bytes_needed(self.device)
-        return f"{short}\n  {' '.join(change.overrides)}\n  would, with {_gb(needs)}: {change.note}"
+        overrides = list(change.overrides)
+        if self.advice.change.ranks != self.numbers.ranks:
+            overrides.append(f"--ranks {self.advice.change.ranks}")
+        return f"{short}\n  {' '.join(overrides)}\n  would, with {_gb(needs)}: {change.note}"
 
     def json(self) -> str:
         """Return the plan as programs read it; bytes, FLOPs, hours."""
@@ -138,6 +141,7 @@ class Plan:
             if self.advice is None
             else {
                 "overrides": list(self.advice.change.overrides),
+                "ranks": self.advice.change.ranks,
                 "needed": self.advice.numbers.bytes_needed(self.device),
                 "note": self.advice.change.note,
             },
