@@ -117,16 +117,20 @@ def my_shards(shards: int) -> range:
     """
     n_ranks = world()
     if shards % n_ranks:
-        divisors = [n for n in range(1, shards + 1) if shards % n == 0]
-        below = max(n for n in divisors if n < n_ranks)
-        above = [n for n in divisors if n > n_ranks][:1]
-        nearest = " or ".join(map(str, [below, *above]))
+        nearest = " or ".join(map(str, nearest_ranks(shards, n_ranks)))
         raise UserError(
             f"{n_ranks} ranks cannot share the {shards} shards of a step (train.shards) equally: start "
             f"{nearest}."
         )
     each = shards // n_ranks
     return range(rank() * each, (rank() + 1) * each)
+
+
+def nearest_ranks(shards: int, n_ranks: int) -> list[int]:
+    """Return the next lower and, if there is one, the next higher number of ranks that divides the shards."""
+    divisors = [n for n in range(1, shards + 1) if shards % n == 0]
+    above = [n for n in divisors if n > n_ranks]
+    return [max(n for n in divisors if n < n_ranks), *above[:1]]
 
 
 def gathered(tensor: Tensor) -> Tensor:

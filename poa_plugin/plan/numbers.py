@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+from collections import Counter
 from dataclasses import dataclass
 
 from poa_plugin.config.schema import Config
 from poa_plugin.errors import UserError
 from poa_plugin.plan.devices import Device
+from poa_plugin.plan.distribution import Distribution, other_traffic, replicated, sharded
 from poa_plugin.plan.trace import (
     ACTIVATIONS,
     CROPS,
@@ -15,9 +18,12 @@ from poa_plugin.plan.trace import (
     KEPT,
     Pass,
     ShardTrace,
+    meta_model,
     trace_shard,
 )
-from poa_plugin.ssl.memory import MOMENTS, crop_pixels, kept_features, waiting_crops
+from poa_plugin.ranks import nearest_ranks
+from poa_plugin.ssl.memory import crop_pixels, kept_features, waiting_crops
+from poa_plugin.train.parallel import Parallel, choose_parallel
 from poa_plugin.train.schedules import Schedules
 
 LIBRARIES = {True: 1_000_000_000, False: 720_000_000}
@@ -26,6 +32,11 @@ measured), or torch and torchvision in a process (measured)."""
 
 PREFETCH = 2
 """Shards that each worker process makes ahead."""
+
+GATHERED = "gathered"
+
+_TRACES: dict[str, ShardTrace] = {}
+"""By what a trace depends on: advice tries recipes whose shards are alike."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,7 @@ class Numbers:
         parameters: that are trained.
         flops: of a step; a multiplication and an addition are two.
         ranks: processes, with a device each.
+        parallel: how the model is distributed over them, and why.
         traffic: bytes that a rank sends in a step, by what they are for; nothing on one rank.
     """
 
@@ -52,6 +64,7 @@ class Numbers:
     parameters: int
     flops: float
     ranks: int
+    parallel: Parallel
     traffic: dict[str, int]
 
     @property
@@ -72,47 +85,81 @@ def count(config: Config, device: Device, ranks: int = 1) -> Numbers:
     """Return a recipe's numbers; nothing is allocated.
 
     Raises:
-        UserError: shards cannot be spread evenly over the ranks.
+        UserError: shards cannot be spread evenly over the ranks, or `train.parallel` forbids several.
     """
-    shards = config.train.shards
-    if shards % ranks:
-        nearest = max(n for n in range(1, min(ranks, shards) + 1) if shards % n == 0)
-        raise UserError(
-            f"--ranks is {ranks}, and the {shards} shards of train.shards cannot be spread evenly over them: "
-            f"{nearest} can take {shards // nearest} each."
-        )
-    trace = trace_shard(config, device.is_gpu)
-    parts, peak_pass = _device_parts(config, trace, shards // ranks, device.is_gpu)
-    host = {"waiting crops": waiting_crops(config, shards // ranks)}
+    check_ranks(config, ranks)
+    shards = config.train.shards // ranks
+    model = meta_model(config)
+    n_parameters = sum(p.numel() for p in model.student.parameters())
+    memory = device.memory if device.is_gpu else None
+    parallel = choose_parallel(config, n_parameters, ranks, memory)
+    distribute = sharded if parallel.kind == "fsdp2" else replicated
+    distribution = distribute(model, ranks, shards)
+    trace = _trace(config, parallel.kind == "fsdp2", device.is_gpu)
+    parts, peak_pass = _device_parts(config, trace, distribution, shards, device.is_gpu)
+    host = {"waiting crops": waiting_crops(config, shards)}
     if config.data.num_workers:
         host["decoded ahead"] = config.data.num_workers * PREFETCH * crop_pixels(config)
+    others = other_traffic(model, config, ranks) if ranks > 1 else {}
     return Numbers(
         parts=parts,
         peak_pass=peak_pass,
         host=host,
         steps=Schedules(config).total_steps,
-        shards=shards,
-        images=shards * config.train.batch_size_per_shard,
+        shards=config.train.shards,
+        images=config.train.shards * config.train.batch_size_per_shard,
         parameters=trace.parameters,
-        flops=shards * trace.flops,
+        flops=config.train.shards * trace.flops,
         ranks=ranks,
-        traffic=_traffic(config, trace, ranks) if ranks > 1 else {},
+        parallel=parallel,
+        traffic={**distribution.traffic, **others},
     )
 
 
+def check_ranks(config: Config, ranks: int) -> None:
+    """Check that the shards of a step can be spread evenly over some ranks.
+
+    Raises:
+        UserError: they cannot; the nearest numbers that can are named.
+    """
+    shards = config.train.shards
+    if shards % ranks:
+        nearest = nearest_ranks(shards, ranks)
+        counts = " or ".join(map(str, nearest))
+        raise UserError(
+            f"--ranks is {ranks}, and the {shards} shards of train.shards cannot be spread evenly over them: "
+            f"{counts} can take equal numbers; a multiple of {ranks} shards is another experiment."
+        )
+
+
+def _trace(config: Config, joint_students: bool, on_gpu: bool) -> ShardTrace:
+    """Return what a shard takes; `joint_students`: in one pass, whatever is configured."""
+    config = copy.deepcopy(config)
+    train = config.train
+    train.joint_students = train.joint_students or joint_students
+    train.shards, train.parallel, train.reduce, train.reshard_after_forward = (
+        1,
+        "auto",
+        "step",
+        True,
+    )
+    key = f"{on_gpu} {config!r}"
+    if key not in _TRACES:
+        _TRACES[key] = trace_shard(config, on_gpu)
+    return _TRACES[key]
+
+
 def _device_parts(
-    config: Config, trace: ShardTrace, shards: int, on_gpu: bool
+    config: Config, trace: ShardTrace, distribution: Distribution, shards: int, on_gpu: bool
 ) -> tuple[dict[str, int], str]:
     """Return the bytes at the peak of a step by part, and the name of the pass in which it is."""
-    peak = max(trace.passes, key=lambda of_pass: of_pass.peak)
-    optimizer = Pass("optimizer's step")
-    optimizer.parts[GRADIENTS] = trace.gradient_bytes
-    peak = max(peak, optimizer, key=lambda of_pass: of_pass.peak)
+    peak = max(_passes(trace, distribution), key=lambda of_pass: of_pass.peak)
     others = (shards - 1) * kept_features(config, trace.teacher_rows)
     parts = {
-        "student": 4 * trace.parameters,
-        "teacher": 4 * trace.parameters + trace.buffer_bytes,
-        "moments": MOMENTS * trace.gradient_bytes // 4,
+        "student": distribution.weights,
+        "teacher": distribution.weights + trace.buffer_bytes,
+        "moments": distribution.moments,
+        GATHERED: peak.parts[GATHERED],
         "gradients": peak.parts[GRADIENTS],
         "activations": peak.parts[ACTIVATIONS],
         "heads": peak.parts[HEADS],
@@ -120,14 +167,22 @@ def _device_parts(
         "crops": peak.parts[CROPS] + (crop_pixels(config) if on_gpu else 0),
         "libraries": LIBRARIES[on_gpu],
     }
+    if not distribution.teacher_gathered:
+        del parts[GATHERED]
     return parts, peak.name
 
 
-def _traffic(config: Config, trace: ShardTrace, ranks: int) -> dict[str, int]:
-    """Return the bytes that a rank sends in a step: of N, (N - 1) / N of what is joined, gradients twice."""
-    others = (ranks - 1) / ranks
-    traffic = {"gradients": int(2 * trace.gradient_bytes * others)}
-    if config.train.centering == "sinkhorn_knopp":
-        log_sums = 4 * config.train.shards * sum(config.dino.head_n_prototypes)
-        traffic["Sinkhorn-Knopp"] = int(2 * 3 * log_sums * others)
-    return traffic
+def _passes(trace: ShardTrace, distribution: Distribution) -> list[Pass]:
+    """Return the passes of a step with a rank's gathered weights and gradients, and the optimizer's step."""
+    teacher, *students = trace.passes
+    gathering = Pass(
+        teacher.name, teacher.parts + Counter({GATHERED: distribution.teacher_gathered})
+    )
+    passes = [gathering]
+    for student in students:
+        parts = student.parts + Counter({GATHERED: distribution.gathered})
+        if distribution.gradients is not None:
+            parts[GRADIENTS] = distribution.gradients
+        passes.append(Pass(student.name, parts))
+    at_step = Counter({GRADIENTS: distribution.gradients_at_step})
+    return [*passes, Pass("optimizer's step", at_step)]

@@ -54,6 +54,7 @@ class Plan:
         of = {
             "student": f"{n.parameters / 1e6:,.1f}M weights of backbone and heads, float32",
             "moments": "AdamW's two",
+            "gathered": "whole weights of the blocks that run, and their copies",
             "activations": f"of {shard}, {n.peak_pass}, {self.config.train.precision}",
             "heads": "logits, losses, and what they keep",
             "kept features": f"the teacher's, of {_of(n.shards // n.ranks, 'shard')}",
@@ -62,12 +63,14 @@ class Plan:
         rows = [self._heading(), *(_row(k, _gb(v), of.get(k, "")) for k, v in n.parts.items())]
         rows += [_row("device", _gb(n.device_bytes), "at the peak of a step")]
         where = "on the host" if self.device.is_gpu else "beside it, in the same memory"
+        where += " of each rank" if n.ranks > 1 and self.device.is_gpu else ""
         rows += [_row(k, _gb(v), f"{where}, as uint8") for k, v in n.host.items()]
         return "\n".join([*rows, "", self._run(), *self._traffic(), self._time(), self._verdict()])
 
     def _heading(self) -> str:
-        ranks = f", each of {self.numbers.ranks}" if self.numbers.ranks > 1 else ""
-        return f"{self.device.name} with {_gb(self.device.memory)}{ranks}"
+        ranks, parallel = self.numbers.ranks, self.numbers.parallel
+        each = f", each of {ranks}: {parallel.kind} ({parallel.reason})" if ranks > 1 else ""
+        return f"{self.device.name} with {_gb(self.device.memory)}{each}"
 
     def _run(self) -> str:
         n = self.numbers
@@ -80,10 +83,7 @@ class Plan:
         if not self.numbers.traffic:
             return []
         parts = ", ".join(f"{_gb(size)} {name}" for name, size in self.numbers.traffic.items())
-        return [
-            f"each rank sends {_gb(sum(self.numbers.traffic.values()))} a step: {parts} (this version trains "
-            f"on one rank)"
-        ]
+        return [f"each rank sends {_gb(sum(self.numbers.traffic.values()))} a step: {parts}"]
 
     def _time(self) -> str:
         if self.hours is None:
@@ -97,6 +97,8 @@ class Plan:
             )
         else:
             how = f"at {self.utilization:.0%} of {self.peak:.2e} FLOP/s"
+        if self.numbers.ranks > 1:
+            how += ", without waiting for other ranks"
         return f"{_number(self.hours)} hours, {_number(step)} s a step, {how}"
 
     def _verdict(self) -> str:
@@ -107,7 +109,10 @@ class Plan:
         if self.advice is None:
             return f"{short}, and no switch makes it fit: a smaller network or fewer crops would"
         change, needs = self.advice.change, self.advice.numbers.bytes_needed(self.device)
-        return f"{short}\n  {' '.join(change.overrides)}\n  would, with {_gb(needs)}: {change.note}"
+        overrides = list(change.overrides)
+        if self.advice.change.ranks != self.numbers.ranks:
+            overrides.append(f"--ranks {self.advice.change.ranks}")
+        return f"{short}\n  {' '.join(overrides)}\n  would, with {_gb(needs)}: {change.note}"
 
     def json(self) -> str:
         """Return the plan as programs read it; bytes, FLOPs, hours."""
@@ -125,6 +130,7 @@ class Plan:
             "images": n.images,
             "parameters": n.parameters,
             "ranks": n.ranks,
+            "parallel": n.parallel.kind,
             "flops": n.flops,
             "traffic": n.traffic,
             "hours": self.hours,
@@ -135,6 +141,7 @@ class Plan:
             if self.advice is None
             else {
                 "overrides": list(self.advice.change.overrides),
+                "ranks": self.advice.change.ranks,
                 "needed": self.advice.numbers.bytes_needed(self.device),
                 "note": self.advice.change.note,
             },

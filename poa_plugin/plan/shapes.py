@@ -127,6 +127,9 @@ class ShapeTensor(Tensor):
             args, kwargs = args[:3], {}
         if cls.on_gpu and func == _IS_CUDA:
             return True
+        if func is Tensor.backward:  # blocks that run again in it are a GPU's, too
+            kwargs = dict(kwargs or {})
+            return torch.autograd.backward(args[0], kwargs.pop("gradient", None), **kwargs)
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 

@@ -25,6 +25,7 @@ from poa_plugin.randomness import numpy_generator
 from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.students import ROLES, make_shard, run_students
+from poa_plugin.train.parallel import recompute_blocks
 
 CROPS, ACTIVATIONS, HEADS, KEPT, GRADIENTS = "crops", "activations", "heads", "kept", "gradients"
 """What memory of a pass is for: float32 crops, what the backbone makes, forward and backward, what heads and
@@ -79,8 +80,9 @@ def trace_shard(config: Config, gpu: bool) -> ShardTrace:
         config: a resolved configuration.
         gpu: whether attention is a GPU's: one kernel, whatever bias it has.
     """
-    with on_meta():
-        model: POA = META_ARCHS.get(config.meta_arch)(config)
+    model = meta_model(config)
+    if config.train.activation_checkpointing:
+        recompute_blocks(model)
     without_numbers(model)
     model.train().fp16_scaler = None
     model.set_step(config.ibot.start_epoch * config.train.OFFICIAL_EPOCH_LENGTH)
@@ -94,7 +96,8 @@ def trace_shard(config: Config, gpu: bool) -> ShardTrace:
     flops = float(sum(sum(of_pass.flops.values()) for of_pass in watch.passes))
     if model.has_elastic_student:
         with as_on_gpu(gpu):
-            flops += 3 * _average_difference(model, batch, elastic)
+            passes = 4 if config.train.activation_checkpointing else 3  # a backward pass is two
+            flops += passes * _average_difference(model, batch, elastic)
     parameters = list(model.student.parameters())
     return ShardTrace(
         passes=watch.passes,
@@ -104,6 +107,13 @@ def trace_shard(config: Config, gpu: bool) -> ShardTrace:
         teacher_rows=len(batch["collated_global_crops"]) + len(batch["mask_indices_list"]),
         flops=flops,
     )
+
+
+def meta_model(config: Config) -> POA:
+    """Return the meta-architecture on the meta device."""
+    with on_meta():
+        model: POA = META_ARCHS.get(config.meta_arch)(config)
+    return model
 
 
 def shard_batch(config: Config, model: POA) -> dict[str, Tensor]:

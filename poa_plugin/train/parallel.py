@@ -58,31 +58,40 @@ def build_model(config: Config) -> POA:
 
 
 def parallel_of(config: Config, n_parameters: int, device: torch.device) -> Parallel:
+    """Return how `train.parallel` distributes a model over the ranks that there are; see `choose_parallel`."""
+    is_gpu = device.type == "cuda"
+    memory = torch.cuda.get_device_properties(device).total_memory if is_gpu else None
+    return choose_parallel(config, n_parameters, ranks.world(), memory)
+
+
+def choose_parallel(
+    config: Config, n_parameters: int, n_ranks: int, gpu_memory: int | None
+) -> Parallel:
     """Return how `train.parallel` distributes a model.
 
     Args:
         config: a resolved configuration.
         n_parameters: of the student, backbone and heads.
-        device: of this rank.
+        n_ranks: processes.
+        gpu_memory: of each of them, in bytes; None on a CPU.
 
     Raises:
         UserError: `none` was asked for, and there are several ranks.
     """
-    kind, n_ranks = config.train.parallel, ranks.world()
+    kind = config.train.parallel
     if n_ranks == 1:
         return Parallel("none", "one process")
     if kind == "none":
         raise UserError(
-            f"train.parallel=none trains in one process, but {n_ranks} were started: use auto."
+            f"train.parallel=none trains in one process, but there are {n_ranks}: use auto."
         )
     if kind != "auto":
         return Parallel(kind, "as configured")
-    if device.type != "cuda":
+    if gpu_memory is None:
         return Parallel("replicate", "host memory is shared by the ranks of a host")
     takes = BYTES_PER_PARAMETER * n_parameters
-    has = torch.cuda.get_device_properties(device).total_memory
-    figures = f"weights, gradients and moments take {takes / has:.0%} of a GPU's memory"
-    return Parallel("fsdp2" if takes > MOST_REPLICATED * has else "replicate", figures)
+    figures = f"weights, gradients and moments take {takes / gpu_memory:.0%} of a GPU's memory"
+    return Parallel("fsdp2" if takes > MOST_REPLICATED * gpu_memory else "replicate", figures)
 
 
 def check_equal_weights(model: POA) -> None:
@@ -135,12 +144,21 @@ def distribute(model: POA, kind: str) -> None:
     for branch in (model.student, model.teacher):
         # The teacher, too, is sharded again after its pass: its average needs both in the same form.
         reshard = train.reshard_after_forward or branch is model.teacher
-        for block in _blocks(branch):
-            fully_shard(cast(nn.Module, block), mesh=mesh, reshard_after_forward=reshard)
-        for part in branch.values():
-            fully_shard(part, mesh=mesh, reshard_after_forward=reshard)
+        for modules in sharded_units(branch):
+            for module in modules:
+                fully_shard(module, mesh=mesh, reshard_after_forward=reshard)
     model.joint_students = True
     model.reduction = ShardedReduction(list(model.student.values()), train.reduce == "shard")
+
+
+def sharded_units(branch: nn.ModuleDict) -> list[list[nn.Module]]:
+    """Return what FSDP2 gathers, one by one: of backbone and heads, the blocks, and last the module itself.
+
+    The last one stands for what no block before it has.
+    """
+    blocks = cast(list[nn.Module], _blocks(branch))
+    heads = [[part] for name, part in branch.items() if name != "backbone"]
+    return [[*blocks, branch["backbone"]], *heads]
 
 
 def compile_blocks(model: POA, backend: str = "inductor") -> None:

@@ -10,7 +10,7 @@ import pytest
 from poa_plugin.cli import main
 from poa_plugin.config.load import load_config
 from poa_plugin.config.schema import Config
-from poa_plugin.plan.advice import changes, first_that_fits
+from poa_plugin.plan.advice import Change, first_that_fits, other_results, same_results
 from poa_plugin.plan.devices import GPUS, Device
 from poa_plugin.plan.measure import measure
 from poa_plugin.plan.numbers import count
@@ -37,6 +37,9 @@ def test_parts_and_traffic(small_config: Make) -> None:
     more = {name: four.parts[name] - size for name, size in one.parts.items()}
     config = small_config()
     kept = more.pop("kept features")
+    assert (
+        one.parts["gradients"] + more.pop("gradients") == weights
+    )  # whole from the first shard on
     assert set(more.values()) == {0}
     assert 0 < kept <= 3 * kept_features(config, 6 + 6 * 36)
     assert four.host["waiting crops"] == 4 * one.host["waiting crops"] == waiting_crops(config, 4)
@@ -51,7 +54,10 @@ def test_ranks(small_config: Make) -> None:
     assert two.parts["activations"] == one.parts["activations"]
     assert two.host["waiting crops"] * 2 == one.host["waiting crops"]
     gradients = 4 * one.parameters
-    assert two.traffic == {"gradients": gradients, "Sinkhorn-Knopp": 4 * 4 * 40 * 6 // 2}
+    assert two.parallel.kind == "replicate"
+    assert two.traffic["gradients"] == gradients
+    assert two.traffic["Sinkhorn-Knopp"] == 3 * 4 * 4 * 2 * sum(config.dino.head_n_prototypes) // 2
+    assert 0 < two.traffic["agreement"] < 2000
     assert four.traffic["gradients"] == int(1.5 * gradients)
     assert one.hours(1e12) == pytest.approx(4 * four.hours(1e12))
     assert one.hours(1e12) == pytest.approx(one.flops * one.steps / 1e12 / 3600)
@@ -64,16 +70,21 @@ def test_ranks(small_config: Make) -> None:
 def test_advice_is_the_first_change_that_fits(small_config: Make) -> None:
     config = small_config("train.joint_students=true", "train.batch_size_per_shard=8")
     numbers = count(config, GPU)
-    steps = list(changes(config, with_chunks=False))
-    assert [change.overrides[-1] for change in steps] == [
+    unchanged = Change((), config, "", 1)
+    same = list(same_results(unchanged, GPU, with_chunks=False))
+    assert [change.overrides[-1] for change in same] == [
         "train.joint_students=false",
+        "train.activation_checkpointing=true",
+    ]
+    others = list(other_results(same[-1]))
+    assert [change.overrides[-1] for change in others] == [
         "train.precision=bf16",
         "train.batch_size_per_shard=4",
         "train.batch_size_per_shard=2",
         "train.batch_size_per_shard=1",
     ]
-    assert steps[-1].overrides[:3] == (*steps[1].overrides, "train.shards=8")
-    for change in (steps[0], steps[3]):
+    assert others[-1].overrides[:4] == (*others[0].overrides, "train.shards=8")
+    for change in (same[0], same[1], others[2]):
         enough = count(change.config, GPU).bytes_needed(GPU)
         advice = first_that_fits(config, numbers, GPU._replace(memory=enough))
         assert advice is not None
@@ -81,6 +92,24 @@ def test_advice_is_the_first_change_that_fits(small_config: Make) -> None:
         assert advice.numbers.images == numbers.images
     assert first_that_fits(config, numbers, GPU._replace(memory=10**6)) is None
     assert config.train.joint_students  # the recipe itself is left alone
+
+
+def test_advice_of_several_ranks(small_config: Make) -> None:
+    wide = ("train.shards=4", "dino.head_n_prototypes=[40000]", "train.batch_size_per_shard=1")
+    config = small_config(*wide, "train.parallel=replicate", "train.activation_checkpointing=true")
+    one, two = count(config, GPU), count(config, GPU, 2)
+    changes = list(same_results(Change((), config, "", 2), GPU, with_chunks=False))
+    assert [(change.overrides, change.ranks) for change in changes] == [
+        (("train.parallel=fsdp2",), 2),
+        ((), 4),
+        (("train.parallel=fsdp2",), 4),
+    ]
+    needed = [count(c.config, GPU, c.ranks).bytes_needed(GPU) for c in changes]
+    assert needed[2] < needed[0] < two.bytes_needed(GPU)
+    for numbers, change, enough in ((two, changes[0], needed[0]), (one, changes[2], needed[2])):
+        advice = first_that_fits(config, numbers, GPU._replace(memory=enough))
+        assert advice is not None
+        assert (advice.change.overrides, advice.change.ranks) == (change.overrides, change.ranks)
 
 
 def test_the_command(small_config: Make, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,7 +127,7 @@ def test_the_command(small_config: Make, capsys: pytest.CaptureFixture[str]) -> 
     assert main(["plan", "demo_vit", "--memory", short, "--device", "rtx4090"]) == 1
     printed = capsys.readouterr().out
     assert "does not fit" in printed
-    assert "train.precision=bf16" in printed
+    assert "train.activation_checkpointing=true" in printed
     assert "hours" in printed
     assert max(map(len, printed.splitlines())) < 200
     assert len(printed.splitlines()) < 24
@@ -112,6 +141,8 @@ def test_the_command(small_config: Make, capsys: pytest.CaptureFixture[str]) -> 
         (["--peak", "fast"], "--peak is 'fast'"),
         (["--utilization", "2"], "--utilization"),
         (["--ranks", "3"], "--ranks is 3, and the 1 shards"),
+        (["train.shards=32", "--ranks", "256"], "32 can take equal numbers"),
+        (["train.shards=4", "train.parallel=none", "--ranks", "2"], "use auto"),
         (["train.device=cpu", "--device", "h100"], "a GPU, and train.device is 'cpu'"),
         (["crops.local_crops_size=17"], "crops.local_crops_size"),
         (["meta_arch=mine"], "mine"),
