@@ -176,10 +176,12 @@ def test_a_bar_on_a_terminal(
     reader.start()
     monkeypatch.setenv("TERM", "xterm")
     monkeypatch.setenv("COLUMNS", "70")
-    with open(theirs, "w") as terminal, monkeypatch.context() as patch:
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
         patch.setattr(sys, "stdout", terminal)
         patch.setattr(sys, "stderr", terminal)
-        status = main(["train", *demo_overrides, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"])
+        status = main(
+            ["train", *demo_overrides, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
+        )
     reader.join()
     os.close(ours)
     assert status == 0
