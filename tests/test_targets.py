@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -67,7 +67,7 @@ CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.chmod", "shutil
 """Python's audit events of what is done to files."""
 
 STRIDES = {"import": 12, "extract all": 16, "report": 6, "report page": 2, "pick": 2}
-"""Of commands that change many files, or take long, not every change is the last one."""
+"""Commands that change many files, or take long, are not repeated after a kill at each change."""
 
 Command = Callable[[str], list[str]]
 
@@ -190,44 +190,45 @@ def test_a_kill_at_any_operation_leaves_nothing_half_written(
         arguments = build_parser().parse_args(COMMANDS[name](sources, str(place / "new")))
         arguments.run(arguments)
 
-    uninterrupted = tmp_path / "whole"
+    uninterrupted, stages = tmp_path / "whole", tmp_path / "stages"
     uninterrupted.mkdir()
-    act(uninterrupted)
-    for operations in itertools.count(0, STRIDES.get(name, 1)):
-        place = tmp_path / str(operations)
-        place.mkdir()
-        status = killed_before(operations, partial(act, place))
+    stages.mkdir()
+    n_changes = copies_before_changes(uninterrupted, stages, partial(act, uninterrupted))
+    assert n_changes > 2
+    whole = tree(uninterrupted)
+    for change in range(n_changes):
+        place = stages / str(change)
         left = tree(place / "new")
         assert left in (tree(uninterrupted / "new"), []) or left == [".page.html.partial"]
-        if tree(place) != tree(uninterrupted):
+        if change % STRIDES.get(name, 1) == 0 and tree(place) != whole:
             act(place)
-            assert tree(place) == tree(uninterrupted)
-        if status == 0:
-            break
-    assert operations > 2
+            assert tree(place) == whole
 
 
-def killed_before(operations: int, act: Callable[[], None]) -> int:
-    """Do something in a child that ends before so many changes of files; return its exit status."""
+def copies_before_changes(folder: Path, copies: Path, act: Callable[[], None]) -> int:
+    """Do something in a child that copies a folder before each change of files; return their number.
+
+    A copy is what a process that is killed there leaves: what it has not written yet is in no file.
+    """
     child = os.fork()
     if child == 0:
-        left = operations
+        n_changes, is_copying = 0, False
 
-        def count(event: str, _: object) -> None:
-            nonlocal left
-            left -= event in CHANGES
-            if left < 0:
-                os._exit(9)
+        def copy(event: str, _: object) -> None:
+            nonlocal n_changes, is_copying
+            if event in CHANGES and not is_copying:
+                is_copying = True
+                shutil.copytree(folder, copies / str(n_changes), symlinks=True)
+                is_copying, n_changes = False, n_changes + 1
 
         try:
-            sys.addaudithook(count)
+            sys.addaudithook(copy)
             act()
             os._exit(0)
         finally:
             os._exit(1)
-    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    assert status in (0, 9)
-    return status
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    return len(list(copies.iterdir()))
 
 
 @pytest.mark.parametrize(

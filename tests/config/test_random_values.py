@@ -173,12 +173,18 @@ def try_overrides(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    configs: list[Config] = []
+
+    def construct_one(config: Config) -> loop.Outcome:
+        configs.append(config)
+        return construct(config)
+
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "train", construct)
+        patch.setattr(loop, "train", construct_one)
         if not attempt(["train", str(file), *overrides], capsys):
             return
     draws.accepted += 1
-    config = load_config(file, overrides)
+    [config] = configs
     if draws.accepted < TRAINS_EVERY * (draws.trained + 1) or not is_small(config):
         return
     draws.trained += 1

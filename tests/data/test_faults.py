@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from poa_plugin.cli import main
 from poa_plugin.config.schema import Config
@@ -76,6 +77,13 @@ def test_a_data_set_of_bad_images_alone(
         next(iter(train_shards(config, ImageFolder(config.data.path, "train"), (6, 6), 0, 1)))
 
 
+@pytest.fixture
+def _deaths_are_noticed_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's loader looks every five seconds whether a worker that is silent still lives."""
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.2,))
+
+
+@pytest.mark.usefixtures("_deaths_are_noticed_soon")
 def test_workers_that_are_killed_are_replaced(
     small_config: Callable[..., Config], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +115,7 @@ class Deadly(ImageFolder):
         return super().read(index)
 
 
+@pytest.mark.usefixtures("_deaths_are_noticed_soon")
 def test_workers_that_die_again_and_again_end_the_run(
     small_config: Callable[..., Config], tmp_path: Path
 ) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from poa_plugin.cli import main
 from poa_plugin.config.load import load_config
 from poa_plugin.errors import UserError
 from poa_plugin.ranks import launched
@@ -63,17 +65,17 @@ def fill(disk: Path, left: int) -> None:
 
 @pytest.mark.parametrize("left", [0, 8192])
 def test_a_disk_that_fills_up_between_checkpoints(
-    disk: Callable[[int], Path], demo_overrides: list[str], left: int
+    disk: Callable[[int], Path], finished_run: Path, left: int
 ) -> None:
     """The metrics and TensorBoard's thread meet it first; the command ends with one sentence."""
     folder = disk(64 * MIB)
-    command = [sys.executable, "-m", "poa_plugin", "train", *demo_overrides]
-    command += [f"output_dir={folder / 'run'}", "optim.epochs=2", "train.checkpoint_period=2"]
-    subprocess.run(command, check=True, capture_output=True)
-    before = checkpoint.latest(folder / "run/ckpt")
+    run = shutil.copytree(finished_run, folder / "run")
+    before = checkpoint.latest(run / "ckpt")
     fill(folder, left)
-    again = [*command, "optim.epochs=3", "train.accept_changes=true"]
-    ended = subprocess.run(again, capture_output=True, text=True, check=False)
+    command = [sys.executable, "-m", "poa_plugin", "train", str(run / "config.yaml")]
+    command += [f"output_dir={run}", "optim.epochs=3", "train.accept_changes=true"]
+    command += ["train.checkpoint_period=2", "train.log_period=1"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 2, ended.stderr
     assert "the disk is full" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -112,7 +114,8 @@ def test_the_folder_of_another_configuration(
     assert load_config(run / "config.yaml").optim.base_lr == 0.004
     free = ["train.log_period=1", "train.keep_checkpoints=9", "data.num_workers=1"]
     assert train(make("optim.epochs=1", *free)).finished
-    assert all(torch.equal(value, weights(run)[key]) for key, value in before.items())
+    after = weights(run)
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert train(make("optim.epochs=2", "train.accept_changes=true")).finished
     assert "optim.epochs is 1 there and 2 here" in capsys.readouterr().out
     assert load_config(run / "config.1.yaml").optim.epochs == 1
@@ -134,15 +137,14 @@ def test_no_former_configuration_is_written_over(make: Make, tmp_path: Path) -> 
 def test_all_files_of_a_run_have_the_permissions_of_the_umask(
     tmp_path: Path, demo_overrides: list[str], umask: int
 ) -> None:
-    """Of a process of its own, as a user starts it: each file and folder, of checkpoints too."""
+    """Each file and folder, of checkpoints too."""
     run = tmp_path / "runs/one"
-    command = [sys.executable, "-m", "poa_plugin", "train", *demo_overrides, f"output_dir={run}"]
-    command += ["optim.epochs=1", "train.max_skipped_steps=3", "train.keep_checkpoints=2"]
+    command = ["train", *demo_overrides, f"output_dir={run}", "optim.epochs=1"]
+    command += ["train.max_skipped_steps=3", "train.keep_checkpoints=2"]
     before = os.umask(umask)
     try:
-        subprocess.run(command, check=True, capture_output=True)
-        more = ["optim.epochs=2", "train.accept_changes=true"]
-        subprocess.run([*command, *more], check=True, capture_output=True)
+        assert main(command) == 0
+        assert main([*command, "optim.epochs=2", "train.accept_changes=true"]) == 0
     finally:
         os.umask(before)
     there = [run.parent, run, *run.rglob("*")]
@@ -171,7 +173,8 @@ def test_a_damaged_checkpoint_is_passed_over_when_asked(
         train(make())
     assert train(make("train.damaged_checkpoint=previous")).finished
     assert "WARNING: The checkpoint" in capsys.readouterr().err
-    assert all(torch.equal(value, weights(run)[key]) for key, value in saved.items())
+    actual = weights(run)
+    assert all(torch.equal(value, actual[key]) for key, value in saved.items())
 
 
 def test_a_folder_in_which_another_training_runs(make: Make, tmp_path: Path) -> None:

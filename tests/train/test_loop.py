@@ -10,12 +10,14 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from poa_plugin.cli import main
 from poa_plugin.errors import UserError
 from poa_plugin.train import checkpoint
 from poa_plugin.train.loop import train
@@ -126,14 +128,21 @@ def test_a_checkpoint_of_another_architecture(make: Make) -> None:
     ("sent", "workers"), [(signal.SIGINT, 1), (signal.SIGHUP, 1), (signal.SIGTERM, 0)]
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
-    tmp_path: Path, sent: signal.Signals, workers: int, demo_overrides: list[str]
+    tmp_path: Path,
+    sent: signal.Signals,
+    workers: int,
+    demo_overrides: list[str],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Ctrl-C and the end of a terminal reach all processes of the group, SIGTERM the training process."""
     run = tmp_path / "run"
-    demo_overrides = [*demo_overrides, f"data.num_workers={workers}"]
-    command = [sys.executable, "-m", "poa_plugin", "train", *demo_overrides, f"output_dir={run}"]
+    command = ["train", *demo_overrides, f"data.num_workers={workers}", f"output_dir={run}"]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        [sys.executable, "-m", "poa_plugin", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     deadline = time.monotonic() + 90
     while not (run / "metrics.jsonl").is_file() and time.monotonic() < deadline:
@@ -146,32 +155,36 @@ def test_a_signal_saves_and_the_same_command_goes_on(
     assert "the same command resumes from there" in output
     [step] = checkpoint.steps(run / "ckpt")
     assert 0 < step < 200
-    again = subprocess.run(
-        [*command, f"optim.epochs={step // 2 + 1}", "train.accept_changes=true"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert f"Resuming from '{run / 'ckpt' / str(step)}'" in again.stdout
+    assert main([*command, f"optim.epochs={step // 2 + 1}", "train.accept_changes=true"]) == 0
+    assert f"Resuming from '{run / 'ckpt' / str(step)}'" in capsys.readouterr().out
     assert max(checkpoint.steps(run / "ckpt")) > step
 
 
-def test_a_bar_on_a_terminal(demo_overrides: list[str], tmp_path: Path) -> None:
-    overrides = [*demo_overrides, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
+def test_a_bar_on_a_terminal(
+    demo_overrides: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ours, theirs = pty.openpty()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "poa_plugin", "train", *overrides],
-        stdout=theirs,
-        stderr=theirs,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "70"},
-    )
-    os.close(theirs)
     shown = b""
-    with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
-        while data := os.read(ours, 4096):
-            shown += data
+
+    def read() -> None:
+        nonlocal shown
+        with contextlib.suppress(OSError):  # how Linux says that nobody writes any more
+            while data := os.read(ours, 4096):
+                shown += data
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "70")
+    with os.fdopen(theirs, "w") as terminal, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        patch.setattr(sys, "stderr", terminal)
+        status = main(
+            ["train", *demo_overrides, f"output_dir={tmp_path / 'run'}", "optim.epochs=1"]
+        )
+    reader.join()
     os.close(ours)
-    assert process.wait() == 0
+    assert status == 0
     text = shown.decode()
     assert "2/2" in text
     assert "0:00:00" in text
