@@ -15,6 +15,7 @@ from typing import Any, ClassVar, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 
@@ -123,13 +124,10 @@ class ShapeTensor(Tensor):
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call a function of torch; a GPU's attention keeps the same, whatever it adds to the logits."""
-        if cls.on_gpu and func is F.scaled_dot_product_attention:
-            args, kwargs = args[:3], {}
         if cls.on_gpu and func == _IS_CUDA:
             return True
-        if func is Tensor.backward:  # blocks that run again in it are a GPU's, too
-            kwargs = dict(kwargs or {})
-            return torch.autograd.backward(args[0], kwargs.pop("gradient", None), **kwargs)
+        if cls.on_gpu and func is F.scaled_dot_product_attention:
+            args, kwargs = args[:3], {}
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 
@@ -150,6 +148,16 @@ class ShapeTensor(Tensor):
             if work is not None:
                 cls.meter.flops[cls.meter.label] += work(*inputs, **kwargs, out_val=out)
         return out if in_place else _wrapped(out, None if _is_view(func) else cls.meter)
+
+
+class Recomputation(TorchFunctionMode):
+    """Does in a backward pass, in which torch calls no `ShapeTensor.__torch_function__`, what that does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call a function of torch."""
+        if any(isinstance(x, ShapeTensor) for x in args):
+            return ShapeTensor.__torch_function__(func, types, args, kwargs)
+        return func(*args, **(kwargs or {}))
 
 
 _RESULTS: dict[Any, Any] = {}

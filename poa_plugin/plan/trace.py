@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import cast
 
@@ -20,7 +21,15 @@ from poa_plugin.crops import masked_patches
 from poa_plugin.data.masking import shard_masks
 from poa_plugin.device import on_meta
 from poa_plugin.elastic.subnet import Subnet
-from poa_plugin.plan.shapes import META, Meter, ShapeTensor, as_on_gpu, metered, without_numbers
+from poa_plugin.plan.shapes import (
+    META,
+    Meter,
+    Recomputation,
+    ShapeTensor,
+    as_on_gpu,
+    metered,
+    without_numbers,
+)
 from poa_plugin.randomness import numpy_generator
 from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl import POA
@@ -82,7 +91,7 @@ def trace_shard(config: Config, gpu: bool) -> ShardTrace:
     """
     model = meta_model(config)
     if config.train.activation_checkpointing:
-        recompute_blocks(model)
+        recompute_blocks(model, lambda: (nullcontext(), Recomputation()))
     without_numbers(model)
     model.train().fp16_scaler = None
     model.set_step(config.ibot.start_epoch * config.train.OFFICIAL_EPOCH_LENGTH)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any, NamedTuple, cast
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import checkpoint, noop_context_fn
 
 from poa_plugin import ranks
 from poa_plugin.backbones import ElasticBackbone
@@ -21,6 +22,8 @@ from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.memory import BYTES_PER_PARAMETER
 from poa_plugin.train.gradients import ReplicaReduction, ShardedReduction
+
+Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
 
 MOST_REPLICATED = 0.25
 """The part of a GPU's memory that weights, gradients and moments may take before `auto` shards them."""
@@ -172,10 +175,16 @@ def compile_blocks(model: POA, backend: str = "inductor") -> None:
             _replace_run(block, torch.compile(block.run, dynamic=True, backend=backend))
 
 
-def recompute_blocks(model: POA) -> None:
-    """Keep of the students' blocks their inputs alone, and run them again in the backward pass."""
+def recompute_blocks(model: POA, contexts: Contexts = noop_context_fn) -> None:
+    """Keep of the students' blocks their inputs alone, and run them again in the backward pass.
+
+    Args:
+        model: the meta-architecture.
+        contexts: returns those of a block's first and of its second run.
+    """
     for block in _blocks(model.student):
-        _replace_run(block, partial(checkpoint, block.run, use_reentrant=False))
+        again = partial(checkpoint, block.run, use_reentrant=False, context_fn=contexts)
+        _replace_run(block, again)
 
 
 def _replace_run(block: MultiInputBlock, run: Callable[..., Any]) -> None:
