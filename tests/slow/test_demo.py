@@ -25,7 +25,7 @@ RECIPE = str(ROOT / "configs/ssl/demo_vit.yaml")
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a demo."""
-    made = ROOT / "runs/demo"
+    made = ROOT / "build/demo"
     if (made / "poa/report/index.html").is_file():
         return made
     folder = tmp_path_factory.mktemp("demo")
