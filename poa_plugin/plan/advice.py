@@ -15,7 +15,7 @@ MOST_RANKS = 64
 """Ranks that are advised: beyond, shards of weights are small beside activations."""
 
 SAME = "the same experiment"
-RECOMPUTED = f"{SAME}; blocks are run again in the backward pass, a third more work"
+RECOMPUTED = f"{SAME}; blocks are run again in the backward pass, about a quarter more work"
 
 
 class Change(NamedTuple):

@@ -95,8 +95,10 @@ def test_advice_is_the_first_change_that_fits(small_config: Make) -> None:
 
 
 def test_advice_of_several_ranks(small_config: Make) -> None:
-    wide = ("train.shards=4", "dino.head_n_prototypes=[40000]", "train.batch_size_per_shard=1")
-    config = small_config(*wide, "train.parallel=replicate", "train.activation_checkpointing=true")
+    wide = ("student.vit.max_width=192", "student.vit.max_depth=8", "train.batch_size_per_shard=1")
+    config = small_config(
+        *wide, "train.shards=4", "train.parallel=replicate", "train.activation_checkpointing=true"
+    )
     one, two = count(config, GPU), count(config, GPU, 2)
     changes = list(same_results(Change((), config, "", 2), GPU, with_chunks=False))
     assert [(change.overrides, change.ranks) for change in changes] == [
