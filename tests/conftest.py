@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from poa_plugin import registry
 from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
@@ -111,6 +113,20 @@ if "blobs" not in DATASETS:
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _plugins_of_one_test() -> Iterator[None]:
+    """Forget what a test's own package has registered: a run of another test would record its keys."""
+    registries = [x for x in vars(registry).values() if isinstance(x, registry.Registry)]
+    before = [dict(names) for names in registries]
+    yield
+    for names, earlier in zip(registries, before, strict=True):
+        for name, item in list(names):
+            module = str(getattr(item, "__module__", "poa_plugin"))
+            if name not in earlier and module.split(".")[0] not in ("poa_plugin", "tests"):
+                del names._obj_map[name]
+                sys.modules.pop(module, None)
 
 
 Make = Callable[..., Config]

@@ -16,14 +16,15 @@ from poa_plugin.console import GuardedText, guarded_console
 ROOT = Path(__file__).resolve().parents[1]
 PRINT = """
 import sys
-from poa_plugin import cli, commands
+from poa_plugin import cli
+from poa_plugin.commands import information, training
 
 def work(arguments):
     for i in range(int(arguments.config)):
         print(i, "\\N{LATIN SMALL LETTER U WITH DIAERESIS}\\udcff" * 20, flush=i % 2 == 0)
     open(1000 * "n", "a") if arguments.config == "0" else None
 
-commands.COMMAND = work
+training.run_train = information.run_networks = work
 sys.exit(cli.main(["COMMAND", *sys.argv[1:]]))
 """
 """A command that prints so many lines, in the place of one that works on (train) or prints (networks)."""

@@ -42,11 +42,11 @@ def test_in_the_first_seconds(seconds: float, tmp_path: Path) -> None:
 def test_anywhere_else(tmp_path: Path) -> None:
     """An interrupt raises, so that what is being written is removed; the sentence is the same."""
     script = (
-        "import sys, time\nfrom poa_plugin import __main__, cli, commands\n"
+        "import sys, time\nfrom poa_plugin import __main__, cli\nfrom poa_plugin.commands import training\n"
         "def work(arguments):\n"
         "    try:\n        print('up', flush=True); time.sleep(60)\n"
         "    finally:\n        open(sys.argv[-1], 'w').close()\n"
-        "commands.train = work\n"
+        "training.run_train = work\n"
         "sys.exit(__main__.run())\n"
     )
     left = tmp_path / "cleared"

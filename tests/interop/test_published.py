@@ -301,9 +301,10 @@ def as_published(folder: Path, config: Config) -> dict[str, Any]:
         for branch, tensors in branches.items()
         for key, value in tensors.items()
     }
-    for kind, ours in (("dino_loss", model.cls_targets), ("ibot_patch_loss", model.patch_targets)):
+    buffers = model.state_dict()
+    for kind, ours in (("dino_loss", "cls_targets"), ("ibot_patch_loss", "patch_targets")):
         for head, n in enumerate(config.dino.head_n_prototypes):
-            center = ours.state_dict().get(f"center_{head}", torch.zeros(1, n))
+            center = buffers.get(f"{ours}.center_{head}", torch.zeros(1, n))
             contents[f"{kind}.center_{head}"] = center if kind == "dino_loss" else center[None]
     optim = config.optim
     ours_ = parameter_settings(model.student, optim.layerwise_decay, optim.patch_embed_lr_mult)
