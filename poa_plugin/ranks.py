@@ -104,9 +104,9 @@ def is_first() -> bool:
     return rank() == 0
 
 
-def name(number: int | None = None) -> str:
-    """Return how a rank is called in messages; this one by default, with its host."""
-    return f"rank {rank()} on '{socket.gethostname()}'" if number is None else f"rank {number}"
+def name() -> str:
+    """Return how this process is called in messages."""
+    return f"rank {rank()} on '{socket.gethostname()}'"
 
 
 def my_shards(shards: int) -> range:
@@ -146,9 +146,8 @@ def gathered(tensor: Tensor) -> Tensor:
         return tensor
     tensor = tensor.contiguous()
     everywhere = tensor.new_empty((world() * len(tensor), *tensor.shape[1:]))
-    gather = (
-        getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
-    )  # until torch 2.13
+    # The second is the name that older versions of torch have for it.
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
     gather(everywhere, tensor)
     return everywhere
 

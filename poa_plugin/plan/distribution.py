@@ -109,9 +109,8 @@ def sharded(model: POA, ranks: int, shards: int) -> Distribution:
     largest = max(unit.whole(ranks) for unit in units)
     kept = not train.reshard_after_forward
     running = max(_running(root, ranks) for root in roots)
-    gathers = (
-        2 + train.reshard_after_forward
-    )  # the teacher's, and the students' forward and backward
+    # The teacher's, and the students' forward and backward.
+    gathers = 2 + train.reshard_after_forward
     trained = sum(p.nbytes for p in model.student.parameters() if p.requires_grad)
     whole_gradients = train.reduce == "step" and shards > 1
     reductions = shards if train.reduce == "shard" else 1

@@ -33,10 +33,6 @@ class TeacherOutputs:
     most_rows: int
     _cached: dict[int, Tensor] = field(default_factory=dict)
 
-    def __len__(self) -> int:
-        """Return the tokens of all shards."""
-        return sum(map(len, self.features))
-
     def logits(self, shard: int, chunk: slice) -> Tensor:
         """Return a shard's logits over the temperature, (N_s, C) of a chunk of prototypes; read-only."""
         if shard in self._cached:

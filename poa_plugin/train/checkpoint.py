@@ -30,7 +30,6 @@ from poa_plugin.train.snapshot import (
     NotFiniteError,
     finish,
     named_parameters,
-    not_finite_tensors,
     take_snapshot,
     write,
 )
@@ -55,7 +54,6 @@ __all__ = [
     "load_tensors",
     "model_tensors",
     "named_parameters",
-    "not_finite_tensors",
     "open_tensors",
     "save",
     "step_of",

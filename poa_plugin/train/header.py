@@ -33,13 +33,13 @@ def header(config: Config) -> str:
         "folder": config.output_dir,
         "steps": f"{total:,} ({optim.epochs} epochs of {epoch}), {images:,} images each",
     }
-    return "\n".join(map(_row, rows, rows.values()))
+    return "\n".join(map(row, rows, rows.values()))
 
 
 def images_row(dataset: Dataset, config: Config) -> str:
     """Return the line of the header about the data set."""
     place = f" in '{config.data.path}'" if config.data.path else ""
-    return _row("images", f"{len(dataset):,}{place} ({config.data.dataset})")
+    return row("images", f"{len(dataset):,}{place} ({config.data.dataset})")
 
 
 def say_first(text: str) -> None:
@@ -71,7 +71,8 @@ def after_a_stop(run: Path, done: int, total: int, saved: bool) -> str:
     )
 
 
-def _row(name: str, text: str) -> str:
+def row(name: str, text: str) -> str:
+    """Return a line of the header."""
     return f"{name:<12}{text}"
 
 

@@ -22,6 +22,7 @@ from poa_plugin.registry import META_ARCHS
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.memory import BYTES_PER_PARAMETER
 from poa_plugin.train.gradients import ReplicaReduction, ShardedReduction
+from poa_plugin.train.header import row, say_first
 
 Contexts = Callable[[], tuple[AbstractContextManager[Any], AbstractContextManager[Any]]]
 
@@ -54,8 +55,8 @@ def build_model(config: Config) -> POA:
     check_equal_weights(model)
     n_parameters = sum(p.numel() for p in model.student.parameters())
     parallel = parallel_of(config, n_parameters, device)
-    if ranks.world() > 1 and ranks.is_first():
-        print(f"{'ranks':<12}{ranks.world()}, {parallel.kind} ({parallel.reason})", flush=True)
+    if ranks.world() > 1:
+        say_first(row("ranks", f"{ranks.world()}, {parallel.kind} ({parallel.reason})"))
     distribute(model, parallel.kind)
     return model
 
