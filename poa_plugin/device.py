@@ -90,13 +90,14 @@ def keep_freed_memory(keep: bool = True) -> None:
     """Have glibc keep what tensors free for the next ones, in place of returning it to the system page by page.
 
     Of a step on a CPU, 5% of the time are page faults of memory that the step before has returned. Other
-    allocators are left as they are.
+    allocators are left as they are, and so is glibc where its variables `MALLOC_*_` are set.
 
     Args:
         keep: whether to keep it, or to return to glibc's defaults, as in processes that read images.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None and sys.platform == "linux":
+    is_set = any(name.startswith("MALLOC_") and name.endswith("_") for name in os.environ)
+    if mallopt is not None and sys.platform == "linux" and not is_set:
         for parameter, kept, default in MALLOC_OPTIONS:
             mallopt(parameter, kept if keep else default)
 

@@ -33,9 +33,31 @@ def packed_attention(qkv: Tensor, layout: Layout) -> list[Tensor]:
     if qkv.is_cuda and xformers_kernel() is not None:
         q, k, v = qkv.unsqueeze(0).unbind(2)
         return [attention(q, k, v, block_diagonal_mask(layout)).squeeze(0)]
+    parts = _Parts.apply(qkv, layout)
+    return [attention(*parts[i : i + 3]).flatten(0, 1) for i in range(0, len(parts), 3)]
+
+
+class _Parts(torch.autograd.Function):
+    """Queries, keys and values of each size of image, as views; their gradients are copied once, not twice."""
+
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        ctx.layout, ctx.shape = layout, qkv.shape
+        return tuple(part for batch in _batches(qkv, layout) for part in batch.unbind(2))
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        grad = grads[0].new_empty(ctx.shape)
+        slots = [slot for batch in _batches(grad, ctx.layout) for slot in batch.unbind(2)]
+        for slot, part in zip(slots, grads, strict=True):
+            slot.copy_(part)
+        return grad, None
+
+
+def _batches(qkv: Tensor, layout: Layout) -> list[Tensor]:
+    """Return (B, N, 3, H, d) views of (T, 3, H, d), one for each size of image."""
     batches = qkv.split([images * tokens for images, tokens in layout])
-    batches = [batch.unflatten(0, size) for batch, size in zip(batches, layout, strict=True)]
-    return [attention(*batch.unbind(2)).flatten(0, 1) for batch in batches]
+    return [batch.unflatten(0, size) for batch, size in zip(batches, layout, strict=True)]
 
 
 @lru_cache(maxsize=64)
