@@ -17,9 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 FAMILIES = ("vit", "swin", "resnet")
 PRECISIONS = ("fp32", "bf16")
@@ -36,13 +34,13 @@ def work() -> None:
     else:  # a checkout from before 2026-12
         overrides = {"POA": step.POA_WORDS, "DINOv2": step.DINO_WORDS}
 
-    @lru_cache(maxsize=2)
-    def stepper(family: str, precision: str, method: str) -> Any:
-        return step.Stepper([*overrides[method], f"train.precision={precision}"], family)
-
+    model, built = None, ""
     for line in sys.stdin:
         family, precision, method = line.split()
-        model = stepper(family, precision, method)
+        if line != built:
+            model = None  # first, so that no two are in memory
+            model = step.Stepper([*overrides[method], f"train.precision={precision}"], family)
+            built = line
         size = step.SIZES[family]
         names = size.students[1:3] if method == "POA" else (size.intact,)
         start = time.process_time()

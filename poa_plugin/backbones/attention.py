@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, lru_cache
 from typing import Any, cast
 
@@ -33,31 +34,43 @@ def packed_attention(qkv: Tensor, layout: Layout) -> list[Tensor]:
     if qkv.is_cuda and xformers_kernel() is not None:
         q, k, v = qkv.unsqueeze(0).unbind(2)
         return [attention(q, k, v, block_diagonal_mask(layout)).squeeze(0)]
-    parts = _Parts.apply(qkv, layout)
-    return [attention(*parts[i : i + 3]).flatten(0, 1) for i in range(0, len(parts), 3)]
+    return [attention(q, k, v).flatten(0, 1) for q, k, v in split_qkv(qkv, layout)]
+
+
+def unpacked(x: Tensor, layout: Sequence[tuple[int, ...]]) -> list[Tensor]:
+    """Return the parts of packed (T, ...) tokens as views, each with the sizes of its entry: (*sizes, ...)."""
+    parts = x.split([math.prod(sizes) for sizes in layout])
+    return [part.unflatten(0, sizes) for part, sizes in zip(parts, layout, strict=True)]
+
+
+def split_qkv(qkv: Tensor, layout: Layout) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Return each layout entry's (B, N, H, d) queries, keys and values, views of packed (T, 3, H, d) ones.
+
+    In the backward pass their gradients are copied once; by `split` and `unbind` it would be twice.
+    """
+    trains = torch.is_grad_enabled() and not torch.compiler.is_compiling()
+    parts = iter(_Parts.apply(qkv, layout) if trains else _parts(qkv, layout))
+    return zip(parts, parts, parts, strict=True)
 
 
 class _Parts(torch.autograd.Function):
-    """Queries, keys and values of each size of image, as views; their gradients are copied once, not twice."""
+    """See `split_qkv`; queries, keys and values in turn."""
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, layout: Layout) -> tuple[Tensor, ...]:
         ctx.layout, ctx.shape = layout, qkv.shape
-        return tuple(part for batch in _batches(qkv, layout) for part in batch.unbind(2))
+        return tuple(_parts(qkv, layout))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         grad = grads[0].new_empty(ctx.shape)
-        slots = [slot for batch in _batches(grad, ctx.layout) for slot in batch.unbind(2)]
-        for slot, part in zip(slots, grads, strict=True):
-            slot.copy_(part)
+        for part, of_part in zip(_parts(grad, ctx.layout), grads, strict=True):
+            part.copy_(of_part)
         return grad, None
 
 
-def _batches(qkv: Tensor, layout: Layout) -> list[Tensor]:
-    """Return (B, N, 3, H, d) views of (T, 3, H, d), one for each size of image."""
-    batches = qkv.split([images * tokens for images, tokens in layout])
-    return [batch.unflatten(0, size) for batch, size in zip(batches, layout, strict=True)]
+def _parts(qkv: Tensor, layout: Layout) -> list[Tensor]:
+    return [part for batch in unpacked(qkv, layout) for part in batch.unbind(2)]
 
 
 @lru_cache(maxsize=64)

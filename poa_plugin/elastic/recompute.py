@@ -144,7 +144,9 @@ def _weight_grads(
 
 def _summed_rows(x: Tensor) -> Tensor:
     """Return the sum of (N, o) rows; a matrix product, for which a CPU takes half of a sum's time."""
-    return x.sum(0) if x.is_cuda else (x.new_ones(1, len(x)) @ x).squeeze(0)
+    if x.device.type != "cpu":
+        return x.sum(0)
+    return (x.new_ones(1, len(x)) @ x).squeeze(0)
 
 
 def _scale_outputs(parameter: Tensor, scale: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from poa_plugin.backbones.attention import attention
+from poa_plugin.backbones.attention import attention, split_qkv, unpacked
 from poa_plugin.backbones.drop_path import add_packed_residual
 from poa_plugin.backbones.swin.plain import (
     PatchEmbed,
@@ -19,7 +19,7 @@ from poa_plugin.backbones.swin.plain import (
     WindowAttention,
     space_to_depth,
 )
-from poa_plugin.backbones.swin.windows import MapLayout, PackedWindows, relative_bias, split_maps
+from poa_plugin.backbones.swin.windows import MapLayout, PackedWindows, relative_bias
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayerNorm, MultiInputBlock
 
@@ -69,10 +69,9 @@ class SwinMultiInputBlock(MultiInputBlock, SwinBlock):  # type: ignore[misc]
         normalize_and_partition = (lambda y, *p: windows.partition(norm(y, *p)), parameters)
         heads = x.shape[-1] // attn.head_dim
         qkv = attn.qkv(x, input_function=normalize_and_partition)
-        qkv = qkv.view(-1, windows.cells, 3, heads, attn.head_dim)
+        parts = split_qkv(qkv.view(-1, 3, heads, attn.head_dim), windows.window_layout)
         bias, attended = attn.bias(heads), []
-        for maps, mask in zip(qkv.split(windows.counts), windows.masks, strict=True):
-            q, k, v = maps.unbind(2)
+        for (q, k, v), mask in zip(parts, windows.masks, strict=True):
             attended.append(attention(q, k, v, bias if mask is None else bias + mask).flatten(2))
         return attn.proj(windows.reverse(torch.cat(attended).flatten(0, 1)))
 
@@ -89,7 +88,7 @@ class SwinMultiInputMerging(MultiInputBlock, PatchMerging):  # type: ignore[misc
 
     def run(self, x: Tensor, layout: MapLayout) -> Tensor:
         """Map packed (T, D) tokens to the packed tokens of the merged maps, (T', 2 D), see `PatchMerging`."""
-        merged = torch.cat([space_to_depth(maps).flatten(0, 2) for maps in split_maps(x, layout)])
+        merged = torch.cat([space_to_depth(maps).flatten(0, 2) for maps in unpacked(x, layout)])
         merged = self.reduction(merged, input_function=self.norm.sliced_fn(4 * x.shape[-1]))
         return merged.to(x.dtype)
 

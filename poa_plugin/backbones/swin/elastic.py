@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from poa_plugin.backbones import staged
+from poa_plugin.backbones.attention import unpacked
 from poa_plugin.backbones.base import CropBatch, ElasticBackbone, Features, check_member
 from poa_plugin.backbones.drop_path import draw_drop_path
 from poa_plugin.backbones.multi_input import by_subnet, run_where, shared_stem
@@ -27,7 +28,7 @@ from poa_plugin.backbones.swin.plain import (
     SwinTransformer,
     module_path,
 )
-from poa_plugin.backbones.swin.windows import MapLayout, packed_windows, split_maps
+from poa_plugin.backbones.swin.windows import MapLayout, packed_windows
 from poa_plugin.elastic import slicing
 from poa_plugin.elastic.layers import ElasticLayers, PlainLayers
 from poa_plugin.elastic.subnet import SearchSpace, Subnet, grid_multiplicities, select_blocks
@@ -139,7 +140,7 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
             first += len(stage.blocks)
         features: dict[int, Features] = {}
         for x, ids, layout in zip(packed, members.values(), layouts, strict=True):
-            maps, normed = split_maps(x, layout), split_maps(self.norm(x), layout)
+            maps, normed = unpacked(x, layout), unpacked(self.norm(x), layout)
             for i, x_prenorm, x_norm in zip(ids, maps, normed, strict=True):
                 factor, masks = self.shape.ibot_scale_factor, crop_batches[i].masks
                 features[i] = staged.outputs(x_prenorm, x_norm, factor, masks)

@@ -5,7 +5,6 @@ Padded cells attend like others. Cells that rolling brought side by side from op
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, cast
@@ -13,6 +12,8 @@ from typing import Any, cast
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from poa_plugin.backbones.attention import Layout
 
 BORDER = -100.0
 """Added to the logits of cells that are not neighbors (Swin, mmdetection `swin.py`)."""
@@ -106,17 +107,15 @@ class PackedWindows:
         layout: of the packed tokens.
         index: for each row of the windows, its token.
         inverse_index: for each token, its row in the windows.
-        counts: the number of windows of each entry of the layout.
+        window_layout: of their windows, (windows, cells) for each entry of the layout.
         masks: for each entry (windows, 1, N, N), added to the logits, or None where nothing is shifted.
-        cells: in a window.
     """
 
     layout: MapLayout
     index: RowIndex
     inverse_index: RowIndex
-    counts: list[int]
+    window_layout: Layout
     masks: list[Tensor | None]
-    cells: int
 
     def partition(self, x: Tensor) -> Tensor:
         """Map packed (T, C) tokens to the (windows * cells, C) rows of windows."""
@@ -143,9 +142,7 @@ def packed_windows(layout: MapLayout, window: int, shift: int, like: Tensor) -> 
         None if mask is None else mask.repeat(images, 1, 1).unsqueeze(1)
         for mask, (images, _, _) in zip(tables.masks, layout, strict=True)
     ]
-    return PackedWindows(
-        layout, tables.index, tables.inverse_index, tables.counts, masks, window * window
-    )
+    return PackedWindows(layout, tables.index, tables.inverse_index, tables.window_layout, masks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +151,7 @@ class _WindowTables:
 
     index: RowIndex
     inverse_index: RowIndex
-    counts: list[int]
+    window_layout: Layout
     masks: list[Tensor | None]
 
 
@@ -178,8 +175,8 @@ def _window_tables(
     inverse = torch.empty(n_tokens, dtype=torch.long, device="cpu")
     inverse[token[filled]] = filled
     index = RowIndex(token.clamp(min=0).to(device), empty.to(device) if len(empty) else None)
-    counts = [len(windows) for windows in windows_of_entry]
-    return _WindowTables(index, RowIndex(inverse.to(device)), counts, masks)
+    window_layout = tuple((len(windows), window * window) for windows in windows_of_entry)
+    return _WindowTables(index, RowIndex(inverse.to(device)), window_layout, masks)
 
 
 _cached_window_tables = lru_cache(maxsize=32)(_window_tables)
@@ -203,9 +200,3 @@ class _Reorder(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         return ctx.inverse_index.select(grad), None, None
-
-
-def split_maps(x: Tensor, layout: Sequence[tuple[int, int, int]]) -> list[Tensor]:
-    """Return the (images, height, width, C) maps that are packed in (T, C) tokens."""
-    maps = x.split([images * h * w for images, h, w in layout])
-    return [tokens.unflatten(0, size) for tokens, size in zip(maps, layout, strict=True)]
