@@ -16,6 +16,7 @@ GROUND = {
     "files",
     "folders",
     "memory",
+    "plugins",
     "randomness",
     "ranks",
     "registry",
