@@ -50,6 +50,7 @@ FLOORS: list[set[str]] = [
     {"interop", "report", "extraction"},
     {"evaluate", "export"},
     {"pick", "plan", "step_time"},
+    {"testing"},
     {"arguments", "children", "console", "examples", "sources"},
     {"argument_groups", "completion", "demo"},
     {"commands"},

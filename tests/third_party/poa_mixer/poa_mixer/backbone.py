@@ -1,4 +1,4 @@
-"""An elastic MLP-Mixer (Tolstikhin et al. 2021): width and depth vary; tokens are mixed on grids of any size."""
+"""An elastic MLP-Mixer (Tolstikhin et al. 2021) of any width and depth, which mixes tokens on any grid."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A data set in NumPy files: FOLDER/train.npy, (N, H, W, 3) bytes, and FOLDER/train_labels.npy; the same for test."""
+"""A data set of NumPy files: train.npy, (N, H, W, 3) bytes, and train_labels.npy; the same for `test`."""
 
 from __future__ import annotations
 
