@@ -17,6 +17,8 @@ from poa_plugin.config.schema import Config
 from poa_plugin.registry import DATASETS
 from poa_plugin.testing import random_backbone
 
+collect_ignore = ["third_party"]
+"""Packages that are tested as they are installed."""
 COMMON = [
     "crops.local_crops_size=32",
     "crops.local_crops_number=2",
