@@ -120,8 +120,9 @@ def _one_thread() -> None:
 def _plugins_of_one_test() -> Iterator[None]:
     """Forget what a test's own package has registered: a run of another test would record its keys."""
     registries = [x for x in vars(registry).values() if isinstance(x, registry.Registry)]
-    before = [dict(names) for names in registries]
+    before, plugins = [dict(names) for names in registries], list(registry.PLUGINS)
     yield
+    registry.PLUGINS[:] = plugins
     for names, earlier in zip(registries, before, strict=True):
         for name, item in list(names):
             module = str(getattr(item, "__module__", "poa_plugin"))
