@@ -13,7 +13,8 @@ ELSEWHERE = "<!-- needs "
 COMMAND = re.compile(r"    ((?:PYTHONPATH=\. )?(?:poa|python|pip|make) .*)$")
 SNIPPET = re.compile(r'--8<-- "([\w./]+)"$')
 """Stands for the text of a file of the repository, in a fenced block."""
-FENCE = re.compile(r'```python(?: title="([\w./]+)")?$')
+FENCE = re.compile(r'```(?: \{\.)?python(?: title="([\w./]+)")?\}?$')
+"""Begins a block of Python; with braces, one that ruff does not format, as it would a snippet."""
 
 
 class Command(NamedTuple):
