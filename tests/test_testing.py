@@ -135,6 +135,11 @@ BREAKS: Breaks = {
     "blocks_take_all_inputs_in_one_call": (elastic, "run_where", calls_a_block_for_each),
     "half_precision_is_close": (ElasticVisionTransformer, "embed", turns_under_autocast),
     "students_together_are_one_after_the_other": (MultiInputBlock, "forward", depends_on_company),
+    "stochastic_depth_follows_the_generator": (
+        ElasticVisionTransformer,
+        "draw_drop_path",
+        lambda draw: lambda self, batch, generator=None: draw(self, batch),
+    ),
     "layer_ids_rise_along_the_path": (
         ElasticVisionTransformer,
         "layer_id",
@@ -159,7 +164,7 @@ def test_a_law_is_noticed_to_be_broken(
     owner, name, broken = BREAKS[law.__name__]
     monkeypatch.setattr(owner, name, broken(getattr(owner, name)))
     with pytest.raises(AssertionError):
-        law(default_config(SMALL))
+        law(default_config([*SMALL, "student.vit.drop_path_rate=0.3"]))
 
 
 def test_members_to_check() -> None:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from poa_plugin.backbones.base import CropBatch
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic.layers import MultiInputBlock
 from poa_plugin.plan.trace import trace_shard
 from poa_plugin.ssl import POA
-from poa_plugin.testing.networks import random_backbone, random_batch, randomize
+from poa_plugin.testing.networks import (
+    assert_close,
+    random_backbone,
+    random_batch,
+    random_images,
+    randomize,
+)
 
 
 class Step(NamedTuple):
@@ -24,7 +31,11 @@ class Step(NamedTuple):
 
 
 def students_together_are_one_after_the_other(config: Config) -> None:
-    """Assert that a step has the same losses and gradients whether both students share a pass or not."""
+    """Assert that a step has the same losses and gradients whether both students share a pass or not.
+
+    Stochastic depth is off: images that it leaves out of all blocks have the same class token, where KoLeo has no
+    gradient.
+    """
     together, alone = _step(config, True), _step(config, False)
     n_blocks = len(set(together.calls))
     assert len(together.calls) == n_blocks, "a block was called twice in a pass"
@@ -37,6 +48,27 @@ def students_together_are_one_after_the_other(config: Config) -> None:
         scale = 1 + float(grad.abs().max())
         expected = alone.gradients[name]
         torch.testing.assert_close(grad, expected, atol=2e-5 * scale, rtol=0, msg=name)
+
+
+def stochastic_depth_follows_the_generator(config: Config) -> None:
+    """Assert that what is drawn depends on a crop batch's generator alone: a resumed run draws the same."""
+    backbone = random_backbone(config).train()
+    images, space = random_images(config, 6), backbone.space
+
+    def features(seed: int, others: int) -> Tensor:
+        torch.rand(others)
+        crop_batches = [CropBatch(images, space["smallest"])] * others
+        crop_batches.append(
+            CropBatch(images, space.intact, None, torch.Generator().manual_seed(seed))
+        )
+        return cast(Tensor, backbone(crop_batches)[-1]["x_norm_clstoken"])
+
+    with torch.no_grad():
+        expected = features(1, 0)
+        assert torch.equal(features(1, 0), expected)
+        assert_close(features(1, 2), expected)
+        backbone.eval()
+        assert torch.equal(features(1, 0), features(2, 0)), "evaluation mode is not deterministic"
 
 
 def layer_ids_rise_along_the_path(config: Config) -> None:
@@ -63,9 +95,10 @@ def a_plan_counts_what_is_trained(config: Config) -> None:
 
 
 def _step(config: Config, joint: bool) -> Step:
-    config = OmegaConf.merge(config, {"train": {"joint_students": joint}})  # type: ignore[assignment]
+    overrides = {"joint_students": joint, "batch_size_per_shard": 3}
+    config = cast(Config, OmegaConf.merge(cast(DictConfig, config), {"train": overrides}))
     model = POA(config).train()
-    backbone = model.student["backbone"]
+    backbone = model.student["backbone"].eval()
     randomize(backbone, 1)
     randomize(model.teacher["backbone"], 2)
     calls: list[str] = []
@@ -80,6 +113,7 @@ def _step(config: Config, joint: bool) -> Step:
 
 LAWS = (
     students_together_are_one_after_the_other,
+    stochastic_depth_follows_the_generator,
     layer_ids_rise_along_the_path,
     a_plan_counts_what_is_trained,
 )

@@ -12,6 +12,8 @@ from poa_plugin.registry import BACKBONES
 from poa_plugin.testing import LAWS
 from tests.conftest import FAMILIES
 
+DROP_PATH = {"vit": ["student.vit.drop_path_rate=0.3"], "swin": ["student.swin.drop_path_rate=0.3"]}
+
 
 def test_every_registered_family_is_tested() -> None:
     assert set(BACKBONES.names()) == set(FAMILIES)
@@ -20,4 +22,4 @@ def test_every_registered_family_is_tested() -> None:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("law", LAWS)
 def test_law(law: Callable[[Config], None], family: str) -> None:
-    law(default_config(FAMILIES[family]))
+    law(default_config([*FAMILIES[family], *DROP_PATH.get(family, [])]))
