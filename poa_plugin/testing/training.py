@@ -33,8 +33,8 @@ class Step(NamedTuple):
 def students_together_are_one_after_the_other(config: Config) -> None:
     """Assert that a step has the same losses and gradients whether both students share a pass or not.
 
-    Stochastic depth is off: images that it leaves out of all blocks have the same class token, where KoLeo has no
-    gradient.
+    Stochastic depth is off: images that it leaves out of all blocks have the same class token, at which
+    KoLeo has no gradient.
     """
     together, alone = _step(config, True), _step(config, False)
     n_blocks = len(set(together.calls))
