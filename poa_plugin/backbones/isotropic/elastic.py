@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones.base import CropBatch, ElasticBackbone, Features, check_member
 from poa_plugin.backbones.inputs import check_masks
+from poa_plugin.backbones.intermediate import Layer, layer_indices
 from poa_plugin.backbones.isotropic.options import drop_path_rates
-from poa_plugin.backbones.isotropic.plain import IsotropicNetwork, IsotropicShape, block_indices
+from poa_plugin.backbones.isotropic.plain import IsotropicNetwork, IsotropicShape
 from poa_plugin.backbones.multi_input import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.option_checks import check_crop, check_patches, check_space_size, steps
 from poa_plugin.elastic import slicing
@@ -36,7 +37,7 @@ class IsotropicMultiInputBlock(MultiInputBlock):
         return [block(x, drop_path) for x, drop_path in zip(tokens, drop_paths, strict=True)]
 
 
-class IsotropicBackbone(ElasticBackbone, IsotropicNetwork):
+class IsotropicBackbone(ElasticBackbone, IsotropicNetwork):  # type: ignore[misc]
     """Base of elastic backbones with one width and one stack of equal blocks.
 
     A family derives from it and from its ordinary network, in this order. It sets `Options` and `block`, an
@@ -136,28 +137,18 @@ class IsotropicBackbone(ElasticBackbone, IsotropicNetwork):
                 features[i] = self.name_tokens(x, self.norm(x), crop_batches[i].masks)
         return [features[i] for i in range(len(crop_batches))]
 
-    def get_intermediate_layers(  # type: ignore[override]
-        self,
-        images: Tensor,
-        n: int | Sequence[int] = 1,
-        subnet: Subnet | str | None = None,
-        reshape: bool = False,
-        return_class_token: bool = False,
-        norm: bool = True,
-    ) -> tuple[Any, ...]:
-        """Return a sub-network's tokens after blocks; indices count its blocks.
-
-        See `IsotropicNetwork.get_intermediate_layers`.
-        """
-        subnet = self.member(subnet)
+    def member_layers_at(
+        self, images: Tensor, subnet: Subnet, n: int | Sequence[int], norm: bool
+    ) -> list[Layer]:
+        """See `ElasticBackbone.member_layers_at`."""
         ids = self.active_blocks(subnet)
-        indices, taken = block_indices(n, len(ids)), {}
+        indices, taken = layer_indices(n, len(ids), "blocks"), {}
         [x] = self._embed_crops([CropBatch(images, subnet)])
         for i, block_id in enumerate(ids):
             x = self.run_block(self.blocks[block_id], x)
             if i in indices:
-                taken[i] = self.norm(x) if norm else x
-        return self._intermediate([taken[i] for i in indices], images, reshape, return_class_token)
+                taken[i] = self._layer(self.norm(x) if norm else x, images)
+        return [taken[i] for i in indices]
 
     def run_block(self, block: nn.Module, x: Tensor) -> Tensor:
         """Run a multi-input block on the tokens of one crop batch, without stochastic depth."""

@@ -7,7 +7,7 @@ Nothing in this file is elastic: widths are read off tensors, and which layers a
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, cast
+from typing import Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from poa_plugin.backbones.base import Features, PlainNetwork
 from poa_plugin.backbones.drop_path import draw_drop_path
 from poa_plugin.backbones.inputs import check_images
+from poa_plugin.backbones.intermediate import Layer, layer_indices
 from poa_plugin.backbones.option_checks import check_patches
 from poa_plugin.elastic.layers import PlainLayers
 
@@ -156,26 +157,14 @@ class IsotropicNetwork(PlainNetwork):
         """See `PlainNetwork.output`."""
         return self.name_tokens(x, self.norm(x))
 
-    def get_intermediate_layers(
-        self,
-        images: Tensor,
-        n: int | Sequence[int] = 1,
-        reshape: bool = False,
-        return_class_token: bool = False,
-        norm: bool = True,
-    ) -> tuple[Any, ...]:
-        """Return the tokens after the last `n` blocks, or after the blocks at the indices `n`.
-
-        DINOv2's method of this name: (B, N, D) patch tokens for each block, as (B, D, h, w) maps if
-        `reshape`, paired with (B, D) class tokens if `return_class_token`, through the final norm
-        if `norm`.
-        """
-        indices, x, taken = block_indices(n, len(self.blocks)), self.stem(images), {}
+    def layers_at(self, images: Tensor, n: int | Sequence[int], norm: bool) -> list[Layer]:
+        """See `PlainNetwork.layers_at`; the norm is the final one."""
+        indices, x, taken = layer_indices(n, len(self.blocks), "blocks"), self.stem(images), {}
         for i, block in enumerate(self.blocks):
             x = block(x)
             if i in indices:
-                taken[i] = self.norm(x) if norm else x
-        return self._intermediate([taken[i] for i in indices], images, reshape, return_class_token)
+                taken[i] = self._layer(self.norm(x) if norm else x, images)
+        return [taken[i] for i in indices]
 
     def draw_drop_path(
         self, batch: int, generator: torch.Generator | None = None
@@ -188,27 +177,7 @@ class IsotropicNetwork(PlainNetwork):
         height, width = images.shape[-2:]
         return height // self.shape.patch_size, width // self.shape.patch_size
 
-    def _intermediate(
-        self, tokens: list[Tensor], images: Tensor, reshape: bool, return_class_token: bool
-    ) -> tuple[Any, ...]:
-        """Shape the tokens of several blocks as `get_intermediate_layers` returns them."""
-        features = [self.name_tokens(x, x) for x in tokens]
-        patches = [cast(Tensor, named["x_norm_patchtokens"]) for named in features]
-        if reshape:
-            grid = self._grid(images)
-            patches = [x.transpose(1, 2).unflatten(2, grid).contiguous() for x in patches]
-        if return_class_token:
-            return tuple(zip(patches, [f["x_norm_clstoken"] for f in features], strict=True))
-        return tuple(patches)
-
-
-def block_indices(n: int | Sequence[int], depth: int) -> list[int]:
-    """Return the indices of the last `n` blocks, or the indices in `n`.
-
-    Raises:
-        ValueError: there are no such blocks.
-    """
-    indices = list(range(depth - n, depth)) if isinstance(n, int) else list(n)
-    if any(not 0 <= i < depth for i in indices):
-        raise ValueError(f"A network of {depth} blocks has no blocks {indices}.")
-    return indices
+    def _layer(self, x: Tensor, images: Tensor) -> Layer:
+        features = self.name_tokens(x, x)
+        patches = cast(Tensor, features["x_norm_patchtokens"]).unflatten(1, self._grid(images))
+        return Layer(patches, cast(Tensor, features["x_norm_clstoken"]))

@@ -22,7 +22,7 @@ from poa_plugin.registry import BACKBONES
 
 
 @BACKBONES.register_as("vit")
-class ElasticVisionTransformer(IsotropicBackbone, VisionTransformer):
+class ElasticVisionTransformer(IsotropicBackbone, VisionTransformer):  # type: ignore[misc]
     """An elastic vision transformer: width and depth of every call are those of its sub-network.
 
     See `IsotropicBackbone` for its arguments.
