@@ -9,9 +9,9 @@ In the `pyproject.toml` of such a package:
 from __future__ import annotations
 
 import sys
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 
-from poa_plugin.registry import PLUGINS, import_problem, importing
+from poa_plugin.registry import ALL, PLUGINS, import_problem, importing
 
 GROUP = "poa_plugin.plugins"
 
@@ -26,14 +26,22 @@ def load_plugins() -> None:
             with importing(point.module):
                 point.load()
         except (Exception, SystemExit) as error:
-            PLUGINS.remove(point.module)
-            print(
-                f"poa: warning: {_described(point)} is left out: '{point.value}' cannot be imported: "
-                f"{import_problem(error)}.",
-                file=sys.stderr,
-            )
+            leave_out(point.module, f"'{point.value}' cannot be imported: {import_problem(error)}")
 
 
-def _described(point: EntryPoint) -> str:
+def leave_out(package: str, reason: str) -> None:
+    """Forget what a plugin has registered, so that it stops no command, and warn on stderr.
+
+    Args:
+        package: a member of `PLUGINS`.
+        reason: the end of a sentence, without its period.
+    """
+    for registry in ALL:
+        registry.forget(package)
+    PLUGINS.remove(package)
+    [point, *_] = (point for point in entry_points(group=GROUP) if point.module == package)
     distribution = f" of the distribution '{point.dist.name}'" if point.dist is not None else ""
-    return f"the plugin '{point.name}'{distribution}"
+    print(
+        f"poa: warning: the plugin '{point.name}'{distribution} is left out: {reason}.",
+        file=sys.stderr,
+    )

@@ -53,6 +53,11 @@ class Registry(FvcoreRegistry):
         within = (plugin for plugin in PLUGINS if f"{package}.".startswith(f"{plugin}."))
         return next(within, package)
 
+    def forget(self, package: str) -> None:
+        """Remove what the import of a package has registered."""
+        for name in [name for name in self.names() if self.package_of(name) == package]:
+            del self._obj_map[name], self._packages[name]
+
     def get(self, name: str) -> Any:
         """Return what is registered under `name`.
 
@@ -82,6 +87,7 @@ FORMATS = Registry("family of networks in other libraries")
 LOGGERS = Registry("logger")
 LOSS_TERMS = Registry("loss term")
 PROTOCOLS = Registry("evaluation protocol")
+ALL = (BACKBONES, META_ARCHS, DATASETS, EXPORTERS, FORMATS, LOGGERS, LOSS_TERMS, PROTOCOLS)
 
 
 def import_packages(names: Iterable[str], where: str) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -39,7 +39,7 @@ Install = Callable[..., None]
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """Return a function that installs a distribution `NAME-dist` with a module and an entry point."""
     monkeypatch.syspath_prepend(tmp_path)
 
@@ -53,7 +53,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
         lines = f"[poa_plugin.plugins]\n{module}_name = {value or module}\n"
         (folder / "entry_points.txt").write_text(lines)
 
-    return distribution
+    yield distribution
+    for file in tmp_path.glob("*.py"):
+        sys.modules.pop(file.stem, None)
 
 
 def test_a_plugin_is_registered_and_named_in_a_configuration(
@@ -109,6 +111,38 @@ def test_a_plugin_that_fails_is_left_out_with_a_warning(
     assert said.count("\n") == 1
     assert PLUGINS == ["other"]
     assert "other_vit" in BACKBONES
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ("None", "The backbone 'other_vit' needs a dataclass 'Options', its section of"),
+        (
+            "dataclass(type('O', (), {'__annotations__': {'x': complex}, 'x': 1j}))",
+            "cannot be a section",
+        ),
+    ],
+)
+def test_a_plugin_with_wrong_options_stops_no_command(
+    install: Install, capsys: pytest.CaptureFixture[str], options: str, reason: str
+) -> None:
+    code = f"from dataclasses import dataclass\n{BACKBONE}\nOtherViT.Options = {options}\n"
+    install("other", code)
+    install("third", BACKBONE.replace("other_vit", "third_vit"))
+    load_plugins()
+    assert "third_vit" in load_config("vit").student
+    said = capsys.readouterr().err
+    assert "the plugin 'other_name' of the distribution 'other-dist' is left out: " in said
+    assert reason in said
+    assert PLUGINS == ["third"]
+    assert "other_vit" not in BACKBONES
+
+
+def test_a_plugin_that_fails_leaves_nothing_behind(install: Install) -> None:
+    install("broken", f"{BACKBONE}\nimport missing_of_plugin")
+    load_plugins()
+    assert "other_vit" not in BACKBONES
+    load_config("vit")
 
 
 def test_two_plugins_of_one_name_are_a_warning(

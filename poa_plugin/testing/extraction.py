@@ -14,6 +14,7 @@ from poa_plugin.config.schema import Config
 from poa_plugin.elastic.cost import count
 from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
+from poa_plugin.evaluate.tree import deepest_network
 from poa_plugin.extraction.network import extract, load, write_network
 from poa_plugin.testing.networks import (
     assert_close,
@@ -81,7 +82,8 @@ def at_full_width_nothing_is_scaled(config: Config) -> None:
     backbone = random_backbone(config)
     intact = backbone.space.intact
     own, names = dict(backbone.named_parameters()), backbone.plain_names(intact)
-    state, missing = extract(backbone, intact).state_dict(), []
+    network = extract(backbone, intact)
+    state, missing = network.state_dict(), []
     for name, plain_name in names.items():
         for key, _ in backbone.get_submodule(name).named_parameters(recurse=False):
             parameter = own[f"{name}.{key}".lstrip(".")]
@@ -92,7 +94,7 @@ def at_full_width_nothing_is_scaled(config: Config) -> None:
             assert torch.equal(plain, parameter), f"{name}.{key}"
             assert plain.data_ptr() != parameter.data_ptr(), f"{name}.{key} shares its storage"
     assert set(missing) <= {"mask_token"}, missing
-    assert all(not isinstance(tensor, nn.Parameter) for tensor in state.values()), list(state)
+    assert state.keys() <= dict(network.named_buffers()).keys(), list(state)
 
 
 def ordinary_networks_have_nothing_elastic(config: Config) -> None:
@@ -108,12 +110,9 @@ def ordinary_networks_run_step_by_step(config: Config) -> None:
     """Assert that a width's deepest ordinary network has the modules of all members of that width."""
     backbone, images = random_backbone(config), random_images(config)
     width = middle(backbone.space).width
-    members = [subnet for subnet in backbone.space if subnet.width == width]
-    deepest = backbone.plain(max(members, key=lambda subnet: subnet.total_depth))
-    deepest.load_state_dict(extract(backbone, members[-1]).state_dict())
-    deepest.eval()
+    deepest = deepest_network(backbone, width)
     with torch.no_grad():
-        for member in members:
+        for member in (subnet for subnet in backbone.space if subnet.width == width):
             x = deepest.stem(images)
             for name in backbone.member_path(member):
                 x = deepest.step(x, name)
