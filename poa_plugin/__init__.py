@@ -1,7 +1,8 @@
 """POA: pre-train one elastic network, take out models of all sizes.
 
-Public, and kept from release to release: what `__all__` lists, the command line, configuration keys,
-the parameter names of networks, and the files of an extracted network.
+Public, and kept from release to release: what `__all__` lists, `poa_plugin.testing`, the command line,
+configuration keys, the entry points of plugins, the parameter names of networks, and the files of an extracted
+network.
 
 The names are loaded when they are first used: importing the package, or asking a command for its help,
 loads no torch.

@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
 
 from poa_plugin import registry
 from poa_plugin.backbones import ElasticBackbone
-from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.registry import DATASETS
+from poa_plugin.testing import random_backbone
 
+collect_ignore = ["third_party"]
+"""Packages that are tested as they are installed."""
 COMMON = [
     "crops.local_crops_size=32",
     "crops.local_crops_number=2",
@@ -119,8 +120,9 @@ def _one_thread() -> None:
 def _plugins_of_one_test() -> Iterator[None]:
     """Forget what a test's own package has registered: a run of another test would record its keys."""
     registries = [x for x in vars(registry).values() if isinstance(x, registry.Registry)]
-    before = [dict(names) for names in registries]
+    before, plugins = [dict(names) for names in registries], list(registry.PLUGINS)
     yield
+    registry.PLUGINS[:] = plugins
     for names, earlier in zip(registries, before, strict=True):
         for name, item in list(names):
             module = str(getattr(item, "__module__", "poa_plugin"))
@@ -161,41 +163,7 @@ def make(small_config: Make, tmp_path: Path) -> Make:
 @pytest.fixture
 def backbone(small_config: Callable[..., Config]) -> ElasticBackbone:
     """A small elastic backbone in evaluation mode, its weights far from their small initial ones."""
-    return randomize(build_backbone(small_config())).eval()
-
-
-def randomize(module: ElasticBackbone, seed: int = 0) -> ElasticBackbone:
-    """Draw all parameters anew, so that no term is too small to be seen."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for submodule in module.modules():
-            is_norm = isinstance(submodule, (nn.LayerNorm, nn.GroupNorm))
-            for name, parameter in submodule.named_parameters(recurse=False):
-                values = torch.randn(parameter.shape, generator=generator)
-                offset = 1.0 if is_norm and name == "weight" else 0.0
-                scale = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.2
-                parameter.copy_(offset + scale * values)
-    return module
-
-
-def random_batch(config: Config, seed: int = 0) -> dict[str, torch.Tensor]:
-    """Return one shard's batch of noise, half of its global crops masked."""
-    generator = torch.Generator().manual_seed(seed)
-    crops, batch = config.crops, config.train.batch_size_per_shard
-    with torch.device("meta"):
-        rows, columns = build_backbone(config).mask_grid(crops.global_crops_size)
-    masks = torch.rand(2 * batch, rows * columns, generator=generator) < 0.4
-    masks[::2] = False
-    size = crops.local_crops_size
-    return {
-        "collated_global_crops": torch.randn(
-            2 * batch, 3, crops.global_crops_size, crops.global_crops_size, generator=generator
-        ),
-        "collated_local_crops": torch.randn(
-            crops.local_crops_number * batch, 3, size, size, generator=generator
-        ),
-        "collated_masks": masks,
-    }
+    return random_backbone(small_config())
 
 
 @pytest.fixture

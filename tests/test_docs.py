@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from poa_plugin.cli import build_parser
-from tests.readme.commands import Command, pages, python_blocks, readme_commands
+from tests.readme.commands import ROOT, Command, pages, python_blocks, readme_commands
 
 COMMANDS = [(page, command) for page in pages() for command in readme_commands(page)]
 
@@ -36,6 +36,15 @@ def test_commands_are_understood(page: Path, command: Command) -> None:
 def test_python_is_python(page: Path) -> None:
     for block in python_blocks(page):
         compile(block.text, block.title or page.name, "exec")
+
+
+def test_a_page_includes_files() -> None:
+    [page] = [page for page in pages() if page.name == "extending.md"]
+    package = ROOT / "tests/third_party/poa_mixer"
+    included = {block.title: block.text for block in python_blocks(page)}
+    for name in ("__init__", "backbone", "data", "term", "export"):
+        text = (package / f"poa_mixer/{name}.py").read_text(encoding="utf-8")
+        assert included[f"poa_mixer/{name}.py"] == text
 
 
 def test_what_a_block_needs_ends_with_the_block(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from poa_plugin.backbones.intermediate import Layer, shape_layers
 from poa_plugin.elastic.layers import MultiInputBlock, sliced_parameters
 from poa_plugin.elastic.subnet import SearchSpace, Subnet
 from poa_plugin.errors import UserError
@@ -72,6 +73,34 @@ class PlainNetwork(nn.Module):
             x = self.step(x, name)
         return self.output(x)
 
+    def layers_at(self, images: Tensor, n: int | Sequence[int], norm: bool) -> list[Layer]:
+        """Return the outputs of the last `n` blocks or stages, or of those at the indices `n`.
+
+        Args:
+            images: (B, C, H, W).
+            n: how many, or which.
+            norm: whether they go through a norm.
+
+        Raises:
+            ValueError: there are no such blocks.
+        """
+        raise NotImplementedError
+
+    def get_intermediate_layers(
+        self,
+        images: Tensor,
+        n: int | Sequence[int] = 1,
+        reshape: bool = False,
+        return_class_token: bool = False,
+        norm: bool = True,
+    ) -> tuple[Any, ...]:
+        """Return the patches after the last `n` blocks or stages, or after those at the indices `n`.
+
+        DINOv2's method of this name: (B, N, D) tokens of each, as (B, D, h, w) maps if `reshape`, paired with
+        (B, D) class tokens, or means, if `return_class_token`, through a norm if `norm`.
+        """
+        return shape_layers(self.layers_at(images, n, norm), reshape, return_class_token)
+
 
 class ElasticBackbone(nn.Module):
     """Base class of elastic backbones.
@@ -132,6 +161,28 @@ class ElasticBackbone(nn.Module):
             read_patches(x, crop_batch.patch_ids)
             for x, crop_batch in zip(features, images, strict=True)
         ]
+
+    def member_layers_at(
+        self, images: Tensor, subnet: Subnet, n: int | Sequence[int], norm: bool
+    ) -> list[Layer]:
+        """Return the outputs of a member's blocks or stages; see `PlainNetwork.layers_at`."""
+        raise NotImplementedError
+
+    def get_intermediate_layers(
+        self,
+        images: Tensor,
+        n: int | Sequence[int] = 1,
+        subnet: Subnet | str | None = None,
+        reshape: bool = False,
+        return_class_token: bool = False,
+        norm: bool = True,
+    ) -> tuple[Any, ...]:
+        """Return a sub-network's patches after blocks or stages; indices count its own.
+
+        See `PlainNetwork.get_intermediate_layers`.
+        """
+        layers = self.member_layers_at(images, self.member(subnet), n, norm)
+        return shape_layers(layers, reshape, return_class_token)
 
     def member(self, subnet: Subnet | str | None) -> Subnet:
         """Return the member of `space` that is given as a value or by name; the intact network for None.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 from torch import Tensor
 
@@ -150,25 +149,3 @@ def outputs(
         "x_prenorm": x_prenorm.flatten(1, 2),
         "masks": masks,
     }
-
-
-def stage_indices(n: int | Sequence[int]) -> list[int]:
-    """Return the indices of the last `n` stages, or the indices in `n`.
-
-    Raises:
-        ValueError: there are no such stages.
-    """
-    indices = list(range(N_STAGES - n, N_STAGES)) if isinstance(n, int) else list(n)
-    if any(not 0 <= i < N_STAGES for i in indices):
-        raise ValueError(f"A network of {N_STAGES} stages has no stages {indices}.")
-    return indices
-
-
-def intermediate(
-    maps: Sequence[Tensor], reshape: bool, return_class_token: bool
-) -> tuple[Any, ...]:
-    """Shape (B, h, w, D) maps of stages as `get_intermediate_layers` returns them."""
-    shaped = [x.permute(0, 3, 1, 2).contiguous() if reshape else x.flatten(1, 2) for x in maps]
-    if return_class_token:
-        return tuple(zip(shaped, [x.mean((1, 2)) for x in maps], strict=True))
-    return tuple(shaped)

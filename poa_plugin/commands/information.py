@@ -105,6 +105,7 @@ def data_command(subcommands: Commands) -> None:
     check.add_argument(
         "--workers", type=WORKERS, default=0, metavar="N", help="processes that read"
     )
+    add_imports(check, "data sets")
 
 
 def run_check_data(arguments: argparse.Namespace) -> int:
@@ -112,7 +113,9 @@ def run_check_data(arguments: argparse.Namespace) -> int:
     import poa_plugin.builtin  # noqa: F401  (registers the data sets)
     from poa_plugin.config.schema import DataConfig
     from poa_plugin.data.check import check_dataset
+    from poa_plugin.registry import import_packages
 
+    import_packages(arguments.imports, "--imports")
     checks = check_dataset(arguments.dataset, arguments.path, arguments.workers)
     for check in checks:
         print(check.text(DataConfig.max_bad_ratio))

@@ -21,7 +21,8 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from poa_plugin.config.fields import Declaration, declaration
 from poa_plugin.config.schema import Config, LoggerOptionsConfig, StudentConfig
 from poa_plugin.errors import UserError
-from poa_plugin.registry import BACKBONES, LOGGERS, Registry
+from poa_plugin.plugins import leave_out
+from poa_plugin.registry import BACKBONES, LOGGERS, PLUGINS, Registry
 
 
 @dataclass(frozen=True)
@@ -181,17 +182,27 @@ def _sections(
 ) -> tuple[tuple[str, type], ...]:
     """Return the `Options` of what is registered, by name, having tried whether they can be sections.
 
+    A plugin's that cannot are left out with the plugin, which stops no command.
+
     Args:
         kind: of what is registered, for messages.
         registry: of classes.
         optional: whether a class may have none.
     """
-    registered = ((name, getattr(registry.get(name), "Options", None)) for name in registry.names())
-    return tuple(
-        (name, _checked(kind, name, options))
-        for name, options in registered
-        if options is not None or not optional
-    )
+    sections = []
+    for name in registry.names():
+        options = getattr(registry.get(name), "Options", None)
+        if options is None and optional:
+            continue
+        try:
+            sections.append((name, _checked(kind, name, options)))
+        except UserError as error:
+            package = registry.package_of(name)
+            if package not in PLUGINS:
+                raise
+            leave_out(package, str(error).rstrip("."))
+            return _sections(kind, registry, optional)
+    return tuple(sections)
 
 
 @functools.lru_cache(maxsize=64)

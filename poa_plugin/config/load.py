@@ -18,6 +18,7 @@ from poa_plugin.config import overlay
 from poa_plugin.config.contradictions import contradictions
 from poa_plugin.config.interpolation import resolve_in_place, unresolved_values
 from poa_plugin.config.keys import Section, all_keys, new_config
+from poa_plugin.config.packages import add_plugins, remove_unused
 from poa_plugin.config.ranges import possible, value_problem
 from poa_plugin.config.recipes import find_recipe
 from poa_plugin.config.schema import Config
@@ -75,11 +76,13 @@ def written_values(path: str | Path | None, overrides: Sequence[str] = ()) -> di
 def save_config(config: Config, path: Path) -> None:
     """Write the resolved configuration as YAML, every default spelled out; `load_config` reads the same.
 
-    What was allowed for one command is not written (`FOR_ONE_COMMAND`).
+    What was allowed for one command is not written (`FOR_ONE_COMMAND`), and no section that only other packages
+    understand and that is not used: the file is read where those are not installed.
     """
     saved = copy.deepcopy(cast(DictConfig, config))
     for key, value in FOR_ONE_COMMAND.items():
         OmegaConf.update(saved, key, value)
+    remove_unused(saved)
     write_atomically(path, to_yaml(saved))
 
 
@@ -93,6 +96,7 @@ def _resolve(overlays: list[overlay.Overlay]) -> Config:
     problems |= _out_of_range(config, tree, user_config.raw, set(problems))
     _raise([*user_config.problems, *problems.values()])
     _raise(contradictions(cast(Config, config)))
+    add_plugins(config, tree)
     return cast(Config, config)
 
 

@@ -3,7 +3,13 @@
 from poa_plugin.crops import normalize
 from poa_plugin.data.archives import WebDataset
 from poa_plugin.data.augment import MultiCropAugmentation
-from poa_plugin.data.datasets import Dataset, EncodedImages, build_dataset, image_names
+from poa_plugin.data.datasets import (
+    Dataset,
+    EncodedImages,
+    NoSplitError,
+    build_dataset,
+    image_names,
+)
 from poa_plugin.data.decode import BadImageError
 from poa_plugin.data.elpv import Elpv
 from poa_plugin.data.folders import FileList, ImageFolder, ImageNet
@@ -23,6 +29,7 @@ __all__ = [
     "Integers",
     "MultiCropAugmentation",
     "Names",
+    "NoSplitError",
     "Parquet",
     "ShardBatch",
     "WebDataset",

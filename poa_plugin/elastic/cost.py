@@ -81,7 +81,10 @@ def count(network: nn.Module, image_size: int) -> tuple[Counter[str], Counter[st
     analysis.set_op_handle("aten::scaled_dot_product_attention", _attention_flops)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analysis.tracer_warnings("none")
-    return Counter(parameter_count(network)), Counter(analysis.by_module())
+    flops = {
+        name: int(value) for name, value in analysis.by_module().items()
+    }  # einsum's are floats
+    return Counter(parameter_count(network)), Counter(flops)
 
 
 def _attention_flops(inputs: list[Any], outputs: list[Any]) -> Counter[str]:

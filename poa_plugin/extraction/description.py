@@ -22,6 +22,7 @@ REQUIRED: dict[str, type] = {
 OPTIONAL: dict[str, type] = {
     "version": str,
     "image_size": int,
+    "imports": list,
     "branch": str,
     "step": int,
     "heads": dict,
@@ -54,4 +55,6 @@ def read_description(folder: Path) -> dict[str, Any]:
             raise UserError(
                 f"'{file}' is damaged: '{key}' is {str(value)[:40]!r}, not of type {kind.__name__}."
             )
+    if not all(isinstance(package, str) and package for package in description.get("imports", [])):
+        raise UserError(f"'{file}' is damaged: 'imports' is no list of packages.")
     return description

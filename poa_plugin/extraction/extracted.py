@@ -14,7 +14,7 @@ from torch import nn
 
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.description import read_description
-from poa_plugin.extraction.network import load
+from poa_plugin.extraction.network import load, register_backbone
 from poa_plugin.formats.description import (
     CROP_RATIO,
     HuggingFaceDescription,
@@ -89,14 +89,13 @@ def open_extracted(folder: str | Path) -> Extracted:
     Raises:
         UserError: it is no extracted network, or of a version that did not record what is needed here.
     """
-    import poa_plugin.builtin  # noqa: F401  (registers the backbones)
-
     folder = Path(folder)
     facts = read_description(folder)
     if "image_size" not in facts:
         raise UserError(
             f"'{folder}' was written by an earlier version, without its image size: extract it again."
         )
+    register_backbone(folder, facts)
     return Extracted(folder, facts)
 
 

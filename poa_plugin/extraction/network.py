@@ -14,7 +14,7 @@ from poa_plugin.elastic.subnet import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.extraction.description import CONFIG, read_description
 from poa_plugin.formats.description import TimmDescription, formats_of
-from poa_plugin.registry import BACKBONES
+from poa_plugin.registry import BACKBONES, import_packages
 from poa_plugin.ssl import MultiHead
 from poa_plugin.version import __version__
 from poa_plugin.weights import check_weights, load_tensors, load_weights, save_tensors
@@ -57,7 +57,8 @@ def write_network(
     """Write a sub-network as `model.safetensors` and `config.json`.
 
     The weights have timm's names, and `config.json` is the one that timm's `local-dir:` reads, so
-    that stock timm loads the folder; under `poa` it carries what `load` needs.
+    that stock timm loads the folder; under `poa` it carries what `load` needs, the package that registers the
+    backbone among it if that is not this one.
 
     Args:
         folder: made if it is not there.
@@ -70,6 +71,7 @@ def write_network(
     folder.mkdir(parents=True, exist_ok=True)
     cost = backbone.space.cost(subnet)
     options = backbone.plain_options(subnet)
+    package = BACKBONES.package_of(family)
     description = {
         **_for_timm(formats_of(family).timm(options)),
         "poa": {
@@ -83,6 +85,7 @@ def write_network(
             "options": options,
             "params": cost.params,
             "flops": cost.flops,
+            **({"imports": [package]} if package else {}),
             **origin,
         },
     }
@@ -100,18 +103,33 @@ def load(folder: str | Path) -> nn.Module:
 
     Called with (B, C, H, W) images it returns a dict with DINOv2's names (`x_norm_clstoken`, ...).
 
-    Raises:
-        UserError: the folder is no extracted network, or its weights do not fit its description.
-    """
-    import poa_plugin.builtin  # noqa: F401  (registers the backbones)
+    A backbone that comes with another package is imported first, if it is not registered: `config.json` names
+    the package.
 
+    Raises:
+        UserError: the folder is no extracted network, its weights do not fit its description, or the package
+            of its backbone cannot be imported.
+    """
     folder = Path(folder)
     description = read_description(folder)
+    register_backbone(folder, description)
     network = _build(folder, description)
     tensors = load_tensors(folder / WEIGHTS)
     check_weights(network, tensors, folder)
     network.load_state_dict(tensors, strict=True, assign=True)
     return network.eval()
+
+
+def register_backbone(folder: Path, description: dict[str, Any]) -> None:
+    """Import what registers the backbone of an extracted network.
+
+    Raises:
+        UserError: the package that `config.json` names cannot be imported.
+    """
+    import poa_plugin.builtin  # noqa: F401  (registers the backbones)
+
+    if description["backbone"] not in BACKBONES:
+        import_packages(description.get("imports", []), f"'imports' in '{folder / CONFIG}'")
 
 
 def _build(folder: Path, description: dict[str, Any]) -> nn.Module:

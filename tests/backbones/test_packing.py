@@ -19,7 +19,8 @@ from poa_plugin.backbones.drop_path import add_packed_residual, add_residual, dr
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.elastic import Subnet
-from tests.conftest import FAMILIES, randomize
+from poa_plugin.testing import randomize
+from tests.conftest import FAMILIES
 
 LAYOUT = ((3, 7), (4, 2), (1, 5))
 

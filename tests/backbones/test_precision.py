@@ -9,7 +9,8 @@ from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.extraction.network import extract
-from tests.conftest import FAMILIES, randomize
+from poa_plugin.testing import randomize
+from tests.conftest import FAMILIES
 from tests.precision import one_type_each, watch_residuals
 
 KEYS = ("x_norm_clstoken", "x_norm_patchtokens", "x_prenorm")

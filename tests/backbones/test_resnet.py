@@ -14,7 +14,8 @@ from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.formats import formats_of
 from poa_plugin.ssl.param_groups import parameter_settings
-from tests.conftest import FAMILIES, randomize
+from poa_plugin.testing import randomize
+from tests.conftest import FAMILIES
 
 RESNET = FAMILIES["resnet"]
 NARROW = Subnet(8, depths=(1, 1, 3, 1))

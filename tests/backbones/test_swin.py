@@ -25,7 +25,8 @@ from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
 from poa_plugin.errors import UserError
 from poa_plugin.formats import formats_of
-from tests.conftest import FAMILIES, randomize
+from poa_plugin.testing import randomize
+from tests.conftest import FAMILIES
 
 SWIN = FAMILIES["swin"]
 LAYOUT = ((2, 5, 7), (3, 4, 4), (1, 2, 9))

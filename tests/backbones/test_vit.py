@@ -20,24 +20,6 @@ from poa_plugin.extraction.network import extract
 from tests.conftest import SMALL
 
 
-def test_streams_walk_together_as_they_would_alone(backbone: ElasticBackbone) -> None:
-    large, small = torch.randn(3, 3, 48, 48), torch.randn(4, 3, 32, 32)
-    masks = torch.rand(3, 36) < 0.4
-    narrow = Subnet(32, 3)
-    crop_batches = [
-        CropBatch(large, backbone.space.intact, masks),
-        CropBatch(small, backbone.space.intact),
-        CropBatch(large, narrow, masks),
-        CropBatch(small, narrow),
-        CropBatch(large, narrow),
-    ]
-    together = backbone(crop_batches)
-    for crop_batch, out in zip(crop_batches, together, strict=True):
-        alone = backbone(crop_batch.images, crop_batch.subnet, crop_batch.masks)
-        for key in ("x_norm_clstoken", "x_norm_patchtokens", "x_prenorm"):
-            torch.testing.assert_close(out[key], alone[key], atol=1e-5, rtol=0)
-
-
 def test_streams_of_the_same_crops_share_one_stem(
     backbone: ElasticBackbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,11 +44,6 @@ def test_every_gradient_of_a_narrow_network_is_in_its_own_weights(
     assert grad[:128, :32].abs().min() > 0
     assert grad[128:].abs().max() == 0
     assert grad[:, 32:].abs().max() == 0
-
-
-def test_a_network_outside_the_space_is_refused(backbone: ElasticBackbone) -> None:
-    with pytest.raises(UserError, match="Unknown network 'w36_d2'"):
-        backbone(torch.randn(1, 3, 48, 48), Subnet(36, 2))
 
 
 def test_images_that_do_not_divide_into_patches_are_refused(backbone: ElasticBackbone) -> None:

@@ -11,7 +11,8 @@ from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.export.exporter import export
 from poa_plugin.extraction.network import write_network
-from tests.conftest import FAMILIES, randomize
+from poa_plugin.testing import randomize
+from tests.conftest import FAMILIES
 from tests.extraction.test_network import WIDE
 
 NETWORKS = {

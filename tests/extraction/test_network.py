@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,10 +16,10 @@ from poa_plugin.backbones import ElasticBackbone
 from poa_plugin.backbones.build import build_backbone
 from poa_plugin.config.load import default_config
 from poa_plugin.elastic import Subnet
-from poa_plugin.elastic.layers import ElasticConv2d, ElasticLayerNorm, ElasticLayerScale
 from poa_plugin.extraction.network import write_network
 from poa_plugin.formats import formats_of
-from tests.conftest import FAMILIES, randomize
+from poa_plugin.testing import check_extraction, members_to_check, random_backbone
+from tests.conftest import FAMILIES
 
 WIDE = {
     "vit": [
@@ -56,37 +55,30 @@ SIZES = {
 @lru_cache
 def wide_backbone(family: str) -> ElasticBackbone:
     words = default_config([*FAMILIES[family], *WIDE[family]])
-    return randomize(build_backbone(words)).eval()
+    return random_backbone(words)
 
 
 def members() -> list[tuple[str, Subnet]]:
     """Every corner of the spaces and 20 random members of each."""
-    found = []
-    for family in FAMILIES:
-        space = list(wide_backbone(family).space)
-        by_width = [[s for s in space if s.width == w] for w in (space[0].width, space[-1].width)]
-        corners = [own[i] for own in by_width for i in (0, -1)]
-        found += [(family, s) for s in corners + random.Random(0).sample(space, 20)]
-    return found
+    return [
+        (family, subnet)
+        for family in FAMILIES
+        for subnet in members_to_check(wide_backbone(family).space)
+    ]
 
 
 @pytest.mark.parametrize(("family", "subnet"), members(), ids=str)
 def test_extraction_equals_the_elastic_forward(family: str, subnet: Subnet, tmp_path: Path) -> None:
     backbone = wide_backbone(family)
     folder = write_network(tmp_path / "net", family, backbone, subnet, {})
-    in_memory, from_folder = poa.extract(backbone, subnet), poa.load(folder)
+    networks = [poa.extract(backbone, subnet), poa.load(folder)]
+    for size in SIZES[family]:
+        check_extraction(backbone, subnet, networks, torch.randn(2, 3, *size))
+    native = torch.randn(2, 3, *SIZES[family][0])
     with torch.no_grad():
-        for size in SIZES[family]:
-            images = torch.randn(2, 3, *size)
-            wanted = backbone(images, subnet)
-            for network in (in_memory, from_folder):
-                found = network(images)
-                for key in ("x_norm_clstoken", "x_norm_patchtokens"):
-                    torch.testing.assert_close(found[key], wanted[key], atol=1e-5, rtol=1e-5)
-        native = torch.randn(2, 3, *SIZES[family][0])
         pooled = in_timm(family, backbone, subnet, folder)(native)
         wanted = backbone(native, subnet)["x_norm_clstoken"]
-        torch.testing.assert_close(pooled, wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(pooled, wanted, atol=1e-5, rtol=1e-5)
 
 
 def in_timm(family: str, backbone: ElasticBackbone, subnet: Subnet, folder: Path) -> nn.Module:
@@ -111,24 +103,6 @@ def test_every_key_is_timms_and_loads_strictly(tmp_path: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     stock = timm.create_model(config["architecture"], num_classes=0, **config["model_args"])
     stock.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
-
-
-def test_an_extracted_network_has_nothing_elastic_in_it(backbone: ElasticBackbone) -> None:
-    plain = poa.extract(backbone, Subnet(32, 2))
-    elastic = (ElasticLayerNorm, ElasticLayerScale, ElasticConv2d)
-    assert not any(hasattr(module, "sliced") for module in plain.modules())
-    assert not any(isinstance(module, elastic) for module in plain.modules())
-    layers = [m for m in plain.modules() if isinstance(m, (nn.Linear, nn.LayerNorm, nn.Conv2d))]
-    assert {type(layer) for layer in layers} == {nn.Linear, nn.LayerNorm, nn.Conv2d}
-
-
-def test_no_storage_is_shared(backbone: ElasticBackbone) -> None:
-    before = {key: value.clone() for key, value in backbone.state_dict().items()}
-    plain = poa.extract(backbone, backbone.space.intact)
-    with torch.no_grad():
-        for parameter in plain.parameters():
-            parameter.zero_()
-    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
 
 def test_a_small_vit_file_has_a_small_vits_size(tmp_path: Path) -> None:

@@ -21,8 +21,9 @@ from torch.distributed.fsdp import (
 from poa_plugin.config.load import default_config
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.param_groups import parameter_settings
+from poa_plugin.testing import randomize
 from poa_plugin.train.schedules import Schedules
-from tests.conftest import FAMILIES, randomize
+from tests.conftest import FAMILIES
 from tests.interop.published_files import groups, module_order, published_key
 
 ITERATION = 7

@@ -18,7 +18,7 @@ from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.runs.run import open_run
-from tests.conftest import randomize
+from poa_plugin.testing import randomize
 
 OVERRIDES = ["train.device=cpu", "dino.head_n_prototypes=[16]", "dino.head_hidden_dim=32"]
 OVERRIDES += ["dino.head_bottleneck_dim=16"]

@@ -19,7 +19,8 @@ from poa_plugin.extraction.network import write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.interop.fit import fit_config
 from poa_plugin.runs.run import open_run
-from tests.conftest import FAMILIES, randomize
+from poa_plugin.testing import randomize
+from tests.conftest import FAMILIES
 from tests.interop.published_files import module_order
 from tests.interop.test_other_formats import OVERRIDES, import_here
 from tests.interop.test_published import PUBLISHED

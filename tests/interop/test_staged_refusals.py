@@ -14,7 +14,8 @@ from poa_plugin.errors import UserError
 from poa_plugin.extraction.network import write_network
 from poa_plugin.interop import import_checkpoint, read_checkpoint
 from poa_plugin.interop.fit import fit_config
-from tests.conftest import FAMILIES, randomize
+from poa_plugin.testing import randomize
+from tests.conftest import FAMILIES
 from tests.interop.published_files import module_order
 from tests.interop.test_other_formats import OVERRIDES
 from tests.interop.test_staged import save, timm_resnet, timm_swin

@@ -15,11 +15,12 @@ from poa_plugin import ranks
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.ssl import POA
+from poa_plugin.testing import random_batch
 from poa_plugin.train import parallel
 from poa_plugin.train.optim import build_optimizer
 from poa_plugin.train.schedules import Schedules
 from poa_plugin.train.step import train_step
-from tests.conftest import FAMILIES, random_batch
+from tests.conftest import FAMILIES
 
 SHARDS = 12
 DROP_PATH = {

@@ -72,6 +72,7 @@ def docs_commands() -> list[Command]:
         script = ""
         for block in python_blocks(page):
             if block.title:
+                (DOCS / block.title).parent.mkdir(parents=True, exist_ok=True)
                 (DOCS / block.title).write_text(block.text, encoding="utf-8")
             elif not block.needs:
                 script += block.text

@@ -11,7 +11,10 @@ ROOT = Path(__file__).resolve().parents[2]
 ELSEWHERE = "<!-- needs "
 """Begins a comment above a block, of commands or of Python, that needs what is not at hand."""
 COMMAND = re.compile(r"    ((?:PYTHONPATH=\. )?(?:poa|python|pip|make) .*)$")
-FENCE = re.compile(r'```python(?: title="([\w./]+)")?$')
+SNIPPET = re.compile(r'--8<-- "([\w./]+)"$')
+"""Stands for the text of a file of the repository, in a fenced block."""
+FENCE = re.compile(r'```(?: \{\.)?python(?: title="([\w./]+)")?\}?$')
+"""Begins a block of Python; with braces, one that ruff does not format, as it would a snippet."""
 
 
 class Command(NamedTuple):
@@ -57,7 +60,9 @@ def python_blocks(file: Path) -> list[Python]:
             is_python = match is not None
             blocks += [Python("", match[1] or "", needs)] if match else []
         elif is_python:
-            blocks[-1] = blocks[-1]._replace(text=f"{blocks[-1].text}{line}\n")
+            snippet = SNIPPET.match(line)
+            text = (ROOT / snippet[1]).read_text(encoding="utf-8") if snippet else f"{line}\n"
+            blocks[-1] = blocks[-1]._replace(text=blocks[-1].text + text)
     return blocks
 
 

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from poa_plugin.config.schema import Config
+from poa_plugin.testing import random_batch
 from poa_plugin.train.parallel import build_model
-from tests.conftest import random_batch
 
 pytestmark = [
     pytest.mark.slow,

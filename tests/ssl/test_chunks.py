@@ -17,7 +17,8 @@ from poa_plugin.ssl.assignments import TeacherOutputs
 from poa_plugin.ssl.centering import Centering, sinkhorn_knopp
 from poa_plugin.ssl.cross_entropy import SoftTargets, soft_cross_entropies
 from poa_plugin.ssl.prototypes import chunk_width, chunks, student_rows
-from tests.conftest import FAMILIES, random_batch, randomize
+from poa_plugin.testing import random_batch, randomize
+from tests.conftest import FAMILIES
 from tests.ssl import one_graph
 from tests.ssl.outputs import ONE_CHUNK
 

@@ -10,9 +10,10 @@ from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.ssl import POA
 from poa_plugin.ssl.losses import koleo
+from poa_plugin.testing import random_batch
 from poa_plugin.train.agreement import agree
 from poa_plugin.train.gradients import clip_gradients
-from tests.conftest import FAMILIES, random_batch
+from tests.conftest import FAMILIES
 
 WAYS = {  # masks make identical images differ, and so only the second has distances of zero
     "whole": ["train.centering=sinkhorn_knopp"],

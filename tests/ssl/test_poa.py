@@ -17,7 +17,7 @@ from poa_plugin.registry import LOSS_TERMS
 from poa_plugin.ssl import POA, losses
 from poa_plugin.ssl.param_groups import parameter_settings
 from poa_plugin.ssl.students import ROLES, make_shard, run_students
-from tests.conftest import random_batch, randomize
+from poa_plugin.testing import random_batch, randomize
 from tests.ssl import one_graph
 from tests.ssl.one_graph import sinkhorn_knopp
 

@@ -8,7 +8,8 @@ import torch
 from poa_plugin.config.load import default_config
 from poa_plugin.config.schema import Config
 from poa_plugin.ssl import POA
-from tests.conftest import FAMILIES, random_batch, randomize
+from poa_plugin.testing import random_batch, randomize
+from tests.conftest import FAMILIES
 from tests.precision import one_type_each, watch_residuals
 
 HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from poa_plugin.errors import UserError
 from poa_plugin.ssl import POA
+from poa_plugin.testing import random_batch
 from poa_plugin.train import checkpoint
 from poa_plugin.train.agreement import agree
 from poa_plugin.train.loop import train
@@ -24,7 +25,7 @@ from poa_plugin.train.optim import build_optimizer
 from poa_plugin.train.parallel import build_model
 from poa_plugin.train.schedules import Schedules, Values
 from poa_plugin.train.step import train_step
-from tests.conftest import Make, random_batch
+from tests.conftest import Make
 from tests.train.test_loop import lines, timeless, weights
 
 

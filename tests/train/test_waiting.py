@@ -16,12 +16,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from poa_plugin.config.load import default_config
 from poa_plugin.crops import masked_patches
 from poa_plugin.ssl import POA
+from poa_plugin.testing import random_batch
 from poa_plugin.train.gradients import clip_gradients
 from poa_plugin.train.optim import build_optimizer
 from poa_plugin.train.parallel import build_model
 from poa_plugin.train.schedules import Schedules
 from poa_plugin.train.step import train_step
-from tests.conftest import FAMILIES, random_batch
+from tests.conftest import FAMILIES
 
 WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
 INDEXING = ("index", "index_put", "index_put_", "_index_put_impl_")

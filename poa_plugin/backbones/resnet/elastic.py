@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from poa_plugin.backbones import staged
 from poa_plugin.backbones.base import CropBatch, ElasticBackbone, Features, check_member
+from poa_plugin.backbones.intermediate import Layer, layer_indices, layer_of
 from poa_plugin.backbones.multi_input import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.option_checks import steps
 from poa_plugin.backbones.resnet.options import SIZES, ResNetOptions, intact_shape
@@ -112,6 +113,7 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
         )
 
     forward = ElasticBackbone.forward
+    get_intermediate_layers = ElasticBackbone.get_intermediate_layers  # type: ignore[assignment]
 
     def forward_features_list(self, crop_batches: Sequence[CropBatch]) -> list[Features]:
         """See `ElasticBackbone.forward_features_list`."""
@@ -131,25 +133,17 @@ class ElasticResNet(ResNet, staged.StagedBackbone):
                 features[i] = staged.outputs(last, last, factor, crop_batches[i].masks)
         return [features[i] for i in range(len(crop_batches))]
 
-    def get_intermediate_layers(  # type: ignore[override]
-        self,
-        images: Tensor,
-        n: int | Sequence[int] = 1,
-        subnet: Subnet | str | None = None,
-        reshape: bool = False,
-        return_class_token: bool = False,
-        norm: bool = True,
-    ) -> tuple[Any, ...]:
-        """Return a sub-network's maps after stages; see `ResNet.get_intermediate_layers`."""
-        subnet = self.member(subnet)
+    def member_layers_at(
+        self, images: Tensor, subnet: Subnet, n: int | Sequence[int], norm: bool
+    ) -> list[Layer]:
+        """See `ElasticBackbone.member_layers_at`."""
         x, maps = self._embed_crops([CropBatch(images, subnet)]), []
         pairs = zip(self._stages, self.active_blocks(subnet), strict=True)
         for s, (blocks, ids) in enumerate(pairs):
             for i in ids:
                 [x] = blocks[i]([x], [subnet.width * 2**s])
             maps.append(x[0].permute(0, 2, 3, 1))
-        indices = staged.stage_indices(n)
-        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
+        return [layer_of(maps[i]) for i in layer_indices(n, staged.N_STAGES, "stages")]
 
     def block_name(self, stage: int, block: int) -> str:
         """See `StagedBackbone.block_name`."""

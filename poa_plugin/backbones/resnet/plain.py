@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from poa_plugin.backbones import staged
 from poa_plugin.backbones.base import Features, PlainNetwork
 from poa_plugin.backbones.inputs import check_images
+from poa_plugin.backbones.intermediate import Layer, layer_indices, layer_of
 from poa_plugin.elastic.layers import PlainLayers
 from poa_plugin.elastic.norms import normalize
 
@@ -145,28 +146,16 @@ class ResNet(PlainNetwork):
         last = x.permute(0, 2, 3, 1)
         return staged.outputs(last, last, self.shape.ibot_scale_factor)
 
-    def get_intermediate_layers(
-        self,
-        images: Tensor,
-        n: int | Sequence[int] = 1,
-        reshape: bool = False,
-        return_class_token: bool = False,
-        norm: bool = True,
-    ) -> tuple[Any, ...]:
-        """Return the maps of the last `n` stages, or of the stages at the indices `n`.
-
-        DINOv2's method of this name, for stages in the place of blocks: (B, h * w, D) tokens of each, as
-        (B, D, h, w) maps if `reshape`, paired with their (B, D) means if `return_class_token`. `norm`
-        changes nothing: no stage ends in a norm.
-        """
-        indices, x = staged.stage_indices(n), self.stem(images)
+    def layers_at(self, images: Tensor, n: int | Sequence[int], norm: bool) -> list[Layer]:
+        """See `PlainNetwork.layers_at`; `norm` changes nothing: no stage ends in a norm."""
+        indices, x = layer_indices(n, staged.N_STAGES, "stages"), self.stem(images)
         last = {name.split(".")[0]: name for name in self.path()}
         maps = []
         for name in self.path():
             x = self.step(x, name)
             if name in last.values():
                 maps.append(x.permute(0, 2, 3, 1))
-        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
+        return [layer_of(maps[i]) for i in indices]
 
 
 def module_path(blocks: Sequence[Sequence[int]]) -> list[str]:

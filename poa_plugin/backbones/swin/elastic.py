@@ -13,6 +13,7 @@ from poa_plugin.backbones import staged
 from poa_plugin.backbones.attention import unpacked
 from poa_plugin.backbones.base import CropBatch, ElasticBackbone, Features, check_member
 from poa_plugin.backbones.drop_path import draw_drop_path
+from poa_plugin.backbones.intermediate import Layer, layer_indices, layer_of
 from poa_plugin.backbones.multi_input import by_subnet, run_where, shared_stem
 from poa_plugin.backbones.option_checks import check_patches, check_widths, steps
 from poa_plugin.backbones.swin.block import (
@@ -101,6 +102,7 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
         )
 
     forward = ElasticBackbone.forward
+    get_intermediate_layers = ElasticBackbone.get_intermediate_layers  # type: ignore[assignment]
 
     def build_patch_embed(self) -> PatchEmbed:
         """Build the patch embedding; a `full` one is sliced after its norm, so its layers are ordinary."""
@@ -173,20 +175,10 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
             )
         return packed
 
-    def get_intermediate_layers(  # type: ignore[override]
-        self,
-        images: Tensor,
-        n: int | Sequence[int] = 1,
-        subnet: Subnet | str | None = None,
-        reshape: bool = False,
-        return_class_token: bool = False,
-        norm: bool = True,
-    ) -> tuple[Any, ...]:
-        """Return a sub-network's maps after stages, each through its stage's norm if `norm`.
-
-        See `SwinTransformer.get_intermediate_layers`.
-        """
-        subnet = self.member(subnet)
+    def member_layers_at(
+        self, images: Tensor, subnet: Subnet, n: int | Sequence[int], norm: bool
+    ) -> list[Layer]:
+        """See `ElasticBackbone.member_layers_at`; each stage goes through its own norm."""
         [x] = self._embed_crops([CropBatch(images, subnet)])
         maps = []
         for s, (stage, ids) in enumerate(
@@ -204,8 +196,7 @@ class ElasticSwinTransformer(SwinTransformer, staged.StagedBackbone):
             x = out.unflatten(0, layout[0])
             stage_norm = self.norm if s == len(self.layers) - 1 else self.get_submodule(f"norm{s}")
             maps.append(stage_norm(x) if norm else x)
-        indices = staged.stage_indices(n)
-        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
+        return [layer_of(maps[i]) for i in layer_indices(n, staged.N_STAGES, "stages")]
 
     def block_name(self, stage: int, block: int) -> str:
         """See `StagedBackbone.block_name`."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -18,6 +17,7 @@ from poa_plugin.backbones.attention import attention
 from poa_plugin.backbones.base import Features, PlainNetwork
 from poa_plugin.backbones.drop_path import add_residual
 from poa_plugin.backbones.inputs import check_images
+from poa_plugin.backbones.intermediate import Layer, layer_indices, layer_of
 from poa_plugin.backbones.mlp import Mlp
 from poa_plugin.backbones.option_checks import check_patches
 from poa_plugin.backbones.swin.windows import (
@@ -217,22 +217,13 @@ class SwinTransformer(PlainNetwork):
         """See `PlainNetwork.output`."""
         return staged.outputs(x, self.norm(x), self.shape.ibot_scale_factor)
 
-    def get_intermediate_layers(
-        self,
-        images: Tensor,
-        n: int | Sequence[int] = 1,
-        reshape: bool = False,
-        return_class_token: bool = False,
-        norm: bool = True,
-    ) -> tuple[Any, ...]:
-        """Return the maps of the last `n` stages, or of the stages at the indices `n`.
+    def layers_at(self, images: Tensor, n: int | Sequence[int], norm: bool) -> list[Layer]:
+        """See `PlainNetwork.layers_at`.
 
-        DINOv2's method of this name, for stages in the place of blocks: (B, h * w, D) tokens of each, as
-        (B, D, h, w) maps if `reshape`, paired with their (B, D) means if `return_class_token`. With
-        `norm`, the last stage goes through the final norm, and earlier ones through norms without
-        factors: those of pre-training are never trained.
+        The last stage goes through the final norm, and earlier ones through norms without factors: those of
+        pre-training are never trained.
         """
-        indices, x = staged.stage_indices(n), self.stem(images)
+        indices, x = layer_indices(n, staged.N_STAGES, "stages"), self.stem(images)
         maps: dict[int, Tensor] = {}
         for name in self.path():
             if name.endswith("downsample"):
@@ -242,7 +233,7 @@ class SwinTransformer(PlainNetwork):
         if norm:
             maps = {i: F.layer_norm(y, y.shape[-1:], eps=1e-5) for i, y in maps.items()}
             maps[len(maps) - 1] = self.norm(x)
-        return staged.intermediate([maps[i] for i in indices], reshape, return_class_token)
+        return [layer_of(maps[i]) for i in indices]
 
 
 def module_path(blocks: Sequence[Sequence[int]]) -> list[str]:

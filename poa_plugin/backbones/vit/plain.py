@@ -7,20 +7,17 @@ and which layers are used is the class attribute `layers`.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from poa_plugin.backbones.attention import attention
-from poa_plugin.backbones.base import Features, PlainNetwork
-from poa_plugin.backbones.drop_path import add_residual, draw_drop_path
-from poa_plugin.backbones.inputs import check_images
+from poa_plugin.backbones.base import Features
+from poa_plugin.backbones.drop_path import add_residual
+from poa_plugin.backbones.isotropic.plain import IsotropicNetwork
 from poa_plugin.backbones.mlp import Mlp
-from poa_plugin.backbones.option_checks import check_patches
 from poa_plugin.backbones.vit.position_graph import positions_of_any_grid
 from poa_plugin.elastic.layers import PlainLayers
 
@@ -40,25 +37,6 @@ class ViTShape:
     ffn_bias: bool = True
     layerscale: float | None = None
     in_chans: int = 3
-
-
-class PatchEmbed(nn.Module):
-    """Split images into square patches and project each to a token."""
-
-    def __init__(self, shape: ViTShape, layers: type[PlainLayers]) -> None:
-        super().__init__()
-        size = shape.patch_size
-        self.proj = layers.conv(shape.in_chans, shape.width, size, size, fixed_input=True)
-
-    def forward(self, images: Tensor, *width: int) -> Tensor:
-        """Map (B, C, H, W) images to (B, N, D) tokens, row by row.
-
-        Raises:
-            UserError: the images do not fit, or a side is not a multiple of the patch size.
-        """
-        check_images(images, self.proj.in_channels, self.proj.weight.dtype)
-        check_patches(images.shape[-2:], self.proj.kernel_size[0])
-        return self.proj(images, *width).flatten(2).transpose(1, 2)
 
 
 class Attention(nn.Module):
@@ -101,7 +79,7 @@ class Block(nn.Module):
         return add_residual(x, lambda y: self.ls2(self.mlp(self.norm2(y))), drop_mlp)
 
 
-class VisionTransformer(PlainNetwork):
+class VisionTransformer(IsotropicNetwork):
     """An ordinary vision transformer (timm's parameter names, DINOv2's outputs).
 
     Args:
@@ -109,85 +87,35 @@ class VisionTransformer(PlainNetwork):
         drop_path_rates: the stochastic-depth rate of each block, used in training mode.
     """
 
-    layers: type[PlainLayers] = PlainLayers
-    block: type[Block] = Block
+    shape: ViTShape
+    block: type[nn.Module] = Block
 
-    def __init__(self, shape: ViTShape, drop_path_rates: Sequence[float] | None = None) -> None:
-        super().__init__()
-        self.shape = shape
-        self.drop_path_rates = list(drop_path_rates or [0.0] * shape.depth)
-        self.grid_size = shape.image_size // shape.patch_size
-        self.patch_embed = PatchEmbed(shape, self.layers)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, shape.width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid_size**2, shape.width))
-        self.blocks = nn.ModuleList(self.block(shape, self.layers) for _ in range(shape.depth))
-        self.norm = self.layers.layer_norm(shape.width, eps=1e-6)
-        self.init_weights()
+    def add_parameters(self) -> None:
+        """Add the class token and the positions."""
+        width = self.shape.width
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + self.grid_size**2, width))
 
     def init_weights(self) -> None:
         """Draw the initial weights (DINOv2 `vision_transformer.py`)."""
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         nn.init.normal_(self.cls_token, std=1e-6)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=0.02)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        super().init_weights()
 
-    def forward(self, images: Tensor) -> Features:
-        """Return DINOv2's outputs for (B, C, H, W) images of any size the patches divide."""
-        x = self.stem(images)
-        for block, drop_path in zip(self.blocks, self.draw_drop_path(images.shape[0]), strict=True):
-            x = block(x, drop_path)
-        return self.output(x)
+    def embed(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Return (B, 1 + N, D) tokens, class token first, positions added."""
+        return add_cls_and_position(patches, self.cls_token, self.pos_embed, grid)
 
-    def path(self) -> list[str]:
-        """See `PlainNetwork.path`."""
-        return [f"blocks.{i}" for i in range(len(self.blocks))]
-
-    def stem(self, images: Tensor) -> Tensor:
-        """Map (B, C, H, W) images to (B, 1 + N, D) tokens, class token first, positions added."""
-        return add_cls_and_position(
-            self.patch_embed(images), self.cls_token, self.pos_embed, self._grid(images)
-        )
-
-    def output(self, x: Tensor) -> Features:
-        """See `PlainNetwork.output`."""
-        return outputs(x, self.norm(x))
-
-    def get_intermediate_layers(
-        self,
-        images: Tensor,
-        n: int | Sequence[int] = 1,
-        reshape: bool = False,
-        return_class_token: bool = False,
-        norm: bool = True,
-    ) -> tuple[Any, ...]:
-        """Return the tokens after the last `n` blocks, or after the blocks at the indices `n`.
-
-        DINOv2's method of this name: (B, N, D) patch tokens for each block, as (B, D, h, w) maps if
-        `reshape`, paired with (B, D) class tokens if `return_class_token`, through the final norm
-        if `norm`.
-        """
-        indices, x, taken = block_indices(n, len(self.blocks)), self.stem(images), {}
-        for i, block in enumerate(self.blocks):
-            x = block(x)
-            if i in indices:
-                taken[i] = self.norm(x) if norm else x
-        return intermediate(
-            [taken[i] for i in indices], images, self.shape.patch_size, reshape, return_class_token
-        )
-
-    def draw_drop_path(
-        self, batch: int, generator: torch.Generator | None = None
-    ) -> list[Tensor | None]:
-        """Draw stochastic depth of every block for a forward pass over `batch` images."""
-        rates = self.drop_path_rates if self.training else [0.0] * len(self.blocks)
-        return draw_drop_path(rates, batch, self.pos_embed.device, generator)
-
-    def _grid(self, images: Tensor) -> tuple[int, int]:
-        height, width = images.shape[-2:]
-        return height // self.shape.patch_size, width // self.shape.patch_size
+    def name_tokens(
+        self, x_prenorm: Tensor, x_norm: Tensor, masks: Tensor | None = None
+    ) -> Features:
+        """Name the (B, 1 + N, D) tokens before and after the final norm as DINOv2 does."""
+        return {
+            "x_norm_clstoken": x_norm[:, 0],
+            "x_norm_patchtokens": x_norm[:, 1:],
+            "x_prenorm": x_prenorm,
+            "masks": masks,
+        }
 
 
 def add_cls_and_position(
@@ -223,42 +151,7 @@ def interpolate_position(pos_embed: Tensor, grid: tuple[int, int]) -> Tensor:
     return torch.cat([pos_embed[:, :1], resized], dim=1)
 
 
-def outputs(x_prenorm: Tensor, x_norm: Tensor, masks: Tensor | None = None) -> Features:
-    """Name the (B, 1 + N, D) tokens before and after the final norm as DINOv2 does."""
-    return {
-        "x_norm_clstoken": x_norm[:, 0],
-        "x_norm_patchtokens": x_norm[:, 1:],
-        "x_prenorm": x_prenorm,
-        "masks": masks,
-    }
-
-
 def _layer_scale(shape: ViTShape, layers: type[PlainLayers]) -> nn.Module:
     if shape.layerscale is None:
         return nn.Identity()
     return layers.layer_scale(shape.width, shape.layerscale)
-
-
-def intermediate(
-    tokens: list[Tensor], images: Tensor, patch: int, reshape: bool, return_class_token: bool
-) -> tuple[Any, ...]:
-    """Shape (B, 1 + N, D) tokens of several blocks as `get_intermediate_layers` returns them."""
-    grid = (images.shape[-2] // patch, images.shape[-1] // patch)
-    patches = [x[:, 1:] for x in tokens]
-    if reshape:
-        patches = [x.transpose(1, 2).unflatten(2, grid).contiguous() for x in patches]
-    if return_class_token:
-        return tuple(zip(patches, [x[:, 0] for x in tokens], strict=True))
-    return tuple(patches)
-
-
-def block_indices(n: int | Sequence[int], depth: int) -> list[int]:
-    """Return the indices of the last `n` blocks, or the indices in `n`.
-
-    Raises:
-        ValueError: there are no such blocks.
-    """
-    indices = list(range(depth - n, depth)) if isinstance(n, int) else list(n)
-    if any(not 0 <= i < depth for i in indices):
-        raise ValueError(f"A network of {depth} blocks has no blocks {indices}.")
-    return indices
