@@ -57,7 +57,8 @@ def launched(environment: Mapping[str, str] = os.environ) -> int:
 def joined(device: torch.device, timeout_s: float) -> Iterator[None]:
     """Join the other processes that a launcher started, while the context lasts; does nothing for one process.
 
-    Host memory is exchanged by gloo, that of GPUs by NCCL. Each process takes the GPU of its local rank.
+    Host memory is exchanged by gloo, that of GPUs by NCCL. Each process takes the GPU of its local rank, or the
+    one that its launcher lets it see.
 
     Args:
         device: of the model.
@@ -71,7 +72,7 @@ def joined(device: torch.device, timeout_s: float) -> Iterator[None]:
         return
     backend = "gloo"
     if device.type == "cuda":
-        torch.cuda.set_device(local_rank())
+        torch.cuda.set_device(local_rank() % torch.cuda.device_count())
         backend = "cpu:gloo,cuda:nccl"
     try:
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout_s))

@@ -9,6 +9,7 @@ refused. Imports nothing of the package.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,6 +169,11 @@ def text(
     )
 
 
+def mapping(meaning: str, *, synonyms: Sequence[str] = ()) -> Any:
+    """Declare texts by name, none by default; the field's annotation is `dict[str, str]`."""
+    return _field({}, meaning, synonyms=tuple(synonyms))
+
+
 def path(default: Any, meaning: str, *, synonyms: Sequence[str] = ()) -> Any:
     """Declare a path: never empty, and a leading `~` or `~user` is that home folder."""
     return _field(default, meaning, is_path=True, may_be_empty=False, synonyms=tuple(synonyms))
@@ -203,6 +209,6 @@ def _range(above: float | None, at_least: float | None, below: float | None, at_
 
 def _field(default: Any, meaning: str, **declared: Any) -> Any:
     metadata = {METADATA: Declaration(meaning, **declared)}
-    if isinstance(default, list):
-        return field(default_factory=lambda: list(default), metadata=metadata)
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: copy(default), metadata=metadata)
     return field(default=default, metadata=metadata)

@@ -103,6 +103,11 @@ def all_keys() -> Section:
     return _tree(_sections("backbone", BACKBONES), loggers)
 
 
+def section_of(schema: type, name: str) -> Section:
+    """Return the tree of a dataclass that stands beside the configuration, such as a profile's."""
+    return Section(name, schema, _members(schema, f"{name}."))
+
+
 def new_config(tree: Section) -> DictConfig:
     """Return the typed configuration of a tree, all values at their defaults, in struct mode."""
     train = typing.cast(Section, tree.members["train"])

@@ -69,7 +69,7 @@ def written_values(path: str | Path | None, overrides: Sequence[str] = ()) -> di
     overlays.append(overlay.from_overrides(overrides))
     import_packages(overlay.named_packages(overlays), "'imports'")
     user_config = overlay.gather(overlays, all_keys())
-    _raise(user_config.problems)
+    raise_problems(user_config.problems)
     return user_config.raw
 
 
@@ -94,8 +94,8 @@ def _resolve(overlays: list[overlay.Overlay]) -> Config:
     problems = overlay.assign(config, user_config, tree)
     problems |= resolve_in_place(config, tree)
     problems |= _out_of_range(config, tree, user_config.raw, set(problems))
-    _raise([*user_config.problems, *problems.values()])
-    _raise(contradictions(cast(Config, config)))
+    raise_problems([*user_config.problems, *problems.values()])
+    raise_problems(contradictions(cast(Config, config)))
     add_plugins(config, tree)
     return cast(Config, config)
 
@@ -143,7 +143,7 @@ def _without_consent(path: Path) -> overlay.Overlay:
     return file
 
 
-def _raise(problems: Sequence[str]) -> None:
+def raise_problems(problems: Sequence[str]) -> None:
     """Raise a `UserError` that names the first problems, if there are any."""
     more = len(problems) - MOST_PROBLEMS
     if problems:

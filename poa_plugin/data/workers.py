@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
+from types import FrameType
 from typing import TypeVar
 
 import torch
@@ -144,4 +145,10 @@ def _start_worker(worker: int) -> None:
     keep_freed_memory(False)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _leave_first_to_main_process)
+
+
+def _leave_first_to_main_process(number: int, frame: FrameType | None) -> None:
+    """Live on: SLURM sends SIGTERM to all processes, and the main one needs images for its last step."""
+    signal.signal(number, signal.SIG_DFL)

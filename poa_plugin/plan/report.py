@@ -65,7 +65,7 @@ class Plan:
         where = "on the host" if self.device.is_gpu else "beside it, in the same memory"
         where += " of each rank" if n.ranks > 1 and self.device.is_gpu else ""
         rows += [_row(k, _gb(v), f"{where}, as uint8") for k, v in n.host.items()]
-        return "\n".join([*rows, "", self._run(), *self._traffic(), self._time(), self._verdict()])
+        return "\n".join([*rows, "", self._run(), *self._traffic(), self._time(), self.verdict()])
 
     def _heading(self) -> str:
         ranks, parallel = self.numbers.ranks, self.numbers.parallel
@@ -101,7 +101,8 @@ class Plan:
             how += ", without waiting for other ranks"
         return f"{_number(self.hours)} hours, {_number(step)} s a step, {how}"
 
-    def _verdict(self) -> str:
+    def verdict(self) -> str:
+        """Return whether it fits, and if not what would."""
         needed, has = self.numbers.bytes_needed(self.device), self.device.memory
         if self.fits:
             return f"fits: {_gb(needed)} of {_gb(has)}"

@@ -39,6 +39,7 @@ class Beat:
         step: of the training.
         phase: what it does, such as "reading images".
         error: why it ends, if it does.
+        status: its exit status then.
         of_another: whether that is another rank's error.
     """
 
@@ -49,6 +50,7 @@ class Beat:
     step: int = 0
     phase: str = "starting"
     error: str = ""
+    status: int = USER_ERROR
     of_another: bool = False
 
 
@@ -118,9 +120,9 @@ class SharedHeartbeat(Heartbeat):
         self._ended.set()
         self._thread.join()
 
-    def fail(self, sentence: str, of_another: bool = False) -> None:
+    def fail(self, sentence: str, status: int = USER_ERROR, of_another: bool = False) -> None:
         """Tell the other ranks why this one ends, and give them time to read it."""
-        self.beat.error, self.beat.of_another = sentence, of_another
+        self.beat.error, self.beat.status, self.beat.of_another = sentence, status, of_another
         with suppress(Exception):
             self._exchange()
         time.sleep(2 * self.interval)
@@ -131,8 +133,8 @@ class SharedHeartbeat(Heartbeat):
         while time.monotonic() < deadline:
             with suppress(Exception):
                 self._exchange()
-            if sentence := self._error_of_another():
-                return sentence
+            if failed := self.failed():
+                return self._error_of(failed)
             time.sleep(self.interval / 2)
         silent = self._silent(BEATS_MISSED * self.interval * 0.8)
         if silent:
@@ -143,8 +145,10 @@ class SharedHeartbeat(Heartbeat):
         while not self._ended.wait(self.interval):
             with suppress(Exception):  # a store that does not answer: it is that of rank 0's host
                 self._exchange()
-            if sentence := self._error_of_another() or self._late():
-                self._end(sentence)
+            if failed := self.failed():
+                self._end(self._error_of(failed), failed.status)
+            if sentence := self._late():
+                self._end(sentence, USER_ERROR)
 
     def _exchange(self) -> None:
         """Write this rank's beat, and read all."""
@@ -159,12 +163,14 @@ class SharedHeartbeat(Heartbeat):
                 if key in values:
                     seen.update(Beat(**json.loads(values[key])), now)
 
-    def _error_of_another(self) -> str:
-        for rank, seen in enumerate(self._seen):
-            if rank != ranks.rank() and seen.beat is not None and seen.beat.error:
-                error = seen.beat.error
-                return error if seen.beat.of_another else f"{self._name(rank)} has ended: {error}"
-        return ""
+    def failed(self) -> Beat | None:
+        """Return the beat of another rank that ends, if one does."""
+        others = [seen.beat for rank, seen in enumerate(self._seen) if rank != ranks.rank()]
+        return next((beat for beat in others if beat is not None and beat.error), None)
+
+    def _error_of(self, beat: Beat) -> str:
+        rank = next(rank for rank, seen in enumerate(self._seen) if seen.beat is beat)
+        return beat.error if beat.of_another else f"{self._name(rank)} has ended: {beat.error}"
 
     def _late(self) -> str:
         """Return which ranks have been silent, or have stood still, for most of the time limit."""
@@ -205,10 +211,10 @@ class SharedHeartbeat(Heartbeat):
         phase = f", last seen in step {beat.step}, {beat.phase}" if with_phase else ""
         return f"rank {rank} (process {beat.pid} on '{beat.host}'{phase})"
 
-    def _end(self, sentence: str) -> None:
+    def _end(self, sentence: str, status: int) -> None:
         """End this process, whose main thread waits for a rank that will not answer."""
         text = _capitalized(sentence)
-        self.beat.error, self.beat.of_another = text, True
+        self.beat.error, self.beat.status, self.beat.of_another = text, status, True
         with suppress(Exception):
             self._exchange()
         for clean_up in self._clean_ups:
@@ -217,7 +223,7 @@ class SharedHeartbeat(Heartbeat):
         with suppress(OSError, ValueError):
             print(f"\npoa: {text}.", file=sys.stderr, flush=True)
             sys.stdout.flush()
-        os._exit(USER_ERROR)
+        os._exit(status)
 
 
 @contextmanager
@@ -237,10 +243,16 @@ def heartbeat(timeout_s: float) -> Iterator[Heartbeat]:
     shared = SharedHeartbeat(store, timeout_s)
     try:
         yield shared
+    except SystemExit as end:  # a signal before the first step
+        shared.fail("it was told to end", end.code if isinstance(end.code, int) else USER_ERROR)
+        raise
     except BaseException as error:
         if isinstance(error, RuntimeError) and explain(error) is None and _is_connection(error):
-            sentence = _capitalized(shared.diagnose())
-            shared.fail(sentence, of_another=True)
+            sentence, failed = _capitalized(shared.diagnose()), shared.failed()
+            status = USER_ERROR if failed is None else failed.status
+            shared.fail(sentence, status, of_another=True)
+            if status != USER_ERROR:
+                raise SystemExit(status) from error
             raise UserError(f"{sentence}.") from error
         shared.fail((explain(error) or (f"{type(error).__name__}: {error}", 0))[0].rstrip("."))
         raise

@@ -38,6 +38,7 @@ from poa_plugin.train.images import ImageRecord, check_images
 from poa_plugin.train.lock import Lock, hold
 from poa_plugin.train.metrics import Metrics
 from poa_plugin.train.optim import build_optimizer
+from poa_plugin.train.pace import Pace
 from poa_plugin.train.parallel import build_model
 from poa_plugin.train.reading import open_images, read_shards
 from poa_plugin.train.saver import Saver
@@ -126,7 +127,7 @@ def _train(
     bad_images = BadImages(run, len(dataset), config.data.max_bad_ratio)
     all_shards = read_shards(config, dataset, model.mask_grid, start, total, bad_images)
     deadline = time.perf_counter() + 60 * (config.train.max_minutes or math.inf)
-    mine = ranks.my_shards(config.train.shards)
+    mine, pace = ranks.my_shards(config.train.shards), Pace(run)
     model.train()
 
     done, last_good, stop.training = start, state, True
@@ -144,6 +145,7 @@ def _train(
                 partial(_requests, stop, deadline, shards),
             )
             non_finite, scaler, times = taken.non_finite, taken.scaler, shards.times()
+            pace.add_step(sum(times))
             if non_finite and not skipped.in_a_row:
                 last_good = _state(step, scaler, metrics)
             if taken.requests.bad_images and ranks.world() > 1:
@@ -160,10 +162,10 @@ def _train(
             life.enter("writing", step)
             if skipped.in_a_row and ends and (done < total or skipped.too_many):
                 if last_good["step"] > start:
-                    _save(saver, model, optimizer, last_good)
+                    _save(saver, pace, model, optimizer, last_good)
             elif skipped.any_finite and (ends or (done % period == 0 and not skipped.in_a_row)):
                 metrics.flush()
-                _save(saver, model, optimizer, _state(done, scaler_state(model), metrics))
+                _save(saver, pace, model, optimizer, _state(done, scaler_state(model), metrics))
             if ends:
                 break
     if skipped.too_many or not (skipped.any_finite or stop.ended_by):
@@ -249,10 +251,15 @@ def _saver(run: Path, config: Config) -> Saver:
 
 
 def _save(
-    saver: Saver, model: POA, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+    saver: Saver,
+    pace: Pace,
+    model: POA,
+    optimizer: torch.optim.Optimizer,
+    state: dict[str, Any],
 ) -> None:
     model.set_step(state["step"])
     saver.save(model, optimizer, state)
+    pace.add_checkpoint(saver.longest)
 
 
 def _failure(

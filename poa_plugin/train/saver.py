@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -28,12 +29,16 @@ class Saver:
         root: the run's `ckpt` folder.
         keep, keep_multiples_of: see `checkpoint.save`.
         asynchronous: write in a thread.
+
+    Attributes:
+        longest: seconds that the slowest checkpoint has taken, in the thread if there is one.
     """
 
     def __init__(
         self, root: Path, keep: int, keep_multiples_of: int = 0, asynchronous: bool = False
     ) -> None:
         self.root, self.kept, self.asynchronous = root, (keep, keep_multiples_of), asynchronous
+        self.longest = 0.0
         self._thread: threading.Thread | None = None
         self._step = 0
         self._error: BaseException | None = None
@@ -47,13 +52,17 @@ class Saver:
             NotFiniteError: a weight or a moment is not finite, and named; nothing is written.
             UserError: this checkpoint cannot be written, or the one before it could not.
         """
+        self.wait()
+        began = time.perf_counter()
         if not self.asynchronous:
             checkpoint.save(self.root, model, optimizer, state, *self.kept)
+            self._note_time(began)
             return
-        self.wait()
         snapshot = take_snapshot(self.root, model, optimizer, state, in_own_memory=True)
         self._step = snapshot.step
-        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint")
+        self._thread = threading.Thread(
+            target=self._write, args=(snapshot, began), name="checkpoint"
+        )
         self._thread.start()
 
     def wait(self) -> None:
@@ -94,10 +103,14 @@ class Saver:
         error, self._error = self._error, None
         return error
 
-    def _write(self, snapshot: Snapshot) -> None:
+    def _write(self, snapshot: Snapshot, began: float) -> None:
         try:
             write(snapshot)
             if snapshot.rank == 0:
                 finish(snapshot, *self.kept)
+            self._note_time(began)
         except BaseException as error:
             self._error = error
+
+    def _note_time(self, began: float) -> None:
+        self.longest = max(self.longest, time.perf_counter() - began)

@@ -65,13 +65,14 @@ class StopRequest:
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-    """Turn Ctrl-C, SIGTERM and SIGHUP into a request to end after the step, while the context lasts.
+    """Turn Ctrl-C, SIGTERM, SIGHUP and SIGUSR2 into a request to end after the step, while the context lasts.
 
+    SIGUSR2 is what SLURM sends before the time of a job is over, if it is asked to (`--signal=USR2@120`).
     SIGHUP that is ignored, as under `nohup`, stays ignored. In a thread other than the main one, signals
     are not handled.
     """
     stop = StopRequest()
-    handled = [signal.SIGINT, signal.SIGTERM]
+    handled = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR2]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
         handled.append(signal.SIGHUP)
     if threading.current_thread() is not threading.main_thread():
