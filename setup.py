@@ -1,7 +1,7 @@
-"""The build: configs/ssl becomes poa_plugin/recipes in a wheel. All else stands in pyproject.toml.
+"""The build: configs/ssl and slurm become poa_plugin/recipes and poa_plugin/profiles in a wheel.
 
 A link in the package would be lost from zip archives of the repository, and `package-dir` fails in editable
-installs, which read the recipes where they are.
+installs, which read these files where they are. All else stands in pyproject.toml.
 """
 
 from pathlib import Path
@@ -9,26 +9,32 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-RECIPES, TARGET = Path("configs/ssl"), "poa_plugin/recipes"
+COPIED = {"configs/ssl": "poa_plugin/recipes", "slurm": "poa_plugin/profiles"}
+"""Folders of YAML files, and where they go in a wheel."""
 
 
-class BuildWithRecipes(build_py):
-    """Copies the recipes beside the modules."""
+class BuildWithSettings(build_py):
+    """Copies recipes and profiles beside the modules."""
 
     def run(self) -> None:
         """Copy everything."""
         super().run()
-        if not self.editable_mode:
-            folder = Path(self.build_lib, TARGET)
-            self.mkpath(str(folder))
-            for recipe in sorted(RECIPES.glob("*.yaml")):
-                self.copy_file(str(recipe), str(folder / recipe.name))
+        for source, target in self._copies().items():
+            self.mkpath(str(target.parent))
+            self.copy_file(str(source), str(target))
 
     def get_outputs(self, include_bytecode: bool = True) -> list[str]:
         """Return all files that are written."""
-        recipes = [] if self.editable_mode else sorted(RECIPES.glob("*.yaml"))
-        copies = [str(Path(self.build_lib, TARGET, recipe.name)) for recipe in recipes]
-        return [*super().get_outputs(include_bytecode), *copies]
+        return [*super().get_outputs(include_bytecode), *map(str, self._copies().values())]
+
+    def _copies(self) -> dict[Path, Path]:
+        if self.editable_mode:
+            return {}
+        return {
+            file: Path(self.build_lib, target, file.name)
+            for folder, target in COPIED.items()
+            for file in sorted(Path(folder).glob("*.yaml"))
+        }
 
 
-setup(cmdclass={"build_py": BuildWithRecipes})
+setup(cmdclass={"build_py": BuildWithSettings})

@@ -34,12 +34,14 @@ def add_command(
     return parser
 
 
-def add_group(subcommands: Commands, name: str, metavar: str, text: str) -> Commands:
-    """Add a command that has sub-commands; return where they are added."""
+def add_group(
+    subcommands: Commands, name: str, metavar: str, text: str, is_optional: bool = False
+) -> Commands:
+    """Add a command that has sub-commands, and may run without if they are optional; return where to add."""
     prog = f"{subcommands._prog_prefix} {name}"
     description = f"{text[0].upper()}{text[1:]}."
     parser = subcommands.add_parser(name, help=text, description=description, epilog=epilog(prog))
-    return parser.add_subparsers(required=True, metavar=metavar)
+    return parser.add_subparsers(required=not is_optional, metavar=metavar)
 
 
 def add_config(parser: Parser) -> None:

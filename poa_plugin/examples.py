@@ -17,6 +17,21 @@ EXAMPLES: dict[str, list[str]] = {
         "poa plan vit --device a100-80g",
         "poa plan vit train.shards=8 --memory 24G --peak 165T --utilization 0.3",
     ],
+    "poa submit": [
+        "poa submit vit data.path=/data/imagenet output_dir=runs/vit --profile published",
+        "poa submit vit swin --profile my_cluster.yaml profile.nodes=2 profile.account=vision --dry-run",
+        "poa submit vit --seeds 0 1 2 --profile one_node",
+        "poa submit sweep runs/vit sweep.data=/data/pets --profile one_gpu",
+    ],
+    "poa jobs": [
+        "poa jobs",
+        "poa jobs --in runs/jobs",
+        "poa jobs logs runs/vit --rank 3",
+        "poa jobs resume runs/vit",
+    ],
+    "poa jobs cancel": ["poa jobs cancel 1234 runs/swin"],
+    "poa jobs resume": ["poa jobs resume runs/vit"],
+    "poa jobs logs": ["poa jobs logs 1234 --rank 3"],
     "poa recipes": ["poa recipes", "poa recipes vit > my_vit.yaml"],
     "poa config": ["poa config", "poa config optim.base_lr"],
     "poa networks": [

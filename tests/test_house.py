@@ -53,9 +53,10 @@ FLOORS: list[set[str]] = [
     {"testing"},
     {"arguments", "children", "console", "examples", "sources"},
     {"argument_groups", "completion", "demo"},
+    {"launch"},
     {"commands"},
     {"cli"},
-    {"__main__"},
+    {"__main__", "slurm_rank"},
 ]
 """From the ground up: a module imports what stands below it, or beside it within its own package."""
 

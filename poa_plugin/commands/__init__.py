@@ -5,11 +5,13 @@ Each imports what it needs when it runs, so that help is quick.
 
 from __future__ import annotations
 
-from poa_plugin.commands import checkpoints, evaluation, information, models, training
+from poa_plugin.commands import checkpoints, cluster, evaluation, information, models, training
 
 IN_ORDER = (
     training.train_command,
     training.plan_command,
+    cluster.submit_command,
+    cluster.jobs_command,
     checkpoints.checkpoint_command,
     information.networks_command,
     information.recipes_command,
