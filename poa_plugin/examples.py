@@ -19,13 +19,11 @@ EXAMPLES: dict[str, list[str]] = {
     ],
     "poa submit": [
         "poa submit vit data.path=/data/imagenet output_dir=runs/vit --profile published",
-        "poa submit vit swin --profile my_cluster.yaml profile.nodes=2 profile.account=vision --dry-run",
-        "poa submit vit --seeds 0 1 2 --profile one_node",
+        "poa submit vit --seeds 0 1 2 --profile my_cluster.yaml profile.nodes=2 --dry-run",
         "poa submit sweep runs/vit sweep.data=/data/pets --profile one_gpu",
     ],
     "poa jobs": [
         "poa jobs",
-        "poa jobs --in runs/jobs",
         "poa jobs logs runs/vit --rank 3",
         "poa jobs resume runs/vit",
     ],

@@ -135,7 +135,7 @@ def test_paths(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ("", "'poa' needs a command: train, plan, checkpoint, networks,"),
+        ("", "'poa' needs a command: train, plan, submit, jobs, checkpoint,"),
         ("trian", "Unknown command 'trian' of 'poa': did you mean 'train'?"),
         ("eval", "'poa eval' needs a kind: knn"),
         ("eval kn", "did you mean 'knn'?"),

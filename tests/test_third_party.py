@@ -26,6 +26,7 @@ for line in sys.stdin.read().splitlines():
 """Runs the commands of the standard input in one process: each by itself loads torch for seconds."""
 
 Run = Callable[..., str]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

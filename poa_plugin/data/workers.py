@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -31,6 +32,10 @@ DEATH_MESSAGES = (
     "items of ancdata",  # of Python, where a worker died between the two halves of a message
 )
 TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+
+
+SECONDS_AFTER_SIGTERM = 120
+"""For which a worker of a SLURM job goes on."""
 
 
 @dataclass(frozen=True)
@@ -146,9 +151,11 @@ def _start_worker(worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _leave_first_to_main_process)
+    in_job = "SLURM_JOB_ID" in os.environ
+    signal.signal(signal.SIGTERM, _live_on_for_a_while if in_job else signal.SIG_DFL)
 
 
-def _leave_first_to_main_process(number: int, frame: FrameType | None) -> None:
-    """Live on: SLURM sends SIGTERM to all processes, and the main one needs images for its last step."""
+def _live_on_for_a_while(number: int, frame: FrameType | None) -> None:
+    """Survive a first SIGTERM: SLURM sends it to all processes, and the main one needs images for a step."""
     signal.signal(number, signal.SIG_DFL)
+    signal.alarm(SECONDS_AFTER_SIGTERM)

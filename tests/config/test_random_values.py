@@ -25,7 +25,7 @@ from tests.config.random_values import annotated, draw
 from tests.conftest import FAMILIES
 
 SEED = int(os.environ.get("POA_RANDOM_SEED", "1"))
-COUNT = int(os.environ.get("POA_RANDOM_VALUES", "250"))
+COUNT = int(os.environ.get("POA_RANDOM_VALUES", "120"))
 """How many single keys are drawn; a quarter as many draws set two keys at once."""
 TRAINS_EVERY = 20
 LARGEST = 200e6

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import multiprocessing
+import os
 import pickle
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -171,4 +173,17 @@ def test_an_error_in_a_worker_is_raised_and_no_death(
     config = small_config("data.num_workers=1")
     with pytest.raises(RuntimeError, match=r"^Caught RuntimeError in DataLoader worker process 0"):
         next(train_shards(config, Failing(RuntimeError("a bug")), (6, 6), 0, 1))
+    assert "died" not in capsys.readouterr().err
+
+
+def test_in_a_slurm_job_a_worker_outlives_the_first_sigterm(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    items = in_order(Numbers(), range(20), Workers(1, "help"))
+    assert next(items) == 0
+    [worker] = multiprocessing.active_children()
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGTERM)
+    assert list(items) == list(range(1, 20))
     assert "died" not in capsys.readouterr().err

@@ -95,6 +95,7 @@ def test_everything_of_a_profile_is_in_the_script(capsys: pytest.CaptureFixture[
         "requeue=false",
         "kill_on_bad_exit=false",
         "python=/opt/python",
+        "device=null",
     ]
     overrides = [f"profile.{each}" for each in fields]
     assert main(["submit", "vit", "--profile", "published", *overrides, "--dry-run"]) == 0
@@ -201,7 +202,7 @@ def test_without_slurm_the_same_command_is_named(
             "4 ranks (2 x 2), which cannot share the 6 shards of a step",
         ),
         (
-            ["vit", "--profile", "cpu", "profile.memory=1G"],
+            ["vit", *TRAINING, "--profile", "cpu", "profile.memory=100M"],
             "'poa plan' says that the recipe does not fit",
         ),
         (["vit", "vit", *CPU], "Several trainings have the output_dir"),

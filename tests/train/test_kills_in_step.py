@@ -20,6 +20,7 @@ from tests.train.test_loop import lines, timeless, weights
 ROOT = Path(__file__).resolve().parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("passes", "centering"),
     [

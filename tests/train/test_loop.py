@@ -125,7 +125,7 @@ def test_a_checkpoint_of_another_architecture(make: Make) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "workers"), [(signal.SIGINT, 1), (signal.SIGHUP, 1), (signal.SIGTERM, 0)]
+    ("sent", "workers"), [(signal.SIGINT, 1), (signal.SIGUSR2, 1), (signal.SIGTERM, 0)]
 )
 def test_a_signal_saves_and_the_same_command_goes_on(
     tmp_path: Path,
