@@ -54,7 +54,7 @@ def decide(
     """
     attempt, events = attempt_of(environment), submission.events(task)
     this = {e["event"]: e for e in events if attempt.items() <= e.items()}
-    if status == 0 and "finish" in this:
+    if "finish" in this:  # a rank that crashes after that takes nothing away
         return Decision(False, 0, "has finished")
     stopped = "stop" in this or status in STOPPED
     how = "was stopped" if stopped else f"has crashed with status {status}"

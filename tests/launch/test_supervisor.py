@@ -48,10 +48,12 @@ def story(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Story:
     return Story(tmp_path, monkeypatch, Profile(max_restarts=2))
 
 
-def test_a_job_that_has_finished_ends(story: Story) -> None:
+@pytest.mark.parametrize("status", [0, 134])
+def test_a_job_that_has_finished_ends(story: Story, status: int) -> None:
+    """A rank that crashes while it leaves takes nothing away."""
     story.start()
     story.submission.note("finish", 0)
-    assert story.end(0) == 0
+    assert story.end(status) == 0
     assert story.submission.events()[-1]["reason"] == "has finished"
 
 
