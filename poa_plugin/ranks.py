@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar
 
@@ -81,6 +81,8 @@ def joined(device: torch.device, timeout_s: float) -> Iterator[None]:
         raise UserError(f"The {launched()} processes cannot find one another: {reason}.") from error
     try:
         yield
+        with suppress(RuntimeError):  # of a rank that is gone; it has said why
+            wait_for_all()  # one that leaves early breaks connections that others still use
     finally:
         dist.destroy_process_group()
 

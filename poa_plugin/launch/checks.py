@@ -54,9 +54,10 @@ def check_fits(plan: Plan | None, force: bool) -> None:
         UserError: with what would make it fit.
     """
     if plan is not None and not plan.fits and not force:
+        short, *remedy = plan.verdict().split("\n  ")
+        verdict = "; ".join(filter(None, [short, " ".join(remedy)]))
         raise UserError(
-            f"'poa plan' says that the recipe {' '.join(plan.verdict().split())}. Submit it all the same with "
-            f"--force."
+            f"'poa plan' says that the recipe {verdict}. Submit it all the same with --force."
         )
 
 

@@ -84,7 +84,8 @@ def known_jobs() -> list[Job]:
     """
     form = SEPARATOR.join(FIELDS)
     words = _run(
-        ["squeue", "--me", "--noheader", "--array", "--states=all", f"--format={form}"], "is silent"
+        ["squeue", "--me", "--noheader", "--array", "--states=all", f"--format={form}"],
+        "cannot be asked",
     )
     rows = (line.split(SEPARATOR) for line in words.splitlines())
     jobs = []
@@ -130,7 +131,7 @@ def grace_seconds(partition: str | None) -> int | None:
         partition: its name; the cluster's default if None.
     """
     try:
-        words = _run(["scontrol", "show", "partition", "--oneliner"], "is silent")
+        words = _run(["scontrol", "show", "partition", "--oneliner"], "cannot be asked")
     except UserError:
         return None
     for line in words.splitlines():
